@@ -1,0 +1,68 @@
+"""The errors that bitplan raises on purpose.
+
+    BitplanError
+    ├── InputError             what the caller gave cannot be used (exit code 2)
+    │   ├── BudgetError        zero, negative, not a number
+    │   │   └── InfeasibleError    smaller than the smallest plan
+    │   ├── CalibrationError   text or tokens: missing, empty, too short, not of this vocabulary
+    │   ├── ModelError         not found, pickled, non-finite, nothing to quantize
+    │   ├── PlanError          truncated, edited, too new, of another model
+    │   ├── SchemeError        unknown or illegal number format
+    │   ├── TableError         a cost table that cannot be solved
+    │   └── OutputError        a folder or file that cannot be written
+    └── InternalError          a broken promise of our own (exit code 1)
+
+Every message says what is, what was needed, and what to do.
+"""
+
+
+class BitplanError(Exception):
+    """Root of the tree: catch this to catch whatever bitplan raises on purpose."""
+
+
+class InputError(BitplanError, ValueError):
+    """What the caller gave cannot be used."""
+
+
+class BudgetError(InputError):
+    """A budget that is not a positive number of bytes."""
+
+
+class InfeasibleError(BudgetError):
+    """No plan fits the budget. `smallest_bytes` is the size of the smallest plan there is."""
+
+    def __init__(self, budget_bytes: int, smallest_bytes: int) -> None:
+        super().__init__(
+            f"The budget is {budget_bytes:,} bytes, but the smallest plan needs "
+            f"{smallest_bytes:,}. Raise the budget or add a cheaper scheme."
+        )
+        self.budget_bytes = budget_bytes
+        self.smallest_bytes = smallest_bytes
+
+
+class CalibrationError(InputError):
+    """Calibration or evaluation text that cannot be used."""
+
+
+class ModelError(InputError):
+    """A model that cannot be loaded or compressed."""
+
+
+class PlanError(InputError):
+    """A plan that cannot be read, or that belongs to another model."""
+
+
+class SchemeError(InputError):
+    """An unknown scheme, or one that a layer cannot take."""
+
+
+class TableError(InputError):
+    """A cost table that cannot be read or solved."""
+
+
+class OutputError(InputError):
+    """A place that cannot be written to."""
+
+
+class InternalError(BitplanError):
+    """A promise of bitplan's own was broken: please report it."""

@@ -1,0 +1,58 @@
+"""Files written whole or not at all: to a temporary name beside the target, then renamed."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from bitplan.errors import InputError, OutputError
+
+
+def make_folder(path: str | Path) -> Path:
+    """Make a folder and its parents; raises `OutputError` where that is not possible."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"Cannot make the folder {path}: {error.strerror}. {_ADVICE}") from error
+    if not os.access(path, os.W_OK):
+        raise OutputError(f"The folder {path} is not writable. {_ADVICE}")
+    return path
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path to write to; it takes the name of `path` when the block succeeds.
+
+    Raises `OutputError` when the disk is full or the place is not writable; `path` is then as it
+    was before.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        make_folder(path.parent)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"Cannot write {path}: {error.strerror or error}. {_ADVICE}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write text in UTF-8, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_text(path: str | Path) -> str:
+    """Read UTF-8 text; raises `InputError` where there is none."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror}. Check the path.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error.reason}). Convert it first.") from error
+
+
+_ADVICE = "Free some space or choose a folder that you may write to."
