@@ -36,7 +36,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise OutputError(f"Cannot write {path}: {error.strerror or error}. {_ADVICE}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there may be no such folder, which was said above
+            temporary.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -157,6 +157,10 @@ class Provenance(Record):
     estimator: str
     quantizer: str
     seed: int
+    sizes: dict[str, PositiveInt] = Field(
+        default_factory=dict,
+        description="sequences asked for to calibrate, search and judge on, and their length",
+    )
     versions: dict[str, str] = Field(description="of bitplan and the packages it computed with")
 
 

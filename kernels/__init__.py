@@ -1,0 +1,3 @@
+"""Packed weights -> matmul. One folder a format family; `reference.py` in each is the truth."""
+
+from bitplan.kernels.choose import choose as choose

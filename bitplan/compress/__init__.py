@@ -1,0 +1,6 @@
+"""One weight and its statistics -> compressed weight."""
+
+from bitplan.compress.render import QUANTIZERS as QUANTIZERS
+from bitplan.compress.render import get_quantizer as get_quantizer
+from bitplan.compress.render import render as render
+from bitplan.compress.store import Store as Store

@@ -1,0 +1,97 @@
+"""From an assignment of schemes to a Plan: the costs are the table's."""
+
+import difflib
+import math
+from collections.abc import Mapping
+
+from bitplan.allocator.hull import Hull
+from bitplan.allocator.problem import Problem, Solution, Status, close_gap
+from bitplan.allocator.relaxation import Relaxation
+from bitplan.errors import InputError, SchemeError
+from bitplan.schema import Choice, CostTable, Plan, Row, Scheme
+
+
+def plan_of(
+    table: CostTable,
+    assignment: Mapping[str, Scheme | str],
+    *,
+    budget_bytes: int,
+    solver: str,
+    status: Status | str,
+    lower_bound: float | None = None,
+) -> Plan:
+    """The plan that gives each layer of the table the scheme of the assignment.
+
+    Args:
+        table: where bytes and losses come from; the plan has its provenance and order of rows.
+        assignment: scheme by layer name, for every layer of the table and no other.
+        budget_bytes: the budget it was made for, in bytes of the whole model.
+        solver: who chose.
+        status: what it says of its choice.
+        lower_bound: on the loss of any plan within the budget; None: that of the relaxation, at
+            the plan's own bytes where these exceed the budget.
+
+    Raises:
+        InputError: a layer is missing, or not in the table.
+        SchemeError: the table does not have the layer in that scheme.
+    """
+    _check_layers(table, assignment)
+    choices = tuple(_choice(row, Scheme.parse(assignment[row.layer.name])) for row in table.rows)
+    size = table.rest_bytes + sum(choice.bytes for choice in choices)
+    loss = math.fsum(choice.loss for choice in choices)
+    if lower_bound is None:
+        problem = Problem.of(table, max(budget_bytes, size))
+        lower_bound = Relaxation.of(problem, Hull.of(problem)).lower_bound
+    lower_bound, gap = close_gap(loss, lower_bound)
+    return Plan(
+        provenance=table.provenance,
+        budget_bytes=budget_bytes,
+        bytes=size,
+        rest_bytes=table.rest_bytes,
+        predicted_kl=loss,
+        lower_bound=lower_bound,
+        gap=gap,
+        status=status.value if isinstance(status, Status) else status,
+        solver=solver,
+        choices=choices,
+    )
+
+
+def solved_plan(table: CostTable, problem: Problem, solution: Solution) -> Plan:
+    """The plan of a solver's solution."""
+    return plan_of(
+        table,
+        problem.assignment(solution.choice),
+        budget_bytes=problem.budget_bytes + problem.rest_bytes,
+        solver=solution.solver,
+        status=solution.status,
+        lower_bound=solution.lower_bound,
+    )
+
+
+def _check_layers(table: CostTable, assignment: Mapping[str, Scheme | str]) -> None:
+    known = [row.layer.name for row in table.rows]
+    extra = sorted(set(assignment).difference(known))
+    if extra:
+        close = ", ".join(difflib.get_close_matches(extra[0], known, n=3, cutoff=0.0))
+        raise InputError(
+            f"The assignment names {extra[0]!r}, which is not a layer of the cost table. "
+            f"Closest of {len(known)}: {close}."
+        )
+    missing = [name for name in known if name not in assignment]
+    if missing:
+        raise InputError(
+            f"The assignment has no scheme for {len(missing)} of {len(known)} layers, the first "
+            f"being {missing[0]}. Give every layer of the cost table a scheme."
+        )
+
+
+def _choice(row: Row, scheme: Scheme) -> Choice:
+    for cost in row.costs:
+        if cost.scheme == scheme:
+            return Choice(layer=row.layer, scheme=scheme, bytes=cost.bytes, loss=cost.loss)
+    has = ", ".join(str(cost.scheme) for cost in row.costs)
+    raise SchemeError(
+        f"The layer {row.layer.name} was not measured as {scheme}, only as {has}. "
+        f"Choose one of these, or measure again with {scheme} among the schemes."
+    )

@@ -1,0 +1,112 @@
+"""Model + plan -> model with packed layers."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from bitplan.errors import PlanError
+from bitplan.formats import Packed
+from bitplan.models import module_of, weight_of
+from bitplan.modules import PackedEmbedding, PackedLinear, PackedWeight
+from bitplan.progress import Progress, quiet, track
+from bitplan.schema import Kind, Layer, Plan, Scheme
+
+PackedOf = Callable[[Layer, Scheme], Packed]
+"""Where compressed weights come from: rendered, read from a store, or empty to be filled."""
+
+
+def pack_layers(
+    model: nn.Module,
+    schemes: Mapping[Layer, Scheme],
+    packed_of: PackedOf,
+    *,
+    progress: Progress = quiet,
+) -> nn.Module:
+    """Put packed layers in place of dense ones, in the model itself; dense memory is freed.
+
+    A layer whose scheme is the dtype that it already has is left alone.
+    """
+    for layer, scheme in track(schemes.items(), "apply", progress, len(schemes)):
+        if not _already(model, layer, scheme):
+            pack_layer(model, layer, packed_of(layer, scheme))
+    if any(layer.kind is Kind.EXPERTS for layer in schemes):
+        _run_experts_one_by_one(model)
+    return model
+
+
+def pack_layer(model: nn.Module, layer: Layer, packed: Packed) -> None:
+    """Put one packed weight in place of the dense one, wherever it is tied to."""
+    dense = weight_of(model, layer)
+    module = module_of(model, layer)
+    if layer.kind is Kind.EXPERTS:
+        name = layer.name.rpartition(".")[2]
+        transposed = dense.stride() != getattr(module, name).stride()
+        weight = PackedWeight(packed, compute_dtype=dense.dtype, transposed=transposed)
+        delattr(module, name)
+        module.add_module(name, weight)
+        return
+    names = (layer.name, *layer.tied)
+    lookup = any(isinstance(model.get_submodule(name), nn.Embedding) for name in names)
+    weight = PackedWeight(packed, compute_dtype=dense.dtype)
+    weight.arrange(lookup=lookup)
+    for name in names:
+        model.set_submodule(name, _replacement(model.get_submodule(name), weight))
+
+
+def held_bytes(model: nn.Module) -> int:
+    """Bytes of a model's parameters and buffers, shared storage counted once."""
+    seen: dict[int, int] = {}
+    tensors: Iterable[Tensor] = (*model.parameters(), *model.buffers())
+    for tensor in tensors:
+        seen[tensor.data_ptr() or id(tensor)] = tensor.nbytes
+    return sum(seen.values())
+
+
+def check_plan(plan: Plan, layers: Iterable[Layer], digest: str | None) -> None:
+    """Raise `PlanError` unless the plan was made for a model of these layers and this digest.
+
+    `digest` None leaves the weights unchecked.
+    """
+    ours = {layer.name: layer for layer in layers}
+    theirs = {choice.layer.name: choice.layer for choice in plan.choices}
+    problems = {
+        "lacks layers of the model": [name for name in ours if name not in theirs],
+        "has layers that the model lacks": [name for name in theirs if name not in ours],
+        "has other shapes than the model": [
+            f"{name} {list(theirs[name].shape)} for {list(ours[name].shape)}"
+            for name in ours
+            if name in theirs and theirs[name].shape != ours[name].shape
+        ],
+    }
+    for problem, names in problems.items():
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise PlanError(
+                f"The plan, made for {plan.provenance.model}, {problem}: "
+                f"{', '.join(names[:3])}{more}. Give the model that it was made for, or make a "
+                "plan for this one."
+            )
+    if digest is not None and digest != plan.provenance.model_digest:
+        raise PlanError(
+            f"The plan was made for other weights of this architecture: {plan.provenance.model}, "
+            f"digest {plan.provenance.model_digest[:12]}; this model has {digest[:12]}. Give the "
+            "model that it was made for, or make a plan for this one."
+        )
+
+
+def _already(model: nn.Module, layer: Layer, scheme: Scheme) -> bool:
+    wanted = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+    return scheme.is_float and weight_of(model, layer).dtype == wanted[scheme.format]
+
+
+def _replacement(module: nn.Module, weight: PackedWeight) -> nn.Module:
+    if isinstance(module, nn.Embedding):
+        return PackedEmbedding(weight, getattr(module, "embed_scale", None))
+    return PackedLinear(weight, module.bias)
+
+
+def _run_experts_one_by_one(model: nn.Module) -> None:
+    # Grouped implementations read all experts as one dense tensor; the eager one asks for each.
+    if hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")

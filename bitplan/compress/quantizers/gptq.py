@@ -1,0 +1,73 @@
+"""GPTQ (Frantar et al., 2023) with searched ranges, all schemes of one weight in one pass.
+
+Columns are rounded one after another; the error of each is spread over those still to come, so
+that tr(dW H dW') stays small. With H the gradient-weighted input covariance (see
+`bitplan.sensitivity.statistics`), that is the expected loss itself.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bitplan.compress.grid import Levels, search_range, stacked, unstacked
+from bitplan.compress.quantizers.rtn import clip
+from bitplan.formats import Packed
+from bitplan.schema import Scheme
+
+DAMPING = 0.01
+"""Share of the mean diagonal that is added to H's diagonal; ten times more until H factors."""
+
+BLOCK = 128
+"""Columns whose errors are gathered before the columns after them are updated."""
+
+
+def gptq(
+    weight: Float[Tensor, "out in"],
+    schemes: Sequence[Scheme],
+    covariance: Float[Tensor, "in in"] | None = None,
+) -> list[Packed]:
+    """Render one weight in several integer schemes of one group size; without H, as `clip`."""
+    if covariance is None:
+        return clip(weight, schemes)
+    columns = weight.shape[1]
+    group = schemes[0].group_size or columns
+    levels = Levels.of(schemes, len(weight), weight.device)
+    importance = covariance.diagonal()
+    factor = inverse_factor(covariance)
+    work = stacked(weight, schemes)
+    codes = torch.empty(work.shape, dtype=torch.uint8, device=work.device)
+    grids = []
+    for start in range(0, columns, BLOCK):
+        stop = min(start + BLOCK, columns)
+        errors = torch.empty(stop - start, work.shape[1], device=work.device)
+        for column in range(start, stop):
+            if column % group == 0:
+                ahead = slice(column, min(column + group, columns))
+                grids.append(search_range(work[ahead], importance[ahead], levels))
+            scale, offset = grids[-1]
+            code = levels.quantize(work[column], scale, offset)
+            codes[column] = code + levels.half
+            error = work[column].sub(code.mul_(scale).add_(offset)).div_(factor[column, column])
+            errors[column - start] = error
+            if column + 1 < stop:
+                work[column + 1 : stop].addr_(factor[column, column + 1 : stop], error, alpha=-1)
+        if stop < columns:
+            work[stop:].addmm_(factor[start:stop, stop:].t(), errors, alpha=-1)
+    return unstacked(codes, grids, schemes)
+
+
+def inverse_factor(covariance: Float[Tensor, "in in"]) -> Float[Tensor, "in in"]:
+    """Upper Cholesky factor of the inverse of the damped covariance."""
+    mean = covariance.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
+    damping = DAMPING
+    while True:
+        damped = covariance / mean
+        damped.diagonal().add_(damping)
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if not failed:
+            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+            if not failed:
+                return upper
+        damping *= 10

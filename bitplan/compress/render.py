@@ -1,0 +1,80 @@
+"""Render a weight in every scheme that is asked for, with one quantizer."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bitplan.compress.quantizers.gptq import gptq
+from bitplan.compress.quantizers.rtn import clip, rtn
+from bitplan.errors import InputError
+from bitplan.formats import Packed
+from bitplan.schema import Scheme
+
+Quantizer = Callable[[Tensor, Sequence[Scheme], Tensor | None], list[Packed]]
+"""(weight [out, in], integer schemes of one group size, H [in, in]) -> a weight a scheme"""
+
+QUANTIZERS: dict[str, Quantizer] = {"gptq": gptq, "clip": clip, "rtn": rtn}
+"""In order of preference."""
+
+ROWS_AT_ONCE = 16384
+"""Rows, over all schemes, that are rendered together: bounds the memory of a large vocabulary."""
+
+
+@torch.no_grad()
+def render(
+    weight: Float[Tensor, "*experts out in"],
+    schemes: Sequence[Scheme],
+    *,
+    quantizer: str = "gptq",
+    covariance: Float[Tensor, "*experts in in"] | None = None,
+) -> dict[Scheme, Packed]:
+    """Compress `weight` to each of `schemes`.
+
+    `covariance` is H of `bitplan.sensitivity.statistics`; without it
+    gptq and clip weigh all columns alike. Raises `InputError` for an unknown quantizer.
+    """
+    get_quantizer(quantizer)
+    rendered = {s: Packed.cast(s, weight) for s in schemes if s.is_float}
+    by_group = defaultdict(list)
+    for scheme in schemes:
+        if not scheme.is_float:
+            by_group[scheme.group_size].append(scheme)
+    for together in by_group.values():
+        for scheme, packed in zip(
+            together, _render_group(weight, together, quantizer, covariance), strict=True
+        ):
+            rendered[scheme] = packed
+    return {scheme: rendered[scheme] for scheme in schemes}
+
+
+def get_quantizer(name: str) -> Quantizer:
+    """The quantizer of a name; raises `InputError` with those there are."""
+    if name not in QUANTIZERS:
+        known = ", ".join(QUANTIZERS)
+        raise InputError(f"There is no quantizer {name!r}. Choose one of: {known}.")
+    return QUANTIZERS[name]
+
+
+def _render_group(
+    weight: Tensor, schemes: Sequence[Scheme], quantizer: str, covariance: Tensor | None
+) -> list[Packed]:
+    if weight.dim() == 3:
+        experts = [
+            _render_group(w, schemes, quantizer, None if covariance is None else covariance[e])
+            for e, w in enumerate(weight)
+        ]
+        return [_joined(parts, stack=True) for parts in zip(*experts, strict=True)]
+    rows = max(1, ROWS_AT_ONCE // len(schemes))
+    parts = [QUANTIZERS[quantizer](part, schemes, covariance) for part in weight.split(rows)]
+    return [_joined(pieces, stack=False) for pieces in zip(*parts, strict=True)]
+
+
+def _joined(parts: Sequence[Packed], *, stack: bool) -> Packed:
+    first = parts[0]
+    join = torch.stack if stack else torch.cat
+    tensors = {name: join([p.tensors[name] for p in parts]) for name in first.tensors}
+    rows = (len(parts), *first.shape) if stack else (sum(p.shape[0] for p in parts), first.shape[1])
+    return Packed(scheme=first.scheme, shape=rows, tensors=tensors)

@@ -1,0 +1,122 @@
+"""A model beside its reference: perplexity, KL, speed, memory."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from torch import Tensor, nn
+
+from bitplan.apply import held_bytes
+from bitplan.calibration import read_documents, tokenize
+from bitplan.errors import CalibrationError
+from bitplan.evaluate.divergence import compare, make_reference
+from bitplan.evaluate.throughput import peak_memory, reset_peak_memory, tokens_per_second
+from bitplan.export import is_packed, load
+from bitplan.models import Source, load_model, load_tokenizer, source_name
+from bitplan.progress import Progress, quiet
+from bitplan.schema import Record
+
+
+class Side(Record):
+    """One model's figures."""
+
+    name: str
+    bytes: NonNegativeInt
+    perplexity: NonNegativeFloat
+    kl: float | None = None
+    kl_standard_error: NonNegativeFloat | None = None
+    tokens_per_second: NonNegativeFloat | None = None
+    peak_bytes: NonNegativeInt
+
+
+class Report(Record):
+    """A model and, where one was given, its reference, over the same tokens.
+
+    `kl` is KL(reference || model) in nats per token. `peak_bytes` is the process's peak resident
+    memory while that side was loaded and run; a side given as a module was loaded before.
+    """
+
+    tokens: PositiveInt
+    model: Side
+    reference: Side | None = None
+
+
+def evaluate(
+    model: Source,
+    *,
+    reference: Source | None = None,
+    text: str | Path | Sequence[str] | Tensor,
+    tokenizer: Any = None,
+    sequences: int = 16,
+    length: int = 256,
+    dtype: str = "auto",
+    progress: Progress = quiet,
+) -> Report:
+    """Measure a model, packed or not, and its reference on held-out text.
+
+    `text` is a text or JSONL file, a list of documents, or tokens [sequences, length]; of text, the
+    first `sequences` x `length` tokens are read. The two models are loaded one after the other.
+    Raises `CalibrationError` for too little text and `ModelError` for a model without logits.
+    """
+    tokens = _tokens(text, tokenizer, reference or model, sequences, length)
+    with tempfile.TemporaryDirectory(prefix="bitplan-") as folder:
+        file = Path(folder) / "logits.bin"
+        told, reference_side = None, None
+        if reference is not None:
+            reset_peak_memory()
+            loaded = _load(reference, dtype)
+            told = make_reference(loaded, tokens, file, progress=progress)
+            reference_side = _side(loaded, reference, perplexity=told.perplexity)
+            del loaded
+        reset_peak_memory()
+        loaded = _load(model, dtype)
+        if told is None:
+            own = make_reference(loaded, tokens, file, progress=progress)
+            side = _side(loaded, model, perplexity=own.perplexity)
+        else:
+            found = compare(loaded, told, progress=progress)
+            side = _side(
+                loaded,
+                model,
+                perplexity=found.perplexity,
+                kl=found.mean,
+                kl_standard_error=found.standard_error,
+            )
+    return Report(tokens=tokens.numel(), model=side, reference=reference_side)
+
+
+def _load(source: Source, dtype: str) -> nn.Module:
+    if not isinstance(source, nn.Module) and is_packed(source):
+        return load(source)
+    return load_model(source, dtype=dtype)
+
+
+def _side(model: nn.Module, source: Source, **figures: float) -> Side:
+    return Side(
+        name=source_name(source),
+        bytes=held_bytes(model),
+        tokens_per_second=tokens_per_second(model),
+        peak_bytes=peak_memory(),
+        **figures,
+    )
+
+
+def _tokens(
+    text: str | Path | Sequence[str] | Tensor,
+    tokenizer: Any,
+    source: Source,
+    sequences: int,
+    length: int,
+) -> Tensor:
+    if isinstance(text, Tensor):
+        return text
+    documents = read_documents(text)
+    tokens = tokenize(documents, tokenizer or load_tokenizer(source), sequences, length)
+    if not len(tokens):
+        raise CalibrationError(
+            f"The text has fewer than {length} tokens. Give more text, or a smaller length."
+        )
+    return tokens

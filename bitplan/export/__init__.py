@@ -1,0 +1,6 @@
+"""Checkpoints, and other runtimes' formats."""
+
+from bitplan.export.checkpoint import is_packed as is_packed
+from bitplan.export.checkpoint import load as load
+from bitplan.export.checkpoint import load_plan as load_plan
+from bitplan.export.checkpoint import save as save

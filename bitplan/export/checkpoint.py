@@ -1,0 +1,156 @@
+"""A compressed model as a folder: safetensors, and a config.json that carries the plan."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from huggingface_hub import save_torch_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoConfig, GenerationConfig
+
+from bitplan.apply import pack_layers
+from bitplan.errors import ModelError, OutputError
+from bitplan.files import make_folder, read_text, write_text
+from bitplan.formats import Packed
+from bitplan.models import model_class
+from bitplan.schema import Choice, Kind, Plan
+
+METHOD = "bitplan"
+"""`quant_method` in config.json's `quantization_config`, which holds the plan."""
+
+
+def save(model: nn.Module, folder: str | Path, plan: Plan, *, tokenizer: Any = None) -> Path:
+    """Write a packed model to a folder that `load` reads; config.json, which names it, comes last.
+
+    Raises `OutputError` where the folder cannot be written, and `ModelError` for a model that
+    has no transformers config.
+    """
+    config = getattr(model, "config", None)
+    if config is None:
+        raise ModelError(
+            f"{type(model).__name__} has no transformers config, so it cannot be saved as a "
+            "folder. Save its state_dict() with safetensors instead."
+        )
+    folder = make_folder(folder)
+    # Buffers that are computed, not saved, are saved all the same: they are part of what was
+    # counted and measured, down to their dtype.
+    state, aliases = _without_aliases(dict(model.named_buffers()) | model.state_dict())
+    try:
+        save_torch_state_dict(state, folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        if getattr(model, "generation_config", None) is not None:
+            model.generation_config.save_pretrained(folder)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"Cannot write to {folder}: {error}. Free some space.") from error
+    content = json.loads(config.to_json_string(use_diff=True))
+    content["architectures"] = [type(model).__name__]
+    content["quantization_config"] = {
+        "quant_method": METHOD,
+        "aliases": aliases,
+        "plan": json.loads(plan.to_json()),
+    }
+    write_text(folder / "config.json", json.dumps(content, indent=2) + "\n")
+    return folder
+
+
+def load(folder: str | Path) -> nn.Module:
+    """Load a folder that `save` wrote, packed as it was: no weight is decoded or held twice.
+
+    Raises `ModelError` for a folder that is not one, and for missing or damaged tensors.
+    """
+    folder = Path(folder)
+    settings = _settings(folder)
+    plan = Plan.from_json(json.dumps(settings["plan"]))
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    del config.quantization_config
+    with init_empty_weights():
+        model = model_class(config)._from_config(
+            config, dtype=getattr(torch, plan.provenance.dtype)
+        )
+    state = _read(folder)
+    choices = {choice.layer: choice for choice in plan.choices}
+    pack_layers(
+        model,
+        {layer: choice.scheme for layer, choice in choices.items()},
+        lambda layer, _: _take(folder, state, choices[layer]),
+    )
+    state |= {alias: state[name] for alias, name in settings["aliases"].items() if name in state}
+    model.load_state_dict(state, strict=False, assign=True)
+    for name, _ in list(model.named_buffers()):
+        if name in state:
+            holder, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(holder), leaf, state[name])
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise ModelError(
+                f"{folder} has no tensor {name}. Copy it again, or apply the plan again."
+            )
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model.eval().requires_grad_(False)
+
+
+def is_packed(folder: str | Path) -> bool:
+    """Whether `save` wrote a folder."""
+    config = Path(folder) / "config.json"
+    return config.is_file() and f'"quant_method": "{METHOD}"' in read_text(config)
+
+
+def load_plan(folder: str | Path) -> Plan:
+    """The plan of a folder that `save` wrote."""
+    return Plan.from_json(json.dumps(_settings(Path(folder))["plan"]))
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    if not is_packed(folder):
+        raise ModelError(
+            f"{folder} is not a model that bitplan saved: it has no config.json with "
+            f'quant_method "{METHOD}". Make one with bitplan apply.'
+        )
+    try:
+        return json.loads(read_text(folder / "config.json"))["quantization_config"]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise ModelError(f"{folder}/config.json is damaged ({error}). Copy it again.") from error
+
+
+def _without_aliases(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Each storage once, and the names that the others go by."""
+    kept, aliases, names = {}, {}, {}
+    for name, tensor in state.items():
+        storage = (tensor.data_ptr(), tensor.shape, tensor.stride())
+        if tensor.numel() and storage in names:
+            aliases[name] = names[storage]
+        else:
+            names[storage] = name
+            kept[name] = tensor
+    return kept, aliases
+
+
+def _read(folder: Path) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    try:
+        for file in sorted(folder.glob("*.safetensors")):
+            state |= load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{file} is truncated or damaged ({error}). Copy it again.") from error
+    return state
+
+
+def _take(folder: Path, state: dict[str, Tensor], choice: Choice) -> Packed:
+    """One packed weight out of the state."""
+    is_parameter = choice.layer.kind is Kind.EXPERTS
+    prefix = f"{choice.layer.name}." if is_parameter else f"{choice.layer.name}.weight."
+    names = [name for name in state if name.startswith(prefix)]
+    tensors = {name.removeprefix(prefix): state.pop(name) for name in names}
+    packed = Packed(scheme=choice.scheme, shape=choice.layer.shape, tensors=tensors)
+    if packed.nbytes != choice.bytes:
+        raise ModelError(
+            f"{folder}: {choice.layer.name} has {packed.nbytes:,} bytes, but its plan says "
+            f"{choice.bytes:,}. Copy the folder again, or apply the plan again."
+        )
+    return packed

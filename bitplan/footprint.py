@@ -1,0 +1,103 @@
+"""The exact byte model: what one matrix takes in one scheme, codes, scales, offsets and padding.
+
+An integer matrix [out, in] is packed row by row. A row of codes is padded to a multiple of 8, and
+8 codes of B bits take B bytes, so that every width from 2 to 8 bits ends on whole bytes; a scale,
+and for an asymmetric scheme an offset, is a bfloat16 number for each group of a row.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from math import prod
+
+from bitplan.errors import SchemeError
+from bitplan.schema import FLOAT_BITS, GROUP_SIZES, INT_BITS, Layer, Scheme
+
+CODES_A_PACK = 8
+SCALE_BYTES = 2
+
+_FLOAT_OF_DTYPE = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float64": "fp32"}
+_DEFAULT_INTEGERS = (
+    "int2g64",
+    "int2g32",
+    "int3g64",
+    "int4g128",
+    "int4g64",
+    "int5g64",
+    "int6g64",
+    "int8s",
+    "int8g64",
+)
+
+
+def scheme_bytes(shape: Sequence[int], scheme: Scheme) -> int:
+    """Bytes of a matrix [out, in], or of a stack of matrices [experts, out, in], in a scheme.
+
+    >>> scheme_bytes((576, 1536), Scheme.parse("int3g64"))  # 331,776 codes, 27,648 each side
+    387072
+    """
+    rows, row = prod(shape[:-1]), shape[-1]
+    if scheme.is_float:
+        return rows * row * scheme.bits // 8
+    codes = -(-row // CODES_A_PACK) * scheme.bits
+    groups = -(-row // (scheme.group_size or row))
+    numbers_a_group = 1 if scheme.symmetric else 2
+    return rows * (codes + groups * numbers_a_group * SCALE_BYTES)
+
+
+def canonical(scheme: Scheme, shape: Sequence[int]) -> Scheme:
+    """The scheme by its plainest name: a group as long as the row, or longer, is the whole row.
+
+    >>> str(canonical(Scheme.parse("int4g128"), (32, 96)))
+    'int4'
+    """
+    if scheme.group_size is not None and scheme.group_size >= shape[-1]:
+        return replace(scheme, group_size=None)
+    return scheme
+
+
+def legal_schemes(
+    layer: Layer, dtype: object, menu: Iterable[Scheme | str] | None = None
+) -> tuple[Scheme, ...]:
+    """The schemes of a menu that a layer may take, in the menu's order, each once.
+
+    `dtype` is what the weights are stored in, a torch dtype or its name: a floating-point format
+    wider than that is left out. A group that spans the row becomes the whole row (`canonical`).
+    Without a menu, all schemes there are. Raises `SchemeError` for an unknown name or dtype.
+    """
+    widest = FLOAT_BITS[_float_of(dtype)]
+    schemes = _all_schemes() if menu is None else map(Scheme.parse, menu)
+    fitting = (
+        canonical(scheme, layer.shape)
+        for scheme in schemes
+        if not scheme.is_float or scheme.bits <= widest
+    )
+    return tuple(dict.fromkeys(fitting))
+
+
+def default_schemes(dtype: object) -> tuple[Scheme, ...]:
+    """The menu when none is given: integers from 2 to 8 bits, and keeping the layer as it is.
+
+    A float32 or float64 model may keep a layer in bf16 or fp32.
+    """
+    own = _float_of(dtype)
+    floats = ("bf16", "fp32") if own == "fp32" else (own,)
+    return tuple(map(Scheme.parse, (*_DEFAULT_INTEGERS, *floats)))
+
+
+def _all_schemes() -> tuple[Scheme, ...]:
+    groups = (*GROUP_SIZES, None)
+    integers = [
+        Scheme(format="int", bits=bits, group_size=group, symmetric=symmetric)
+        for bits in INT_BITS
+        for group in groups
+        for symmetric in (False, True)
+    ]
+    return (*integers, *map(Scheme.parse, FLOAT_BITS))
+
+
+def _float_of(dtype: object) -> str:
+    name = str(dtype).removeprefix("torch.")
+    if name not in _FLOAT_OF_DTYPE:
+        known = ", ".join(_FLOAT_OF_DTYPE)
+        raise SchemeError(f"Weights of dtype {name} have no scheme; bitplan compresses {known}.")
+    return _FLOAT_OF_DTYPE[name]

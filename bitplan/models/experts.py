@@ -1,0 +1,20 @@
+"""How the experts of a mixture are run."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def eager_experts(model: nn.Module) -> Iterator[None]:
+    """Run experts one after another within the block, so that each one's matmul can be seen."""
+    if not hasattr(model, "get_experts_implementation"):
+        yield
+        return
+    before = model.get_experts_implementation()
+    model.set_experts_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_experts_implementation(before)

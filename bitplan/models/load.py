@@ -1,0 +1,225 @@
+"""Load a model or its tokenizer through transformers: no remote code, no pickles, one copy."""
+
+import contextlib
+import io
+import logging
+import struct
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    StrictDataclassError,
+)
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from bitplan.errors import ModelError
+from bitplan.models.source import Place, Source, check_folder, locate
+
+log = logging.getLogger(__name__)
+
+DTYPES = {
+    "auto": torch.bfloat16,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+}
+
+
+def load_model(source: Source, *, dtype: str | torch.dtype = "auto") -> nn.Module:
+    """Load a model in eval mode, without gradients.
+
+    `source` is a local folder with config.json and safetensors, a .gguf file (its weights are
+    dequantized), a hub id, or a model. A model comes back as it is, only switched to eval mode.
+    `dtype` is `auto` (bfloat16), `bfloat16`, `float16` or `float32`, for files.
+
+    Safetensors are mapped and cast tensor by tensor. transformers holds a GGUF file's weights in
+    `dtype` once, beside one tensor at a time in float32.
+
+    Raises `ModelError` for whatever cannot be loaded.
+    """
+    if isinstance(source, nn.Module):
+        return source.eval()
+    place, torch_dtype = locate(source), _dtype(dtype)
+    check_folder(place)
+    with _explained(place), _quiet_transformers(place):
+        config = AutoConfig.from_pretrained(
+            place.location, trust_remote_code=False, **place.keywords
+        )
+        _refuse_quantized(place, config)
+        loaded: Any = model_class(config).from_pretrained(
+            place.location,
+            config=config,
+            dtype=torch_dtype,
+            output_loading_info=True,
+            **_weight_keywords(place),
+        )
+    model, info = loaded
+    _refuse_incomplete(place, sorted(info["missing_keys"]))
+    if place.gguf_file is not None:
+        _forget_quantization(model)
+        log.info("%s: its weights are dequantized to %s", place.source, torch_dtype)
+    # Otherwise a path of this machine would end up in a saved config.
+    model.name_or_path = model.config.name_or_path = place.name
+    return model.eval().requires_grad_(False)
+
+
+def load_tokenizer(source: Source) -> Any:
+    """Load the tokenizer of a folder, a .gguf file or a hub id. Raises `ModelError`."""
+    if isinstance(source, nn.Module):
+        raise ModelError(
+            f"A {type(source).__name__} object has no tokenizer. Pass a tokenizer, or tokens in "
+            "place of text."
+        )
+    place = locate(source)
+    with _explained(place, "its tokenizer"), _quiet_transformers(place):
+        tokenizer = AutoTokenizer.from_pretrained(
+            place.location, trust_remote_code=False, **place.keywords
+        )
+        # Where there are no files transformers may make up a tokenizer of special tokens alone.
+        if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) < 2:
+            raise ModelError(
+                f"{place.source} has no tokenizer files. Save the model's tokenizer into it with "
+                "save_pretrained of transformers, or give tokens in place of text."
+            )
+    return tokenizer
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise ModelError(f"{name!r} is not a dtype to load in. Give one of {', '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The class that the checkpoint was saved from; else what its type of model is made for."""
+    for name in config.architectures or ():
+        found = getattr(transformers, name, None)
+        if isinstance(found, type) and issubclass(found, PreTrainedModel):
+            return found
+    kind = type(config)
+    # Encoders such as BERT are in the causal mapping too, though they were not trained for it.
+    is_encoder = kind in transformers.MODEL_FOR_MASKED_LM_MAPPING
+    mapping: Any = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    if getattr(config, "is_encoder_decoder", False):
+        mapping = transformers.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+    elif is_encoder or kind not in mapping:
+        mapping = transformers.MODEL_MAPPING
+    classes = mapping[kind]
+    return classes[0] if isinstance(classes, tuple) else classes
+
+
+def _weight_keywords(place: Place) -> dict[str, Any]:
+    if place.gguf_file is None:
+        return {"use_safetensors": True}
+    # Newer versions of transformers would keep the blocks packed where they have kernels for them.
+    gguf_config = getattr(transformers, "GgufConfig", None)
+    unpack = {"quantization_config": gguf_config(dequantize=True)} if gguf_config else {}
+    return {"gguf_file": place.gguf_file, **unpack}
+
+
+def _forget_quantization(model: PreTrainedModel) -> None:
+    """Take away the mark 'quantized with gguf', with which save_pretrained refuses to work."""
+    for holder in (model, model.config):
+        for name in ("hf_quantizer", "quantization_method", "quantization_config"):
+            if name in vars(holder):
+                delattr(holder, name)
+        for name in ("is_quantized", "_is_quantized"):
+            if name in vars(holder):
+                setattr(holder, name, False)
+
+
+def _refuse_quantized(place: Place, config: PreTrainedConfig) -> None:
+    settings = getattr(config, "quantization_config", None)
+    if settings:
+        method = settings.get("quant_method", "another tool") if isinstance(settings, dict) else ""
+        raise ModelError(
+            f"{place.source} is already quantized ({method or type(settings).__name__}). bitplan "
+            "needs the weights as they were before: give the original model."
+        )
+
+
+def _refuse_incomplete(place: Place, missing: list[str]) -> None:
+    if missing:
+        raise ModelError(
+            f"{place.source} lacks {len(missing)} of its model's tensors, the first {missing[0]}: "
+            "they would be random. Save the whole model again, or correct `architectures` in its "
+            "config.json."
+        )
+
+
+@contextlib.contextmanager
+def _explained(place: Place, what: str = "the model") -> Iterator[None]:
+    """Turn what transformers raises for bad files, bad names and no network into `ModelError`."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except _FAILURES as error:
+        raise ModelError(
+            f"{place.source}: {what} cannot be loaded. {_advice(place, error)}"
+        ) from error
+
+
+def _advice(place: Place, error: BaseException) -> str:
+    causes = list(_causes(error))
+    if any(isinstance(cause, GatedRepoError) for cause in causes):
+        return "Its owner asks you to accept terms first: do so on its page, then log in."
+    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+        return "There is no such folder here and no such model on the hub: check the spelling."
+    if any(isinstance(cause, LocalEntryNotFoundError) for cause in causes):
+        return (
+            "There is no such folder here, it is not in the hub's cache, and the hub cannot be "
+            "reached. Check the spelling and the network, or download the model beforehand."
+        )
+    reason = (str(error) or type(error).__name__).strip().splitlines()[0].rstrip(".")
+    if place.gguf_file is not None:
+        return f"transformers says: {reason}. The file may be truncated, or too new: get another."
+    return f"transformers says: {reason}. Check the files, or update transformers."
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+@contextlib.contextmanager
+def _quiet_transformers(place: Place) -> Iterator[None]:
+    """No bars and no warnings: what matters in them is checked here and raised."""
+    bars = transformers_logging.is_progress_bar_enabled()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    # The GGUF reader draws a bar that no setting of transformers turns off.
+    is_gguf = place.gguf_file is not None
+    try:
+        with contextlib.redirect_stderr(io.StringIO() if is_gguf else sys.stderr):
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+_FAILURES = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    struct.error,
+    SafetensorError,
+    StrictDataclassError,
+)

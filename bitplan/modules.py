@@ -1,0 +1,133 @@
+"""Modules that hold packed weights in place of dense ones."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from bitplan.formats import Packed
+from bitplan.kernels import choose
+from bitplan.kernels.integer import cpu, reference
+from bitplan.schema import Scheme
+
+
+class PackedWeight(nn.Module):
+    """One weight in its scheme: [out, in], or [experts, out, in] and then indexed by expert.
+
+    Holds what the file holds, byte for byte: `codes`, `scale` and `offset`, or a float `weight`.
+    Scales and offsets are parameters, so that they can be tuned. `arrange` may turn the tensors into
+    those of a faster matmul, of as many bytes; `state_dict` gives the canonical ones all the same.
+    `compute_dtype` is what lookups and experts decode to; `transposed` says that the model reads
+    its experts as [in, out].
+    """
+
+    def __init__(
+        self, packed: Packed, *, compute_dtype: torch.dtype, transposed: bool = False
+    ) -> None:
+        super().__init__()
+        self.scheme, self.shape = packed.scheme, torch.Size(packed.shape)
+        self.compute_dtype, self.transposed = compute_dtype, transposed
+        self.implementation = "reference"
+        self._hold(packed.tensors)
+
+    def _hold(self, tensors: dict[str, Tensor]) -> None:
+        for name in (*self._parameters, *self._buffers):
+            delattr(self, name)
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point():
+                self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
+            else:
+                self.register_buffer(name, tensor)
+
+    def _held(self) -> dict[str, Tensor]:
+        return {name: t for name, t in (*self._parameters.items(), *self._buffers.items())}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of scales, or of the weight itself: what models ask a weight for."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return next(self.parameters()).device
+
+    def packed(self) -> Packed:
+        """The canonical tensors."""
+        tensors = self._held()
+        if self.implementation == "cpu":
+            tensors = cpu.restore(tensors, self.scheme, self.shape[-1])
+        return Packed(scheme=self.scheme, shape=tuple(self.shape), tensors=tensors)
+
+    @torch.no_grad()
+    def arrange(self, *, lookup: bool = False) -> None:
+        """Lay the tensors out for the fastest implementation there is."""
+        wanted, _ = choose(self.scheme, self.shape, device=str(self.device), lookup=lookup)
+        if wanted != self.implementation:
+            tensors = self.packed().tensors
+            if wanted == "cpu":
+                tensors = cpu.arrange(tensors, self.scheme, self.shape[-1])
+            self._hold(tensors)
+            self.implementation = wanted
+
+    def multiply(self, inputs: Float[Tensor, "*tokens in"]) -> Float[Tensor, "*tokens out"]:
+        """Product of the inputs with the transposed weight, in the inputs' dtype."""
+        if self.scheme.is_float:
+            return nn.functional.linear(inputs, self.weight.to(inputs.dtype))
+        kernel = cpu if self.implementation == "cpu" else reference
+        return kernel.linear(inputs, self._held(), self.scheme)
+
+    def lookup(self, tokens: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens hidden"]:
+        """Rows of the weight."""
+        if self.scheme.is_float:
+            return nn.functional.embedding(tokens, self.weight).to(self.compute_dtype)
+        columns, dtype = self.shape[-1], self.compute_dtype
+        return reference.lookup(tokens, self._held(), self.scheme, columns, dtype)
+
+    def __getitem__(self, expert: int | Tensor) -> Tensor:
+        """One expert's dense weight, the way round that the model stores it."""
+        tensors = {name: tensor[expert] for name, tensor in self._held().items()}
+        part = Packed(scheme=self.scheme, shape=tuple(self.shape[1:]), tensors=tensors)
+        weight = part.decode(self.compute_dtype)
+        return weight.t() if self.transposed else weight
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        for name, tensor in self.packed().tensors.items():
+            destination[prefix + name] = tensor if keep_vars else tensor.detach()
+
+    def extra_repr(self) -> str:
+        return f"{list(self.shape)}, {self.scheme}, {self.implementation}"
+
+
+class PackedLinear(nn.Module):
+    """A linear layer (or GPT-2's Conv1D) whose weight is packed."""
+
+    def __init__(self, weight: PackedWeight, bias: nn.Parameter | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.weight = weight
+        self.register_parameter("bias", bias)
+
+    def forward(self, inputs: Float[Tensor, "*tokens in"]) -> Float[Tensor, "*tokens out"]:
+        """Multiply, then add the bias."""
+        output = self.weight.multiply(inputs)
+        return output if self.bias is None else output + self.bias.to(output.dtype)
+
+
+class PackedEmbedding(nn.Module):
+    """An embedding whose weight is packed; `factor` multiplies what it returns."""
+
+    def __init__(self, weight: PackedWeight, factor: float | Tensor | None = None) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = weight.shape
+        self.weight = weight
+        if isinstance(factor, Tensor):
+            self.register_buffer("embed_scale", factor, persistent=False)
+        else:
+            self.embed_scale = factor
+
+    def forward(self, tokens: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens hidden"]:
+        """Rows of the tokens."""
+        rows = self.weight.lookup(tokens)
+        return rows if self.embed_scale is None else (rows * self.embed_scale).to(rows.dtype)

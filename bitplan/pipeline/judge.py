@@ -1,0 +1,110 @@
+"""The KL of whole plans, measured on the model itself with its weights swapped."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from bitplan.calibration import tokens_digest
+from bitplan.evaluate import Divergence, Reference, compare, make_reference
+from bitplan.errors import InternalError
+from bitplan.files import read_text, write_text
+from bitplan.formats import Packed
+from bitplan.models import weight_of
+from bitplan.pipeline.workspace import Workspace, short_digest
+from bitplan.progress import Progress, quiet
+from bitplan.schema import Layer, Scheme
+from bitplan.sensitivity import Meter
+
+
+@dataclass(kw_only=True)
+class Judge:
+    """Measures plans of one model against the model as it was, and remembers what it measured.
+
+    Use it within `with judge.borrowed():`, which puts the model's own weights back at the end.
+    """
+
+    workspace: Workspace
+    meter: Meter
+    tokens: Mapping[str, Int[Tensor, "sequences length"]]
+    progress: Progress = quiet
+    _references: dict[str, Reference] = field(default_factory=dict)
+    _current: dict[str, Scheme] = field(default_factory=dict)
+
+    @contextmanager
+    def borrowed(self) -> Iterator[None]:
+        """Take the references, then let the weights be swapped within the block."""
+        kept = self.workspace.kept()
+        for layer in self.workspace.layers:
+            # The originals go to the store: swapped out, a weight is nowhere else.
+            self.meter.packed(layer, [kept[layer.name]])
+        for name, tokens in self.tokens.items():
+            path = self.workspace.folder / f"logits-{tokens_digest(tokens)[:16]}.bin"
+            self._references[name] = make_reference(
+                self.workspace.model, tokens, path, progress=self.progress
+            )
+        self._current = dict(kept)
+        try:
+            yield
+        finally:
+            self._swap(kept)
+            for reference in self._references.values():
+                reference.path.unlink(missing_ok=True)
+
+    def reference(self, name: str) -> Reference:
+        """What the model as it was says of a set of tokens."""
+        return self._references[name]
+
+    def measure(self, assignment: Mapping[str, Scheme], name: str) -> Divergence:
+        """The divergence of a plan over a set of tokens."""
+        key = short_digest(
+            tokens_digest(self.tokens[name]),
+            sorted((layer, str(scheme)) for layer, scheme in assignment.items()),
+        )
+        path = self.meter.store.folder / "measured" / f"{key}.json"
+        known = _read(path)
+        if known is None:
+            self._swap(assignment)
+            known = compare(self.workspace.model, self._references[name], progress=self.progress)
+            write_text(path, json.dumps({"kl": known.kl.tolist(), "nll": known.nll.tolist()}))
+        return known
+
+    @torch.no_grad()
+    def _swap(self, assignment: Mapping[str, Scheme]) -> None:
+        for layer in self.workspace.layers:
+            scheme = assignment[layer.name]
+            if self._current[layer.name] != scheme:
+                weight = weight_of(self.workspace.model, layer)
+                weight.copy_(self._packed(layer, scheme).decode(weight.dtype))
+                self._current[layer.name] = scheme
+
+    def _packed(self, layer: Layer, scheme: Scheme) -> Packed:
+        packed = self.meter.store.get(layer, scheme)
+        if packed is None:
+            # The file was lost or damaged: render it again, from the original weight.
+            original = self.meter.store.get(layer, self.workspace.kept()[layer.name])
+            if original is None:
+                raise InternalError(
+                    f"The original weight of {layer.name} is gone from {self.meter.store.folder} "
+                    "while it was swapped out. Load the model again, and keep the folder."
+                )
+            weight = weight_of(self.workspace.model, layer)
+            weight.copy_(original.decode(weight.dtype))
+            [packed] = self.meter.packed(layer, [scheme])
+        return packed
+
+
+def _read(path: Path) -> Divergence | None:
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(read_text(path))
+        return Divergence(kl=np.array(content["kl"]), nll=np.array(content["nll"]))
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return None

@@ -1,0 +1,204 @@
+"""A model being worked on, and the folder where the work on it is kept."""
+
+import hashlib
+import importlib.metadata
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from bitplan.calibration import SAMPLED, Calibration, Sizes, TokenSets, prepare, tokens_digest
+from bitplan.compress import Store
+from bitplan.errors import ModelError
+from bitplan.files import make_folder, replacing
+from bitplan.footprint import default_schemes, legal_schemes
+from bitplan.models import (
+    Description,
+    Source,
+    check_finite,
+    describe,
+    find_layers,
+    load_model,
+    load_tokenizer,
+    model_digest,
+    source_name,
+)
+from bitplan.progress import Progress, quiet
+from bitplan.schema import Layer, Provenance, Scheme
+from bitplan.sensitivity import Meter, gather
+
+
+def default_workdir() -> Path:
+    """$BITPLAN_CACHE/work, else `work` in bitplan's folder in the user's cache."""
+    return Path(os.environ.get("BITPLAN_CACHE") or platformdirs.user_cache_dir("bitplan")) / "work"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """One model: its layers, and its own folder within a work folder.
+
+    All that is costly is kept there under a digest of what made it: tokens, statistics, compressed
+    weights, costs, measurements. The same call goes on where an earlier one stopped.
+    """
+
+    source: Source
+    model: nn.Module
+    layers: tuple[Layer, ...]
+    digest: str
+    folder: Path
+    tokenizer: Any = None
+
+    @classmethod
+    def open(
+        cls,
+        source: Source,
+        *,
+        workdir: str | Path | None = None,
+        dtype: str = "auto",
+        tokenizer: Any = None,
+        progress: Progress = quiet,
+    ) -> "Workspace":
+        """Load a model, check its weights, find its folder."""
+        progress("load", 0, 1)
+        model = load_model(source, dtype=dtype)
+        layers = find_layers(model)
+        _check_dtypes(model)
+        check_finite(model, layers)
+        digest = model_digest(model, layers)
+        progress("load", 1, 1)
+        return cls(
+            source=source,
+            model=model,
+            layers=layers,
+            digest=digest,
+            folder=make_folder(Path(workdir or default_workdir()) / digest[:16]),
+            tokenizer=tokenizer,
+        )
+
+    @cached_property
+    def description(self) -> Description:
+        """Layers, rest and bytes of the model."""
+        return describe(self.model)
+
+    @property
+    def dtype(self) -> str:
+        """torch dtype of what stays in full precision."""
+        return self.description.dtype
+
+    def legal(self, schemes: Iterable[str | Scheme] | None) -> dict[Layer, tuple[Scheme, ...]]:
+        """The schemes of a menu that each layer may take, the default menu for None."""
+        dtypes = {stored.layer.name: stored.dtype for stored in self.description.layers}
+        menu = None if schemes is None else [Scheme.parse(scheme) for scheme in schemes]
+        return {
+            layer: legal_schemes(
+                layer,
+                dtypes[layer.name],
+                default_schemes(dtypes[layer.name]) if menu is None else menu,
+            )
+            for layer in self.layers
+        }
+
+    def kept(self) -> dict[str, Scheme]:
+        """The scheme that keeps each layer as it is."""
+        return {s.layer.name: Scheme.parse(_KEPT[s.dtype]) for s in self.description.layers}
+
+    def tokens(
+        self, calibration: Calibration, *, sizes: Sizes, seed: int, progress: Progress = quiet
+    ) -> TokenSets:
+        """Token sets; those sampled from the model are kept."""
+        if calibration is not None:
+            tokenizer = self.tokenizer
+            if tokenizer is None and not isinstance(self.source, nn.Module):
+                is_text = not isinstance(calibration, Tensor | TokenSets)
+                tokenizer = load_tokenizer(self.source) if is_text else None
+            return prepare(
+                calibration, model=self.model, tokenizer=tokenizer, sizes=sizes, seed=seed
+            )
+        path = self.folder / f"sampled-{short_digest(repr(sizes), seed)}.safetensors"
+        source = f"{SAMPLED}, seed {seed}"
+        if path.is_file():
+            try:
+                return TokenSets(**load_file(path), source=source)
+            except (SafetensorError, TypeError):
+                path.unlink()
+        sets = prepare(None, model=self.model, sizes=sizes, seed=seed, progress=progress)
+        tensors = {name: getattr(sets, name) for name in ("calibration", "search", "held_out")}
+        with replacing(path) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+        return sets
+
+    def meter(
+        self,
+        tokens: TokenSets,
+        *,
+        estimator: str,
+        quantizer: str,
+        progress: Progress = quiet,
+    ) -> Meter:
+        """What renders and judges this model's weights; gathers the statistics that it needs."""
+        key = tokens_digest(tokens.calibration)[:16]
+        needs_fisher = estimator == "fisher_diagonal"
+        name = f"statistics-{key}{'-fisher' if needs_fisher else ''}.safetensors"
+        statistics = gather(
+            self.model,
+            self.layers,
+            tokens.calibration,
+            self.folder / name,
+            fisher=needs_fisher,
+            progress=progress,
+        )
+        return Meter(
+            model=self.model,
+            statistics=statistics,
+            store=self.store(tokens_digest(tokens.calibration), quantizer),
+            quantizer=quantizer,
+            estimator=estimator,
+        )
+
+    def store(self, calibration_digest: str, quantizer: str) -> Store:
+        """The compressed weights made with one quantizer and one set of calibration tokens."""
+        return Store(self.folder / f"weights-{calibration_digest[:16]}-{quantizer}")
+
+    def provenance(
+        self, tokens: TokenSets | None, *, estimator: str, quantizer: str, seed: int, sizes: Sizes
+    ) -> Provenance:
+        """What a table or plan of this model says of itself; no tokens: nothing was measured."""
+        return Provenance(
+            model=source_name(self.source),
+            model_digest=self.digest,
+            dtype=self.dtype,
+            calibration=tokens.source if tokens else "none needed",
+            calibration_digest=tokens_digest(tokens.calibration) if tokens else "",
+            calibration_tokens=tokens.calibration.numel() if tokens else 0,
+            estimator=estimator,
+            quantizer=quantizer,
+            seed=seed,
+            sizes=asdict(sizes),
+            versions={name: importlib.metadata.version(name) for name in _PACKAGES},
+        )
+
+
+def short_digest(*parts: object) -> str:
+    """16 hexadecimal digits that tell settings apart."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _check_dtypes(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        dtype = str(parameter.dtype).removeprefix("torch.")
+        if parameter.is_floating_point() and parameter.itemsize > 1 and dtype not in _KEPT:
+            raise ModelError(
+                f"{type(model).__name__} has weights of {dtype}; bitplan works on "
+                f"{', '.join(_KEPT)}. Convert it first: model.to(torch.bfloat16)."
+            )
+
+
+_KEPT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+_PACKAGES = ("bitplan", "numpy", "ortools", "torch", "transformers")

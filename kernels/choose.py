@@ -1,0 +1,28 @@
+"""Which implementation multiplies with a packed weight, and why."""
+
+import torch
+
+from bitplan.kernels.integer import cpu
+from bitplan.schema import Scheme
+
+
+def choose(
+    scheme: Scheme, shape: tuple[int, ...], *, device: str = "cpu", lookup: bool = False
+) -> tuple[str, str]:
+    """The implementation (`"reference"` or `"cpu"`) for a weight and the reason, in a sentence.
+
+    `lookup` says that rows are looked up in the weight, as in an embedding.
+
+    >>> choose(Scheme.parse("int4g64"), (576, 1536))
+    ('cpu', "torch's packed 4-bit matmul fits exactly.")
+    """
+    if scheme.is_float:
+        return "reference", "A dense weight is multiplied as it is."
+    if torch.device(device).type != "cpu":
+        return "reference", f"There is no packed matmul for {device} yet."
+    if len(shape) != 2 or lookup:
+        return "reference", "Rows and experts are taken from the canonical layout."
+    reason = cpu.unfit(scheme, *shape)
+    if reason is not None:
+        return "reference", f"{reason}."
+    return "cpu", f"torch's packed {scheme.bits}-bit matmul fits exactly."

@@ -1,0 +1,77 @@
+"""Integer weights on the CPU by torch's own packed matmuls, where a scheme fits them exactly.
+
+`arrange` turns the canonical tensors into what the matmul reads, in as many bytes; `restore` turns
+them back, exactly.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bitplan.formats import pack, unpack
+from bitplan.schema import Scheme
+
+INT4_ROWS = 16
+"""The 4-bit matmul takes whole blocks of this many output rows."""
+
+INT8_SIDES = 16
+"""The 8-bit matmul reads past the end of rows and columns that this does not divide."""
+
+
+def unfit(scheme: Scheme, rows: int, columns: int) -> str | None:
+    """Why torch has no exact matmul for a scheme and shape, or None if it has one."""
+    if scheme.bits == 4 and not scheme.symmetric and scheme.group_size:
+        if columns % scheme.group_size:
+            return "torch's 4-bit matmul wants whole groups"
+        return f"torch's 4-bit matmul wants rows in {INT4_ROWS}s" if rows % INT4_ROWS else None
+    if scheme.bits == 8 and scheme.symmetric and scheme.group_size is None:
+        whole = rows % INT8_SIDES == 0 and columns % INT8_SIDES == 0
+        return None if whole else f"torch's 8-bit matmul wants sides in {INT8_SIDES}s"
+    return "torch has exact matmuls for int4g32, int4g64, int4g128 and int8s alone"
+
+
+def arrange(tensors: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[str, Tensor]:
+    """From canonical tensors to the matmul's: `codes` and `grid`."""
+    if scheme.bits == 8:
+        # From offset binary to two's complement.
+        return {"codes": (tensors["codes"] ^ 0x80).view(torch.int8), "grid": tensors["scale"]}
+    codes = unpack(tensors["codes"], scheme.bits, columns).int()
+    grid = torch.stack((tensors["scale"].t(), tensors["offset"].t()), dim=-1)
+    blocks = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
+    return {"codes": blocks, "grid": grid.contiguous()}
+
+
+def restore(arranged: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[str, Tensor]:
+    """From the matmul's tensors to the canonical ones."""
+    codes, grid = arranged["codes"], arranged["grid"]
+    if scheme.bits == 8:
+        return {"codes": codes.view(torch.uint8) ^ 0x80, "scale": grid}
+    # The order within the blocks is torch's own and differs between processors; a product with
+    # the identity on the unit grid reads the codes back wherever they lie.
+    identity = torch.eye(columns, dtype=torch.float32)
+    unit = torch.zeros(grid.shape, dtype=torch.float32)
+    unit[..., 0] = 1
+    centred = _int4(identity, codes, unit, scheme).t()
+    return {
+        "codes": pack((centred + 2 ** (scheme.bits - 1)).round().to(torch.uint8), scheme.bits),
+        "scale": grid[..., 0].t().contiguous(),
+        "offset": grid[..., 1].t().contiguous(),
+    }
+
+
+def linear(
+    inputs: Float[Tensor, "*tokens in"], arranged: dict[str, Tensor], scheme: Scheme
+) -> Float[Tensor, "*tokens out"]:
+    """Product with the transposed weight, in the inputs' dtype."""
+    flat = inputs.reshape(-1, inputs.shape[-1])
+    codes, grid = arranged["codes"], arranged["grid"].to(inputs.dtype)
+    if scheme.bits == 8:
+        output = torch.ops.aten._weight_int8pack_mm(flat.contiguous(), codes, grid[:, 0])
+    else:
+        output = _int4(flat.contiguous(), codes, grid, scheme)
+    return output.reshape(*inputs.shape[:-1], -1)
+
+
+def _int4(inputs: Tensor, codes: Tensor, grid: Tensor, scheme: Scheme) -> Tensor:
+    multiply = torch.ops.aten._weight_int4pack_mm_for_cpu
+    return multiply(inputs, codes, scheme.group_size, grid)
