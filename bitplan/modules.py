@@ -9,15 +9,14 @@ from torch import Tensor, nn
 from bitplan.formats import Packed
 from bitplan.kernels import choose
 from bitplan.kernels.integer import cpu, reference
-from bitplan.schema import Scheme
 
 
 class PackedWeight(nn.Module):
     """One weight in its scheme: [out, in], or [experts, out, in] and then indexed by expert.
 
     Holds what the file holds, byte for byte: `codes`, `scale` and `offset`, or a float `weight`.
-    Scales and offsets are parameters, so that they can be tuned. `arrange` may turn the tensors into
-    those of a faster matmul, of as many bytes; `state_dict` gives the canonical ones all the same.
+    Scales and offsets are parameters, so that they can be tuned. `arrange` may turn the tensors
+    into those of a faster matmul, of as many bytes; `state_dict` gives the canonical ones all the same.
     `compute_dtype` is what lookups and experts decode to; `transposed` says that the model reads
     its experts as [in, out].
     """
@@ -41,7 +40,7 @@ class PackedWeight(nn.Module):
                 self.register_buffer(name, tensor)
 
     def _held(self) -> dict[str, Tensor]:
-        return {name: t for name, t in (*self._parameters.items(), *self._buffers.items())}
+        return {**self._parameters, **self._buffers}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -97,6 +96,7 @@ class PackedWeight(nn.Module):
             destination[prefix + name] = tensor if keep_vars else tensor.detach()
 
     def extra_repr(self) -> str:
+        """Shape, scheme and implementation."""
         return f"{list(self.shape)}, {self.scheme}, {self.implementation}"
 
 

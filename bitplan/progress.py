@@ -9,7 +9,8 @@ T = TypeVar("T")
 class Progress(Protocol):
     """Called as `progress(stage, done, total)`, with `done` rising from 0 to `total`."""
 
-    def __call__(self, stage: str, done: int, total: int) -> None: ...
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Take note of how far a stage is."""
 
 
 def quiet(stage: str, done: int, total: int) -> None:

@@ -45,8 +45,8 @@ def fisher_diagonal(
 ) -> Estimate:
     """1/2 sum F dW^2, F the diagonal of the Fisher information of single tokens.
 
-    F_oi = 1/T sum_t g_to^2 x_ti^2 (as in Sophia's and LQ-LoRA's empirical Fisher, token by token). An
-    embedding's rows share the diagonal of H.
+    F_oi = 1/T sum_t g_to^2 x_ti^2, the empirical Fisher token by token (compare LQ-LoRA, Guo et
+    al., 2023). An embedding's rows share the diagonal of H.
     """
     fisher = statistics.fisher
     if fisher is None:

@@ -60,24 +60,19 @@ def _start_graph(module: nn.Module, args: Any, output: Tensor) -> None:
 
 @dataclass(frozen=True)
 class _Hook:
+    """A forward hook of a module that is called with its inputs."""
+
     layer: Layer
     report: Report
     lookup: bool
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        if not output.requires_grad:
-            return
-        inputs = None if self.lookup else args[0].detach().flatten(0, -2)
-
-        def arrived(gradients: Tensor) -> None:
-            gradients = gradients.detach().flatten(0, -2)
-            self.report(Seen(layer=self.layer, inputs=inputs, gradients=gradients))
-
-        output.register_hook(arrived)
+        inputs = None if self.lookup else args[0]
+        _listen(output, _Call(report=self.report, layer=self.layer, inputs=inputs))
 
 
 class _ExpertsMode(TorchFunctionMode):
-    """Reports matmuls with a slice of a three-dimensional parameter: one expert's weight."""
+    """Sees the matmuls with a slice of a three-dimensional parameter: one expert's weight."""
 
     def __init__(self, experts: dict[Layer, nn.Parameter], report: Report) -> None:
         super().__init__()
@@ -87,27 +82,36 @@ class _ExpertsMode(TorchFunctionMode):
             for layer, p in experts.items()
         ]
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+    def __torch_function__(self, func, types, args=(), kwargs=None):
         output = func(*args, **(kwargs or {}))
-        if func in _MATMULS and len(args) >= 2 and isinstance(output, Tensor):
-            self._look(args[0], args[1], output)
+        if func in _MATMULS and len(args) >= 2 and args[1].dim() == 2:
+            address = args[1].data_ptr()
+            for start, stop, expert_bytes, layer in self.spans:
+                if start <= address < stop:
+                    expert = (address - start) // expert_bytes
+                    call = _Call(report=self.report, layer=layer, inputs=args[0], expert=expert)
+                    _listen(output, call)
         return output
 
-    def _look(self, inputs: Tensor, weight: Tensor, output: Tensor) -> None:
-        if weight.dim() != 2 or not output.requires_grad:
-            return
-        for start, stop, expert_bytes, layer in self.spans:
-            if start <= weight.data_ptr() < stop:
-                expert = (weight.data_ptr() - start) // expert_bytes
-                held = inputs.detach()
 
-                def arrived(gradients: Tensor, layer: Layer = layer) -> None:
-                    self.report(
-                        Seen(layer=layer, inputs=held, gradients=gradients.detach(), expert=expert)
-                    )
+@dataclass(frozen=True, kw_only=True)
+class _Call:
+    """One call of a layer, waiting for its gradient."""
 
-                output.register_hook(arrived)
-                return
+    report: Report
+    layer: Layer
+    inputs: Tensor | None
+    expert: int | None = None
+
+    def __call__(self, gradients: Tensor) -> None:
+        inputs = None if self.inputs is None else self.inputs.detach().flatten(0, -2)
+        gradients = gradients.detach().flatten(0, -2)
+        self.report(Seen(layer=self.layer, inputs=inputs, gradients=gradients, expert=self.expert))
+
+
+def _listen(output: Tensor, call: _Call) -> None:
+    if output.requires_grad:
+        output.register_hook(call)
 
 
 _MATMULS = (torch.nn.functional.linear, torch.matmul, torch.mm, Tensor.matmul, Tensor.__matmul__)

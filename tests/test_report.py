@@ -9,7 +9,9 @@ import pytest
 from rich.console import Console
 
 from bitplan.errors import OutputError
-from bitplan.report import evidence_table, plan_table, write_report
+from bitplan.models.classify import Why
+from bitplan.models.describe import Description, Rest, StoredLayer
+from bitplan.report import description_table, evidence_table, plan_table, write_report
 from bitplan.report.figures import frontier_svg, series
 from bitplan.report.groups import group, group_names, whole
 from bitplan.report.html import heatmap, render, verdict
@@ -251,6 +253,56 @@ def test_reference_bytes(plan, dtype, width):
     )
     parameters = sum(choice.layer.parameters for choice in plan.choices)
     assert reference_bytes(changed) == (None if width is None else 880 + width * parameters)
+
+
+def make_description():
+    """Of the layers of `make_layers`, and some that stay as they are."""
+    layers = tuple(
+        StoredLayer(
+            layer=layer.model_copy(update={"fuse": f"{layer.block}.qk"})
+            if layer.name.endswith(("q_proj", "k_proj"))
+            else layer,
+            dtype="bfloat16",
+            bytes=2 * layer.parameters,
+        )
+        for layer in make_layers()
+    )
+    norms = tuple(
+        Rest(name=f"norm{n}", shape=(40,), dtype="float32", bytes=160, why=Why.NORM)
+        for n in range(3)
+    )
+    parameters = sum(stored.layer.parameters for stored in layers) + 120
+    size = 480 + sum(stored.bytes for stored in layers)
+    return Description(
+        name="tiny",
+        architecture="TinyForCausalLM",
+        dtype="bfloat16",
+        parameters=parameters,
+        layers=layers,
+        rest=norms,
+        bytes=size,
+        smallest_bytes=size // 8,
+        largest_bytes=size,
+    )
+
+
+def test_description_table_groups_layers_and_lists_what_is_left():
+    description = make_description()
+    lines = shown(description_table(description)).splitlines()
+    rows = {line.split()[0]: " ".join(line.split()) for line in lines if line.strip()}
+    assert "embedding 1 embedding 300 × 40 bfloat16 24.00 kB shared with lm_head" in rows.values()
+    assert f"q_proj {BLOCKS} linear 24 × 40 bfloat16 9.60 kB fused with k_proj" in rows.values()
+    assert f"v_proj {BLOCKS} linear 8 × 40 bfloat16 3.20 kB" in rows.values()
+    assert "not compressed 3 norm float32 480 bytes" in rows.values()
+    assert f"whole model {description.bytes / 1000:.2f} kB" in rows.values()
+    assert f"{description.parameters:,} parameters" in "".join(lines)
+    assert max(map(len, lines)) <= 80
+
+
+def test_description_table_of_a_model_without_layers():
+    description = make_description()
+    empty = description.model_copy(update={"layers": (), "bytes": 480, "smallest_bytes": 480})
+    assert "There is no layer to compress." in shown(description_table(empty))
 
 
 # Verdict

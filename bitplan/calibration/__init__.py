@@ -7,5 +7,5 @@ from bitplan.calibration.split import Calibration as Calibration
 from bitplan.calibration.split import Sizes as Sizes
 from bitplan.calibration.split import TokenSets as TokenSets
 from bitplan.calibration.split import prepare as prepare
-from bitplan.calibration.split import tokens_digest as tokens_digest
 from bitplan.calibration.split import tokenize as tokenize
+from bitplan.calibration.split import tokens_digest as tokens_digest

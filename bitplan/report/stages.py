@@ -1,0 +1,71 @@
+"""Tables for a terminal of what the stages around the plan found."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from bitplan.report import text
+from bitplan.schema import CostTable, Plan
+
+if TYPE_CHECKING:
+    from bitplan.evaluate import Report
+
+
+def costs_table(table: CostTable) -> Table:
+    """Loss of every scheme, were it given to all layers, with bytes."""
+    view = _table(f"Cost of {table.provenance.model}, were all layers alike")
+    view.add_column("scheme", no_wrap=True)
+    for name in ("layers", "bytes", "predicted KL"):
+        view.add_column(name, justify="right", no_wrap=True)
+    sums: dict[str, list[tuple[int, float, float]]] = {}
+    for row in table.rows:
+        for cost in row.costs:
+            entry = (cost.bytes, cost.loss, cost.standard_error)
+            sums.setdefault(str(cost.scheme), []).append(entry)
+    for name, entries in sorted(sums.items(), key=lambda item: sum(e[0] for e in item[1])):
+        size, loss, error = (sum(column) for column in zip(*entries, strict=True))
+        view.add_row(name, str(len(entries)), text.size(size), text.nats(loss, error))
+    view.caption = f"{table.provenance.calibration}; {table.provenance.estimator}"
+    return view
+
+
+def frontier_table(plans: Sequence[Plan]) -> Table:
+    """Size, predicted KL and gap of each plan."""
+    view = _table("Frontier")
+    for name in ("size in GB", "bytes", "predicted KL", "gap"):
+        view.add_column(name, justify="right", no_wrap=True)
+    for plan in plans:
+        size = f"{plan.bytes / 1e9:.4f}"
+        view.add_row(size, f"{plan.bytes:,}", text.nats(plan.predicted_kl), f"{plan.gap:.1e}")
+    return view
+
+
+def evaluation_table(report: "Report") -> Table:
+    """A model beside its reference."""
+    view = _table("Measured on held-out text")
+    view.add_column("", no_wrap=True)
+    sides = [("reference", report.reference), ("model", report.model)]
+    present = [(label, side) for label, side in sides if side]
+    for label, side in present:
+        view.add_column(f"{label}\n{side.name}", justify="right")
+    rows = {
+        "bytes": lambda side: text.size(side.bytes),
+        "KL, nats per token": lambda side: text.nats(side.kl, side.kl_standard_error),
+        "perplexity": lambda side: f"{side.perplexity:.2f}",
+        "tokens per second": lambda side: _speed(side.tokens_per_second),
+        "peak memory": lambda side: text.size(side.peak_bytes),
+    }
+    for name, cell in rows.items():
+        view.add_row(name, *(cell(side) for _, side in present))
+    view.caption = f"{report.tokens:,} tokens; greedy decoding at batch 1"
+    return view
+
+
+def _speed(value: float | None) -> str:
+    return text.NOTHING if value is None else f"{value:.1f}"
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
