@@ -2,8 +2,8 @@
 
 All 210 linears are compressed in groups of 64; embedding and norms stay as they are. Titles are
 sorted and shuffled with `random.Random(0)`: the first half calibrates (32 x 256 tokens), the second
-sorted and shuffled with `random.Random(0)`: the first half calibrates (32 x 256 tokens), the second
-of bits gives every other layer the lower and the higher bits.
+is judged on (16 x 512) and, further on, searched on (8 x 256). A uniform plan of half a bit more
+gives every other layer one bit more.
 
     python benchmarks/plans.py [--bits 3.0 3.5 4.0] [--workdir DIR] [--refine-tokens N]
 """

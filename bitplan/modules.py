@@ -16,7 +16,7 @@ class PackedWeight(nn.Module):
 
     Holds what the file holds, byte for byte: `codes`, `scale` and `offset`, or a float `weight`.
     Scales and offsets are parameters, so that they can be tuned. `arrange` may turn the tensors
-    into those of a faster matmul, of as many bytes; `state_dict` gives the canonical ones all the same.
+    into those of a faster matmul, of as many bytes; `state_dict` gives the canonical ones still.
     `compute_dtype` is what lookups and experts decode to; `transposed` says that the model reads
     its experts as [in, out].
     """
