@@ -9,6 +9,7 @@ from bitplan.allocator.problem import Status as Status
 from bitplan.allocator.refine import Refined as Refined
 from bitplan.allocator.refine import refine as refine
 from bitplan.allocator.solve import SOLVERS as SOLVERS
+from bitplan.allocator.solve import check_solver as check_solver
 from bitplan.allocator.solve import choose_solver as choose_solver
 from bitplan.allocator.solve import smallest_bytes as smallest_bytes
 from bitplan.allocator.solve import solve as solve

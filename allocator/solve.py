@@ -65,7 +65,7 @@ def smallest_bytes(table: CostTable, *, pins: Pins | None = None, fuse: bool = F
     return Hull.of(problem).first_bytes + table.rest_bytes
 
 
-def check_solver(name: str, time_limit_s: float) -> None:
+def check_solver(name: str, time_limit_s: float = 1.0) -> None:
     """Raise `InputError` for a solver that there is not, or no time to run it."""
     if name != "auto" and name not in SOLVERS:
         known = ", ".join(["auto", *SOLVERS])

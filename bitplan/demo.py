@@ -69,11 +69,12 @@ def run_demo(
     """Fetch the demo's model and text, allocate, apply, save, load again and ask a question."""
     folder = make_folder(folder)
     files = fetch(offline=offline, progress=progress)
-    source = str(files.gguf)
+    tokenizer = load_tokenizer(str(files.gguf))
     outcome = run(
-        source,
+        str(files.gguf),
         budget_gb,
         calibration=demo_documents(files),
+        tokenizer=tokenizer,
         workdir=workdir,
         progress=progress,
     )
@@ -81,15 +82,20 @@ def run_demo(
     plan.save(folder / "plan.json")
     outcome.table.save(folder / "costs.json")
     write_report(folder / "report.html", plan, outcome.table)
-    tokenizer = load_tokenizer(source)
-    packed = apply_plan(source, plan, workdir=workdir, progress=progress)
-    save(packed, folder / "model", plan, tokenizer=tokenizer)
-    del packed
+    table, model = outcome.table, outcome.model
+    del outcome  # else the dense weights would stay beside the packed ones
+    save(
+        apply_plan(model, plan, workdir=workdir, progress=progress),
+        folder / "model",
+        plan,
+        tokenizer=tokenizer,
+    )
+    del model
     model = load(folder / "model")
     return DemoResult(
         folder=folder,
         plan=plan,
-        table=outcome.table,
+        table=table,
         held_bytes=held_bytes(model),
         answer=_ask(model, tokenizer, progress),
     )

@@ -20,6 +20,14 @@ def make_folder(path: str | Path) -> Path:
     return path
 
 
+def check_writable(*paths: str | Path) -> None:
+    """Raise `OutputError` now for files that could not be written later; makes their folders."""
+    for path in map(Path, paths):
+        make_folder(path.parent)
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder, but a file is to be written. Name a file.")
+
+
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path to write to; it takes the name of `path` when the block succeeds.
@@ -50,10 +58,11 @@ def read_text(path: str | Path) -> str:
     """Read UTF-8 text; raises `InputError` where there is none."""
     try:
         return Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"Cannot read {path}: {error.strerror}. Check the path.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text ({error.reason}). Convert it first.") from error
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"Cannot read {path}: {reason}. Check the path.") from error
 
 
 _ADVICE = "Free some space or choose a folder that you may write to."

@@ -1,11 +1,13 @@
 """Modules that hold packed weights in place of dense ones."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from bitplan.errors import InputError
 from bitplan.formats import Packed
 from bitplan.kernels import choose
 from bitplan.kernels.integer import cpu, reference
@@ -40,12 +42,13 @@ class PackedWeight(nn.Module):
                 self.register_buffer(name, tensor)
 
     def _held(self) -> dict[str, Tensor]:
-        return {**self._parameters, **self._buffers}
+        held = {**self._parameters, **self._buffers}
+        return {name: tensor for name, tensor in held.items() if tensor is not None}
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of scales, or of the weight itself: what models ask a weight for."""
-        return next(self.parameters()).dtype
+        """What the weight is computed in: models ask a weight for it, to cast what they compute."""
+        return self.compute_dtype
 
     @property
     def device(self) -> torch.device:
@@ -63,24 +66,40 @@ class PackedWeight(nn.Module):
     def arrange(self, *, lookup: bool = False) -> None:
         """Lay the tensors out for the fastest implementation there is."""
         wanted, _ = choose(self.scheme, self.shape, device=str(self.device), lookup=lookup)
-        if wanted != self.implementation:
-            tensors = self.packed().tensors
-            if wanted == "cpu":
-                tensors = cpu.arrange(tensors, self.scheme, self.shape[-1])
-            self._hold(tensors)
-            self.implementation = wanted
+        self._lay_out(wanted)
+
+    @torch.no_grad()
+    def _lay_out(self, implementation: str) -> None:
+        if implementation == self.implementation:
+            return
+        tensors = self.packed().tensors
+        if implementation == "cpu":
+            tensors = cpu.arrange(tensors, self.scheme, self.shape[-1])
+        self._hold(tensors)
+        self.implementation = implementation
 
     def multiply(self, inputs: Float[Tensor, "*tokens in"]) -> Float[Tensor, "*tokens out"]:
         """Product of the inputs with the transposed weight, in the inputs' dtype."""
+        if inputs.shape[-1] != self.shape[-1]:
+            raise InputError(
+                f"The inputs have {inputs.shape[-1]} features, but the weight takes "
+                f"{self.shape[-1]}. Give it what the dense layer was given."
+            )
+        held = self._held()
         if self.scheme.is_float:
-            return nn.functional.linear(inputs, self.weight.to(inputs.dtype))
-        kernel = cpu if self.implementation == "cpu" else reference
-        return kernel.linear(inputs, self._held(), self.scheme)
+            return nn.functional.linear(inputs, held["weight"].to(inputs.dtype))
+        if self.implementation != "cpu":
+            return reference.linear(inputs, held, self.scheme)
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (inputs, *held.values())):
+            # torch's packed matmuls have no derivative.
+            return reference.linear(inputs, self.packed().tensors, self.scheme)
+        return cpu.linear(inputs, held, self.scheme)
 
     def lookup(self, tokens: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens hidden"]:
         """Rows of the weight."""
         if self.scheme.is_float:
-            return nn.functional.embedding(tokens, self.weight).to(self.compute_dtype)
+            rows = nn.functional.embedding(tokens, self._held()["weight"])
+            return rows.to(self.compute_dtype)
         columns, dtype = self.shape[-1], self.compute_dtype
         return reference.lookup(tokens, self._held(), self.scheme, columns, dtype)
 
@@ -91,9 +110,49 @@ class PackedWeight(nn.Module):
         weight = part.decode(self.compute_dtype)
         return weight.t() if self.transposed else weight
 
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Take part in a function of tensors as the dense weight, the way round it was stored.
+
+        Llama 4 multiplies all experts at once; the dense weight lives for that call alone.
+        """
+        if not any(isinstance(arg, cls) for arg in args):
+            return NotImplemented  # it is within a list or a keyword, where none was seen so far
+        dense = [arg._dense() if isinstance(arg, cls) else arg for arg in args]
+        return func(*dense, **(kwargs or {}))
+
+    def _dense(self) -> Tensor:
+        weight = self.packed().decode(self.compute_dtype)
+        return weight.transpose(-2, -1) if self.transposed else weight
+
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         for name, tensor in self.packed().tensors.items():
             destination[prefix + name] = tensor if keep_vars else tensor.detach()
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, *args: Any, **keywords: Any
+    ) -> None:
+        before = self.implementation
+        if any(name.startswith(prefix) for name in state_dict):
+            self._lay_out("reference")
+        super()._load_from_state_dict(state_dict, prefix, *args, **keywords)
+        self._lay_out(before)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PackedWeight":
+        """Move to another device, or compute in another dtype; what is held keeps its own."""
+
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        before = self.implementation
+        self._lay_out("reference")
+        super()._apply(move, recurse)
+        self._lay_out(before if self.device.type == "cpu" else "reference")
+        self.compute_dtype = fn(torch.empty(0, dtype=self.compute_dtype)).dtype
+        return self
 
     def extra_repr(self) -> str:
         """Shape, scheme and implementation."""
@@ -102,6 +161,8 @@ class PackedWeight(nn.Module):
 
 class PackedLinear(nn.Module):
     """A linear layer (or GPT-2's Conv1D) whose weight is packed."""
+
+    bias: nn.Parameter | None
 
     def __init__(self, weight: PackedWeight, bias: nn.Parameter | None) -> None:
         super().__init__()
@@ -130,4 +191,7 @@ class PackedEmbedding(nn.Module):
     def forward(self, tokens: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens hidden"]:
         """Rows of the tokens."""
         rows = self.weight.lookup(tokens)
-        return rows if self.embed_scale is None else (rows * self.embed_scale).to(rows.dtype)
+        if self.embed_scale is None:
+            return rows
+        factor = self.embed_scale
+        return rows * (factor.to(rows.dtype) if isinstance(factor, Tensor) else factor)

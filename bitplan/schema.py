@@ -62,8 +62,9 @@ class Scheme:
         """The scheme of a short name. Raises `SchemeError` where there is none."""
         if isinstance(name, Scheme):
             return name
-        if name in FLOAT_BITS:
-            return cls(format=name, bits=FLOAT_BITS[name])
+        match name:
+            case "bf16" | "fp16" | "fp32":
+                return cls(format=name, bits=FLOAT_BITS[name])
         match = _INTEGER_NAME.fullmatch(name)
         if match is None or int(match["bits"]) not in INT_BITS:
             raise SchemeError(
@@ -348,12 +349,16 @@ class Budget(Record):
         amount, unit = (gb, "GB") if bytes is None else (bytes, "bytes")
         if not (isinstance(amount, int | float) and math.isfinite(amount) and amount > 0):
             raise BudgetError(f"The budget is {amount!r} {unit}; it must be a number above zero.")
-        super().__init__(gb=gb, bytes=bytes)
+        values: dict[str, Any] = {"gb": gb, "bytes": bytes}
+        super().__init__(**values)
 
     @property
     def total_bytes(self) -> int:
         """The budget in bytes, rounded down."""
-        return self.bytes if self.bytes is not None else math.floor(round(self.gb * 1e9, 3))
+        if self.bytes is not None:
+            return self.bytes
+        assert self.gb is not None
+        return math.floor(round(self.gb * 1e9, 3))
 
     @classmethod
     def of(cls, budget: "Budget | float") -> "Budget":

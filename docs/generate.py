@@ -19,6 +19,8 @@ from typing import Any
 import typer
 
 import bitplan
+from bitplan.calibration import Sizes
+from bitplan.pipeline import Settings
 from bitplan.schema import CostTable, Plan, Record, json_schema
 
 DOCS = Path(__file__).parent
@@ -80,13 +82,18 @@ def _line(text: str) -> str:
 
 def api_page() -> str:
     """The public names of the package."""
-    names = "".join(f"\n## {name}\n{_entry(name)}" for name in bitplan.__all__)
+    entries = {name: getattr(bitplan, name) for name in bitplan.__all__}
+    names = "".join(f"\n## {name}\n{_entry(name, entry)}" for name, entry in entries.items())
     intro = "Everything here is imported from `bitplan`: `from bitplan import allocate`."
-    return f"{GENERATED}\n# Python\n\n{intro}\n{names}"
+    settings = (
+        "\n# Settings\n\nKeyword arguments of `allocate` and `measure`; `Sizes` is imported from "
+        "`bitplan.calibration`.\n"
+    )
+    settings += "".join(f"\n## {e.__name__}\n{_entry(e.__name__, e)}" for e in (Settings, Sizes))
+    return f"{GENERATED}\n# Python\n\n{intro}\n{names}{settings}"
 
 
-def _entry(name: str) -> str:
-    entry = getattr(bitplan, name)
+def _entry(name: str, entry: Any) -> str:
     if not inspect.isclass(entry):
         return f"\n{_code(_signature(_node(entry), name))}\n{_prose(entry)}"
     parts = [f"\n{_prose(entry)}", _fields(entry)]

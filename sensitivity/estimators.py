@@ -68,7 +68,10 @@ def weight_error(
 
 
 def _with_noise(loss: float, error: Tensor, statistics: LayerStatistics) -> Estimate:
-    """The relative spread between batches, told by their probes, scaled to the loss."""
+    """The relative spread between batches, told by their probes, scaled to the loss.
+
+    The noise of the few probes is in it, so it errs on the large side.
+    """
     probed = torch.einsum("...oi,b...pi->b...po", error, statistics.probes)
     by_batch = probed.flatten(1).square().sum(1).double()
     mean, count = by_batch.mean().item(), len(by_batch)
@@ -91,3 +94,21 @@ def get_estimator(name: str) -> Estimator:
     if name not in ESTIMATORS:
         raise InputError(f"There is no estimator {name!r}. Choose one of: {', '.join(ESTIMATORS)}.")
     return ESTIMATORS[name]
+
+
+def estimate(
+    name: str,
+    error: Float[Tensor, "*experts out in"],
+    weight: Float[Tensor, "*experts out in"],
+    statistics: LayerStatistics,
+    tokens: int,
+) -> Estimate:
+    """What the estimator of a name says; of a layer that calibration never reached, something else.
+
+    Its statistics are zero, which would call every error in it free. Its relative weight error in
+    nats stands in: far more than most layers' loss, and with a standard error as large as itself.
+    """
+    if statistics.reached.any():
+        return get_estimator(name)(error, weight, statistics, tokens)
+    loss = weight_error(error, weight, statistics, tokens).loss
+    return Estimate(loss=loss, standard_error=loss)

@@ -1,6 +1,7 @@
 """Model + schemes + statistics -> rows of a cost table: each layer rendered, each error judged."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,16 @@ from pydantic import ValidationError
 from torch import nn
 
 from bitplan.compress import Store, render
+from bitplan.errors import InputError
 from bitplan.files import make_folder, read_text, write_text
 from bitplan.formats import Packed
 from bitplan.models import weight_of
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Cost, Layer, Row, Scheme
-from bitplan.sensitivity.estimators import get_estimator
+from bitplan.sensitivity.estimators import estimate
 from bitplan.sensitivity.statistics import LayerStatistics, StatisticsFile
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,13 @@ class Meter:
         shard = self.store.folder / "costs" / self.estimator / f"{layer.name}.json"
         known = _read(shard)
         if any(str(s) not in known or not self.store.path(layer, s).is_file() for s in schemes):
-            statistics = self.statistics[layer.name]
+            statistics = self.statistics[layer.name].completed()
+            if not statistics.reached.any():
+                log.warning(
+                    "Calibration never reached %s: its relative weight error, in nats, stands for "
+                    "its loss. Give text that makes the model use it.",
+                    layer.name,
+                )
             for packed in self.packed(layer, schemes, statistics):
                 if str(packed.scheme) not in known:
                     known[str(packed.scheme)] = self._cost(layer, packed, statistics)
@@ -68,7 +78,7 @@ class Meter:
         stored = {scheme: self.store.get(layer, scheme) for scheme in schemes}
         missing = [scheme for scheme, packed in stored.items() if packed is None]
         if missing:
-            statistics = statistics or self.statistics[layer.name]
+            statistics = statistics or self.statistics[layer.name].completed()
             rendered = render(
                 weight_of(self.model, layer),
                 missing,
@@ -86,12 +96,12 @@ class Meter:
         weight = dense.float()
         # What runs is the decoded weight in the model's own dtype.
         error = packed.decode(dense.dtype).float().sub_(weight)
-        estimate = get_estimator(self.estimator)(error, weight, statistics, self.statistics.tokens)
+        found = estimate(self.estimator, error, weight, statistics, self.statistics.tokens)
         return Cost(
             scheme=packed.scheme,
             bytes=packed.nbytes,
-            loss=estimate.loss,
-            standard_error=estimate.standard_error,
+            loss=found.loss,
+            standard_error=found.standard_error,
         )
 
 
@@ -99,11 +109,10 @@ def _read(shard: Path) -> dict[str, Cost]:
     if not shard.is_file():
         return {}
     try:
-        return {
-            name: Cost.model_validate(cost) for name, cost in json.loads(read_text(shard)).items()
-        }
-    except (json.JSONDecodeError, ValidationError):
-        return {}
+        known = json.loads(read_text(shard))
+        return {name: Cost.model_validate(cost) for name, cost in known.items()}
+    except (json.JSONDecodeError, AttributeError, InputError, ValidationError):
+        return {}  # damaged: found again
 
 
 def _write(shard: Path, costs: Mapping[str, Cost]) -> None:

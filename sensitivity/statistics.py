@@ -10,12 +10,15 @@ by dW: the Fisher information with the correlations between tokens and between o
 and the squared gradient shared by the outputs (compare GuidedQuant, Kim et al., 2025).
 """
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
-from safetensors import safe_open
+from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -59,7 +62,7 @@ class LayerStatistics:
         inputs, gradients = inputs.float(), gradients.float()
         weighted = inputs * gradients.square().mean(1, keepdim=True).sqrt()
         self.covariance[at].addmm_(weighted.t(), weighted)
-        self.probes[(batch, *at)] += _signs(PROBES, len(weighted)) @ weighted
+        self.probes[(batch, *at)] += _signs(len(weighted), self.rows[at]) @ weighted
         self.rows[at] += len(inputs)
         if self.fisher is not None:
             self.fisher[at].addmm_(gradients.square().t(), inputs.square())
@@ -72,8 +75,33 @@ class LayerStatistics:
         """
         diagonal = gradients.float().square().sum(0) / vocabulary
         self.covariance.diagonal().add_(diagonal)
-        self.probes[batch] += _signs(PROBES, len(diagonal)) * diagonal.sqrt()
+        self.probes[batch] += _signs(len(diagonal), self.rows) * diagonal.sqrt()
         self.rows += len(gradients)
+
+    @property
+    def reached(self) -> Bool[Tensor, "*experts"]:
+        """Which matrices any gradient came to; the sums of the others are zero."""
+        return self.covariance.diagonal(dim1=-2, dim2=-1).sum(-1) > 0
+
+    def completed(self) -> "LayerStatistics":
+        """The same, with the mean of the reached experts for those that were not.
+
+        An expert that calibration never chose is rare, so the mean is more than it would get; its
+        own zeros would call every error in it free.
+        """
+        reached = self.reached
+        if self.covariance.dim() < 3 or reached.all() or not reached.any():
+            return self
+        return LayerStatistics(
+            covariance=_mean_for_missing(self.covariance, reached),
+            probes=_mean_for_missing(self.probes.transpose(0, 1), reached).transpose(0, 1),
+            rows=self.rows,
+            fisher=None if self.fisher is None else _mean_for_missing(self.fisher, reached),
+        )
+
+    def copy(self) -> "LayerStatistics":
+        """A copy where torch aligns it: sums in a mapped file may round in another way."""
+        return LayerStatistics(**{name: tensor.clone() for name, tensor in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
         """The sums by name, for a file."""
@@ -81,19 +109,32 @@ class LayerStatistics:
         return named if self.fisher is None else named | {"fisher": self.fisher}
 
 
-def _signs(rows: int, columns: int) -> Tensor:
-    # The same signs whatever was drawn before: a resumed run must add what the first would have.
-    generator = torch.Generator().manual_seed(rows * 1_000_003 + columns)
-    return torch.randint(0, 2, (rows, columns), generator=generator).float().mul_(2).sub_(1)
+def _mean_for_missing(
+    sums: Float[Tensor, "experts *rest"], reached: Bool[Tensor, "experts"]
+) -> Float[Tensor, "experts *rest"]:
+    sums = sums.clone()
+    sums[~reached] = sums[reached].mean(0)
+    return sums
+
+
+def _signs(columns: int, rows_before: Tensor) -> Float[Tensor, "probes columns"]:
+    # Seeded by the tokens that the matrix has seen: a resumed run adds what the first would have,
+    # and two calls within a batch draw different signs, or their sum would be biased.
+    generator = torch.Generator().manual_seed(int(rows_before) * 1_000_003 + columns)
+    return torch.randint(0, 2, (PROBES, columns), generator=generator).float().mul_(2).sub_(1)
 
 
 @dataclass(kw_only=True)
 class Statistics:
-    """Statistics of all layers over the same batches, in memory."""
+    """Statistics of all layers over the same batches, in memory.
+
+    `is_torn`: a batch is being added; the sums hold some of it.
+    """
 
     layers: dict[str, LayerStatistics]
     batches_done: int = 0
     tokens: int = 0
+    is_torn: bool = False
 
     def save(self, path: Path) -> None:
         """Write a safetensors file."""
@@ -102,7 +143,8 @@ class Statistics:
             for name, layer in self.layers.items()
             for key, tensor in layer.tensors().items()
         }
-        metadata = {"batches_done": str(self.batches_done), "tokens": str(self.tokens)}
+        # One entry alone: safetensors writes several in an order that changes from file to file.
+        metadata = {"done": json.dumps({"batches": self.batches_done, "tokens": self.tokens})}
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata)
 
@@ -112,17 +154,40 @@ class StatisticsFile:
 
     def __init__(self, path: Path) -> None:
         self._file = safe_open(path, framework="pt")
-        metadata = self._file.metadata()
-        self.batches_done = int(metadata["batches_done"])
-        self.tokens = int(metadata["tokens"])
+        done = json.loads(self._file.metadata()["done"])
+        self.batches_done, self.tokens = int(done["batches"]), int(done["tokens"])
         self._keys = set(self._file.keys())
+
+    @classmethod
+    def find(
+        cls, path: Path, layers: Sequence[Layer], *, batches: int, fisher: bool
+    ) -> "StatisticsFile | None":
+        """The file, or None where there is none, it is truncated, or it is of something else."""
+        if not path.is_file():
+            return None
+        try:
+            found = cls(path)
+        except (SafetensorError, OSError, TypeError, KeyError, ValueError):
+            return None
+        empty = partial(LayerStatistics.zeros, batches=batches, fisher=fisher)
+        with torch.device("meta"):  # shapes alone
+            wanted = {
+                f"{layer.name}/{key}": list(tensor.shape)
+                for layer in layers
+                for key, tensor in empty(layer).tensors().items()
+            }
+        return found if found.shapes() == wanted else None
 
     def __getitem__(self, name: str) -> LayerStatistics:
         keys = ("covariance", "probes", "rows", "fisher")
         present = {key: f"{name}/{key}" for key in keys if f"{name}/{key}" in self._keys}
         return LayerStatistics(**{k: self._file.get_tensor(v) for k, v in present.items()})
 
+    def shapes(self) -> dict[str, list[int]]:
+        """Of every tensor."""
+        return {key: list(self._file.get_slice(key).get_shape()) for key in self._keys}
+
     def load(self, names: list[str]) -> Statistics:
         """All of the named layers in memory, to go on adding to."""
-        layers = {name: self[name] for name in names}
+        layers = {name: self[name].copy() for name in names}
         return Statistics(layers=layers, batches_done=self.batches_done, tokens=self.tokens)

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from bitplan.models import module_of
 from bitplan.schema import Kind, Layer
@@ -31,25 +30,25 @@ Report = Callable[[Seen], None]
 def watch(model: nn.Module, layers: Sequence[Layer], report: Report) -> Iterator[None]:
     """Report every call of `layers` when its gradient arrives, within the block.
 
-    Weights need not require gradients: what the embeddings return does.
+    Parameters require no gradient within it, so that none is computed or added to: what the
+    embeddings and the layers return does.
     """
     with ExitStack() as stack:
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                stack.callback(parameter.requires_grad_, True)
+                parameter.requires_grad_(False)
         for module in model.modules():
             if isinstance(module, nn.Embedding):
                 stack.callback(module.register_forward_hook(_start_graph).remove)
-        experts = {}
         for layer in layers:
             if layer.kind is Kind.EXPERTS:
-                experts[layer] = module_of(model, layer).get_parameter(
-                    layer.name.rpartition(".")[2]
-                )
+                _watch_experts(model, layer, report, stack)
                 continue
             for name in (layer.name, *layer.tied):
                 module = model.get_submodule(name)
                 hook = _Hook(layer, report, lookup=isinstance(module, nn.Embedding))
-                stack.callback(module.register_forward_hook(hook).remove)
-        if experts:
-            stack.enter_context(_ExpertsMode(experts, report))
+                stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
         yield
 
 
@@ -66,52 +65,113 @@ class _Hook:
     report: Report
     lookup: bool
 
-    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        inputs = None if self.lookup else args[0]
-        _listen(output, _Call(report=self.report, layer=self.layer, inputs=inputs))
+    def __call__(
+        self, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> None:
+        inputs = None if self.lookup else (*args, *kwargs.values())[0]
+        # What a table multiplies its rows by, it multiplies their errors by.
+        factor = getattr(module, "embed_scale", None) if self.lookup else None
+        call = _Call(report=self.report, layer=self.layer, inputs=inputs, factor=factor)
+        _listen(output, call)
 
 
-class _ExpertsMode(TorchFunctionMode):
-    """Sees the matmuls with a slice of a three-dimensional parameter: one expert's weight."""
+def _watch_experts(model: nn.Module, layer: Layer, report: Report, stack: ExitStack) -> None:
+    """Put a watched view in place of a parameter of experts; the stack puts the parameter back."""
+    name = layer.name.rpartition(".")[2]
+    parameters = module_of(model, layer)._parameters
+    stack.callback(parameters.__setitem__, name, parameters[name])
+    weight = parameters[name].detach()
+    watched = weight.as_subclass(_Experts)
+    watched.origin = _Origin(weight.data_ptr(), weight[0].nbytes, layer, report)
+    parameters[name] = watched
 
-    def __init__(self, experts: dict[Layer, nn.Parameter], report: Report) -> None:
-        super().__init__()
-        self.report = report
-        self.spans = [
-            (p.data_ptr(), p.data_ptr() + p.nbytes, p[0].nbytes, layer)
-            for layer, p in experts.items()
-        ]
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        output = func(*args, **(kwargs or {}))
-        if func in _MATMULS and len(args) >= 2 and args[1].dim() == 2:
-            address = args[1].data_ptr()
-            for start, stop, expert_bytes, layer in self.spans:
-                if start <= address < stop:
-                    expert = (address - start) // expert_bytes
-                    call = _Call(report=self.report, layer=layer, inputs=args[0], expert=expert)
-                    _listen(output, call)
-        return output
+class _Origin(NamedTuple):
+    """Where the weights of experts begin, how many bytes one takes, and whom to tell of its use."""
+
+    address: int
+    expert_bytes: int
+    layer: Layer
+    report: Report
+
+
+class _Experts(Tensor):
+    """Weights of experts, or a view of some, that see the matmuls in which they are the weight.
+
+    A mode would see the same, but an interrupt while one is entered breaks torch's stack of modes.
+    """
+
+    origin: _Origin
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            output = func(*args, **(kwargs or {}))
+            watched = next((arg for arg in args if isinstance(arg, _Experts)), None)
+            if watched is None or not isinstance(output, Tensor):
+                return output
+            if func in _MATMULS and args[1] is watched:
+                origin = watched.origin
+                call = _Call(
+                    report=origin.report,
+                    layer=origin.layer,
+                    inputs=args[0],
+                    expert=(watched.data_ptr() - origin.address) // origin.expert_bytes,
+                    stacked=watched.dim() == 3,
+                )
+                _listen(output, call)
+            elif output.untyped_storage().data_ptr() == watched.untyped_storage().data_ptr():
+                output = output.as_subclass(_Experts)
+                output.origin = watched.origin
+            return output
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Call:
-    """One call of a layer, waiting for its gradient."""
+    """One call of a layer, waiting for its gradient.
+
+    `stacked`: inputs and gradients are of several experts, from `expert` on.
+    """
 
     report: Report
     layer: Layer
     inputs: Tensor | None
     expert: int | None = None
+    stacked: bool = False
+    factor: float | Tensor | None = None
 
     def __call__(self, gradients: Tensor) -> None:
-        inputs = None if self.inputs is None else self.inputs.detach().flatten(0, -2)
-        gradients = gradients.detach().flatten(0, -2)
-        self.report(Seen(layer=self.layer, inputs=inputs, gradients=gradients, expert=self.expert))
+        gradients = gradients.detach() if self.factor is None else gradients.detach() * self.factor
+        inputs = None if self.inputs is None else self.inputs.detach()
+        if inputs is not None and self.expert is not None and self.stacked:
+            inputs = inputs.expand(*gradients.shape[:2], inputs.shape[-1])
+            for index, (rows, slopes) in enumerate(zip(inputs, gradients, strict=True)):
+                self._tell(rows, slopes, self.expert + index)
+        else:
+            self._tell(inputs, gradients, self.expert)
+
+    def _tell(self, inputs: Tensor | None, gradients: Tensor, expert: int | None) -> None:
+        inputs = None if inputs is None else inputs.flatten(0, -2)
+        gradients = gradients.flatten(0, -2)
+        self.report(Seen(layer=self.layer, inputs=inputs, gradients=gradients, expert=expert))
 
 
 def _listen(output: Tensor, call: _Call) -> None:
+    if torch.is_grad_enabled() and not output.requires_grad:
+        output.requires_grad_()
     if output.requires_grad:
         output.register_hook(call)
 
 
-_MATMULS = (torch.nn.functional.linear, torch.matmul, torch.mm, Tensor.matmul, Tensor.__matmul__)
+_MATMULS = (
+    torch.nn.functional.linear,
+    torch.matmul,
+    torch.mm,
+    torch.bmm,
+    Tensor.matmul,
+    Tensor.__matmul__,
+    Tensor.mm,
+    Tensor.bmm,
+)

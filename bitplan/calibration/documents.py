@@ -16,6 +16,7 @@ def read_documents(source: str | Path | Sequence[str]) -> list[str]:
 
     A `.jsonl` file has one document a line: a string, or an object with a field `text`. Any other
     file is text whose documents are set apart by two or more blank lines, or else by single ones.
+    A document that comes again is left out: it must not be judged on after it was calibrated on.
     Raises `CalibrationError` when there are none.
     """
     if not isinstance(source, str | Path):
@@ -25,7 +26,10 @@ def read_documents(source: str | Path | Sequence[str]) -> list[str]:
         name = "The list"
     else:
         documents, name = _read_file(Path(source)), str(source)
-    documents = [document for document in documents if document.strip()]
+    first_of: dict[str, str] = {}
+    for document in documents:
+        first_of.setdefault(document.strip(), document)
+    documents = [document for text, document in first_of.items() if text]
     if not documents:
         raise CalibrationError(
             f"{name} has no text. Give a few thousand words of what the model reads."
@@ -35,13 +39,14 @@ def read_documents(source: str | Path | Sequence[str]) -> list[str]:
 
 def _read_file(path: Path) -> list[str]:
     try:
-        text = read_text(path)
+        text = read_text(path).removeprefix("\ufeff")
     except InputError as error:
         raise CalibrationError(str(error)) from error
-    if path.suffix in {".jsonl", ".ndjson"}:
+    if path.suffix.lower() in {".jsonl", ".ndjson"}:
+        # Not splitlines: JSON strings may hold what that takes for an end of line.
         return [
             _text_of(line, path, number)
-            for number, line in enumerate(text.splitlines(), 1)
+            for number, line in enumerate(text.split("\n"), 1)
             if line.strip()
         ]
     separator = "\n\n\n" if "\n\n\n" in text.strip() else "\n\n"
@@ -51,7 +56,7 @@ def _read_file(path: Path) -> list[str]:
 def _text_of(line: str, path: Path, number: int) -> str:
     try:
         value = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise CalibrationError(
             f"{path}, line {number} is not JSON ({error}). Mend or drop it."
         ) from None

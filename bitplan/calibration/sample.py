@@ -1,13 +1,20 @@
 """Text sampled from the model itself: calibration for whoever has none."""
 
+from pathlib import Path
+
 import torch
 from jaxtyping import Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bitplan.errors import CalibrationError
+from bitplan.calibration.limits import check_length, of_config
+from bitplan.errors import CalibrationError, ModelError
+from bitplan.files import replacing
 from bitplan.progress import Progress, quiet
 
 BATCH = 16
+"""Sequences that are drawn at once. Each batch has its own seed: it can be drawn alone."""
 
 
 @torch.no_grad()
@@ -17,43 +24,75 @@ def sample_tokens(
     length: int,
     *,
     seed: int = 0,
-    temperature: float = 1.0,
+    partial: Path | None = None,
     progress: Progress = quiet,
 ) -> Int[Tensor, "sequences length"]:
     """Sequences drawn token by token from the model, after its own start token.
 
     The first token is the configured start (or end) of text; without one it is drawn at random.
-    Raises `CalibrationError` for a model that does not predict next tokens.
+    What an interrupted run has drawn is in the file `partial`, and is not drawn again. Raises
+    `CalibrationError` for a model that does not predict next tokens.
     """
-    generator = torch.Generator().manual_seed(seed)
-    parts = []
+    check_length(length, model)
+    parts = [] if partial is None else _read(partial, sequences, length)
     total = -(-sequences // BATCH) * length
-    for start in range(0, sequences, BATCH):
-        rows = min(BATCH, sequences - start)
-        tokens, cache = [_first(model, rows, generator)], None
+    for batch in range(len(parts), -(-sequences // BATCH)):
+        rows = min(BATCH, sequences - batch * BATCH)
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + batch) % 2**63)
+        tokens = [_first(model, rows, generator)]
+        cache = None
         for position in range(1, length):
-            progress("sample", (start // BATCH) * length + position, total)
-            output = model(input_ids=tokens[-1], past_key_values=cache, use_cache=True)
-            if getattr(output, "logits", None) is None:
-                raise CalibrationError(
-                    f"{type(model).__name__} predicts no next token, so no text can be sampled "
-                    "from it. Give calibration text."
-                )
-            cache = getattr(output, "past_key_values", None)
-            chances = (output.logits[:, -1].float() / temperature).softmax(-1).cpu()
-            tokens.append(torch.multinomial(chances, 1, generator=generator))
+            progress("sample", batch * length + position, total)
+            logits, cache = _next(model, tokens, cache)
+            tokens.append(_draw(logits, generator))
         parts.append(torch.cat(tokens, dim=1))
+        if partial is not None:
+            with replacing(partial) as temporary:
+                save_file({"tokens": torch.cat(parts)}, temporary)
     progress("sample", total, total)
     return torch.cat(parts)
 
 
-def _first(model: nn.Module, rows: int, generator: torch.Generator) -> Tensor:
-    config = getattr(model, "config", None)
-    vocabulary = getattr(config, "vocab_size", None)
+def _read(partial: Path, sequences: int, length: int) -> list[Tensor]:
+    """The whole batches of an interrupted run."""
+    try:
+        tokens = load_file(partial)["tokens"]
+    except (OSError, SafetensorError, KeyError):
+        return []
+    if tokens.shape[1:] != (length,) or len(tokens) > sequences:
+        return []
+    return list(tokens.split(BATCH))
+
+
+def _next(model: nn.Module, tokens: list[Tensor], cache: object) -> tuple[Tensor, object]:
+    """Logits [rows, vocabulary] after the tokens, and the cache that the next call may use."""
+    read = tokens[-1] if cache is not None else torch.cat(tokens, dim=1)
+    output = model(input_ids=read, past_key_values=cache, use_cache=True)
+    if getattr(output, "logits", None) is None:
+        raise CalibrationError(
+            f"{type(model).__name__} predicts no next token, so no text can be sampled "
+            "from it. Give calibration text."
+        )
+    # A model without such a cache reads all tokens again.
+    return output.logits[:, -1], getattr(output, "past_key_values", None)
+
+
+def _draw(logits: Tensor, generator: torch.Generator) -> Int[Tensor, "rows 1"]:
+    if not logits.isfinite().all():
+        raise ModelError(
+            "The model's logits are not finite. Check its weights, or load it in a wider dtype: "
+            "bfloat16 in place of float16, or float32."
+        )
+    return torch.multinomial(logits.float().softmax(-1).cpu(), 1, generator=generator)
+
+
+def _first(model: nn.Module, rows: int, generator: torch.Generator) -> Int[Tensor, "rows 1"]:
+    vocabulary = of_config(model, "vocab_size")
     if vocabulary is None:
         raise CalibrationError(
             f"{type(model).__name__} has no vocabulary size in its config. Give calibration tokens."
         )
+    config = getattr(model, "config", None)
     for name in ("bos_token_id", "eos_token_id"):
         token = getattr(config, name, None)
         token = token[0] if isinstance(token, list) and token else token

@@ -2,8 +2,10 @@
 
 import hashlib
 import random
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,17 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from bitplan.calibration.documents import read_documents
+from bitplan.calibration.limits import check_length, check_tokens
 from bitplan.calibration.sample import sample_tokens
 from bitplan.errors import CalibrationError
 from bitplan.progress import Progress, quiet
 
 SAMPLED = "sampled from the model"
 """How the source of sampled tokens begins: they can be drawn again."""
+
+
+CHARACTERS_A_TOKEN = 6
+"""How much text is tokenized at first for the tokens that are needed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +35,13 @@ class Sizes:
     search: int = 8
     held_out: int = 16
     length: int = 256
+
+    def __post_init__(self) -> None:
+        for name, least in {"calibration": 1, "search": 1, "held_out": 1, "length": 2}.items():
+            if getattr(self, name) < least:
+                raise CalibrationError(
+                    f"Sizes({name}={getattr(self, name)}) is too small; it must be {least} or more."
+                )
 
     @property
     def total(self) -> int:
@@ -44,6 +58,15 @@ class TokenSets:
     held_out: Int[Tensor, "held_out length"]
     source: str
 
+    def checked(self, model: nn.Module) -> "TokenSets":
+        """The same sets as int64. Raises `CalibrationError` where a model cannot read them."""
+        return replace(
+            self,
+            calibration=check_tokens(self.calibration, model),
+            search=check_tokens(self.search, model),
+            held_out=check_tokens(self.held_out, model),
+        )
+
 
 Calibration = str | Path | Sequence[str] | Tensor | TokenSets | None
 """A text or JSONL file, documents, tokens [sequences, length], ready sets, or None: sample."""
@@ -56,43 +79,52 @@ def prepare(
     tokenizer: Any = None,
     sizes: Sizes = Sizes(),
     seed: int = 0,
+    partial: Path | None = None,
     progress: Progress = quiet,
 ) -> TokenSets:
     """Token sets from whatever the caller gave.
 
-    Documents are shuffled with `seed`; the first half calibrates, the second half is searched and
-    judged on. Where there is too little text the sets shrink in proportion. Raises
-    `CalibrationError` when that leaves a set without a sequence, or tokens exceed the vocabulary.
+    Documents are shuffled with `seed`; the first half calibrates, the second half is judged and
+    searched on. Where there is too little text the sets shrink in proportion. `partial` is as for
+    `sample_tokens`. Raises `CalibrationError` when that leaves a set without a sequence, tokens
+    exceed the vocabulary, or sequences are longer than the model reads.
     """
     if isinstance(calibration, TokenSets):
-        return calibration
+        return calibration.checked(model)
     if calibration is None:
-        tokens = sample_tokens(model, sizes.total, sizes.length, seed=seed, progress=progress)
+        tokens = sample_tokens(
+            model, sizes.total, sizes.length, seed=seed, partial=partial, progress=progress
+        )
         return _cut(tokens, sizes, f"{SAMPLED}, seed {seed}")
     if isinstance(calibration, Tensor):
-        tokens = _checked(calibration, model)
+        tokens = check_tokens(calibration, model)
         return _cut(tokens, sizes, f"tokens {list(tokens.shape)}")
     if tokenizer is None:
         raise CalibrationError(
             "Text needs a tokenizer, and this model came without one. Give tokenizer=, or tokens."
         )
+    check_length(sizes.length, model)
     documents = read_documents(calibration)
-    source = f"{Path(calibration).name}, " if isinstance(calibration, str | Path) else ""
-    sets = _tokenize_apart(documents, tokenizer, sizes, seed)
-    _checked(torch.cat(list(sets.values())), model)
-    return TokenSets(**sets, source=f"{source}{len(documents):,} documents, seed {seed}")
+    file = f"{Path(calibration).name}, " if isinstance(calibration, str | Path) else ""
+    source = f"{file}{len(documents):,} documents, seed {seed}"
+    return _tokenize_apart(documents, tokenizer, sizes, seed, source).checked(model)
 
 
 def tokenize(documents: Sequence[str], tokenizer: Any, sequences: int, length: int) -> Tensor:
     """The documents' first tokens, [sequences, length], or as many whole rows as they fill.
 
-    Documents are set apart by a blank line.
+    Documents are joined by a blank line and tokenized as one text, as a model meets them.
     """
-    ids: list[int] = []
-    for document in documents:
-        ids += tokenizer(document.rstrip("\n") + "\n\n")["input_ids"]
-        if len(ids) >= sequences * length:
-            break
+    needed, ids, read = sequences * length, [], 0
+    characters = CHARACTERS_A_TOKEN * needed
+    while len(ids) < needed and read < len(documents):
+        taken, read = 0, 0
+        while read < len(documents) and taken < characters:
+            taken += len(documents[read])
+            read += 1
+        text = "".join(document.rstrip("\n") + "\n\n" for document in documents[:read])
+        ids = tokenizer(text, verbose=False)["input_ids"]
+        characters *= 2
     rows = min(sequences, len(ids) // length)
     return torch.tensor(ids[: rows * length], dtype=torch.int64).reshape(rows, length)
 
@@ -104,46 +136,35 @@ def tokens_digest(tokens: Tensor) -> str:
 
 
 def _tokenize_apart(
-    documents: list[str], tokenizer: Any, sizes: Sizes, seed: int
-) -> dict[str, Tensor]:
+    documents: list[str], tokenizer: Any, sizes: Sizes, seed: int, source: str
+) -> TokenSets:
     documents = list(documents)
     random.Random(seed).shuffle(documents)
-    half = (len(documents) + 1) // 2
+    half = max(1, min((len(documents) + 1) // 2, len(documents) - 2))
+    calibrating, judging = documents[:half], documents[half:]
+    border = _share(judging, sizes.held_out / (sizes.held_out + sizes.search))
     length = sizes.length
-    judging = tokenize(documents[half:], tokenizer, sizes.search + sizes.held_out, length)
-    calibrating = tokenize(documents[:half], tokenizer, sizes.calibration, length)
-    if not len(calibrating) or len(judging) < 2:
+    sets = TokenSets(
+        calibration=tokenize(calibrating, tokenizer, sizes.calibration, length),
+        held_out=tokenize(judging[:border], tokenizer, sizes.held_out, length),
+        search=tokenize(judging[border:], tokenizer, sizes.search, length),
+        source=source,
+    )
+    if not (len(sets.calibration) and len(sets.held_out) and len(sets.search)):
         raise CalibrationError(
-            f"The text is too short: of {len(documents)} documents, one half must have {length:,} "
-            f"tokens to calibrate on, and the other {2 * length:,} to search and judge on. Give "
-            "more documents, or a smaller length."
+            f"The text is too short: of {len(documents):,} documents, one half must have "
+            f"{length:,} tokens to calibrate on, and the other twice as many, in documents of "
+            "their own, to search and to judge on. Give more documents, set apart by blank lines, "
+            "or a smaller length."
         )
-    held_out = max(1, round(len(judging) * sizes.held_out / (sizes.search + sizes.held_out)))
-    held_out = min(held_out, len(judging) - 1)
-    return {
-        "calibration": calibrating,
-        "held_out": judging[:held_out],
-        "search": judging[held_out:],
-    }
+    return sets
 
 
-def _checked(tokens: Tensor, model: nn.Module) -> Tensor:
-    if tokens.dim() != 2 or tokens.is_floating_point():
-        raise CalibrationError(
-            f"Tokens must be integers of shape [sequences, length]; these are {tokens.dtype} "
-            f"{list(tokens.shape)}."
-        )
-    vocabulary = getattr(getattr(model, "config", None), "vocab_size", None)
-    if (
-        tokens.numel()
-        and vocabulary is not None
-        and not 0 <= tokens.min() <= tokens.max() < vocabulary
-    ):
-        raise CalibrationError(
-            f"Tokens run from {tokens.min()} to {tokens.max()}, but the model's vocabulary has "
-            f"{vocabulary:,}. Use the model's own tokenizer."
-        )
-    return tokens.to(torch.int64)
+def _share(documents: list[str], share: float) -> int:
+    """How many of the first documents hold a share of the text; the others keep one at least."""
+    ends = list(accumulate(map(len, documents)))
+    wanted = share * ends[-1] if ends else 0
+    return max(1, min(bisect_left(ends, wanted) + 1, len(documents) - 1))
 
 
 def _cut(tokens: Tensor, sizes: Sizes, source: str) -> TokenSets:

@@ -21,6 +21,10 @@ SHRINKS = tuple(1 - 0.05 * step for step in range(14))
 REFITS = 3
 """Least-squares refits of scale and offset to the codes of the best range."""
 
+LANES = 64
+"""Stacked rows come in multiples of this. Sums and products over the columns of narrower tensors
+take other paths, of other rounding: a scheme would render otherwise alone than beside others."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Levels:
@@ -30,10 +34,11 @@ class Levels:
     symmetric: Tensor  # bool [rows]
 
     @classmethod
-    def of(cls, schemes: Sequence[Scheme], rows: int, device: torch.device) -> "Levels":
-        """Levels of `rows` rows under each scheme in turn."""
-        half = torch.tensor([2.0 ** (s.bits - 1) for s in schemes], device=device)
-        symmetric = torch.tensor([s.symmetric for s in schemes], device=device)
+    def of(cls, schemes: Sequence[Scheme], work: Float[Tensor, "in rows"]) -> "Levels":
+        """Levels of what `stacked` laid side by side."""
+        rows = work.shape[1] // len(schemes)
+        half = torch.tensor([2.0 ** (s.bits - 1) for s in schemes], device=work.device)
+        symmetric = torch.tensor([s.symmetric for s in schemes], device=work.device)
         return cls(half=half.repeat_interleave(rows), symmetric=symmetric.repeat_interleave(rows))
 
     def quantize(self, weight: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
@@ -55,7 +60,9 @@ def search_range(
     The range is shrunk step by step; the best is then refitted to its own codes by weighted least
     squares, for as long as the error falls.
     """
-    importance = importance.clamp_min(importance.mean() * 1e-4).unsqueeze(1)
+    floor = importance.mean() * 1e-4
+    # Where nothing was seen, as by an expert that no token reached, all columns weigh the same.
+    importance = torch.where(floor > 0, importance.clamp_min(floor), 1.0).unsqueeze(1)
     scale, offset = full_range(weight, levels)
     best = _error(weight, importance, levels, scale, offset)
     for shrink in SHRINKS[1:]:
@@ -80,7 +87,11 @@ def _range(weight: Tensor, levels: Levels, shrink: float) -> tuple[Tensor, Tenso
     )
     scale = (high - low) * (shrink / (2 * levels.half - 1))
     middle = (high + low) / 2
-    return _stored(scale, torch.where(levels.symmetric, 0.0, middle + scale / 2))
+    offset = torch.where(levels.symmetric, 0.0, middle + scale / 2)
+    # Far from zero an offset is stored more coarsely than a narrow group needs: what its rounding
+    # moves the grid by, beyond half a step, the grid is widened by.
+    moved = (offset.to(SCALE_DTYPE).float() - offset).abs()
+    return _stored(scale + (moved - scale / 2).clamp_min(0) / (levels.half - 0.5), offset)
 
 
 def _stored(scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,10 +114,13 @@ def _keep_better(
     best: tuple[Tensor, Tensor, Tensor],
     candidate: tuple[Tensor, Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    error = _error(weight, importance, levels, *candidate)
+    scale, offset = candidate
+    error = _error(weight, importance, levels, scale, offset)
     better = error < best[0]
-    return tuple(
-        torch.where(better, new, old) for new, old in zip((error, *candidate), best, strict=True)
+    return (
+        torch.where(better, error, best[0]),
+        torch.where(better, scale, best[1]),
+        torch.where(better, offset, best[2]),
     )
 
 
@@ -125,19 +139,23 @@ def _refit(
 
 
 def stacked(weight: Float[Tensor, "out in"], schemes: Sequence[Scheme]) -> Tensor:
-    """A copy of the weight for every scheme, side by side: [in, schemes * out], float32."""
-    return weight.float().t().repeat(1, len(schemes))
+    """A copy of the weight for every scheme, side by side: float32 [in, rows].
+
+    Each copy's rows are filled up with zeros to a multiple of `LANES`.
+    """
+    columns = torch.nn.functional.pad(weight.float().t(), (0, -len(weight) % LANES))
+    return columns.repeat(1, len(schemes))
 
 
 def unstacked(
-    codes: Tensor, grids: Sequence[tuple[Tensor, Tensor]], schemes: Sequence[Scheme]
+    codes: Tensor, grids: Sequence[tuple[Tensor, Tensor]], schemes: Sequence[Scheme], rows: int
 ) -> list[Packed]:
-    """The packed weight of every scheme: what `stacked` laid side by side, taken apart."""
-    rows = codes.shape[1] // len(schemes)
+    """The packed weight [rows, in] of every scheme: what `stacked` laid side by side."""
+    stride = codes.shape[1] // len(schemes)
     scale, offset = (torch.stack(parts, dim=1) for parts in zip(*grids, strict=True))
     return [
         Packed.encode(scheme, codes[:, part].t(), scale[part], offset[part])
         for scheme, part in (
-            (scheme, slice(i * rows, (i + 1) * rows)) for i, scheme in enumerate(schemes)
+            (scheme, slice(i * stride, i * stride + rows)) for i, scheme in enumerate(schemes)
         )
     ]

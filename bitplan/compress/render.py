@@ -33,10 +33,17 @@ def render(
 ) -> dict[Scheme, Packed]:
     """Compress `weight` to each of `schemes`.
 
-    `covariance` is H of `bitplan.sensitivity.statistics`; without it
-    gptq and clip weigh all columns alike. Raises `InputError` for an unknown quantizer.
+    `covariance` is H of `bitplan.sensitivity.statistics`; without it gptq and clip weigh all
+    columns alike. Each scheme comes out the same, alone or beside others. Raises `InputError` for
+    an unknown quantizer, and for a covariance that is not finite.
     """
     get_quantizer(quantizer)
+    if covariance is not None and not covariance.isfinite().all():
+        raise InputError(
+            "The statistics of a weight hold NaN or infinite values; all must be finite. The "
+            "calibration pass overflowed: measure again in float32 or bfloat16, or without the "
+            "text that does it."
+        )
     rendered = {s: Packed.cast(s, weight) for s in schemes if s.is_float}
     by_group = defaultdict(list)
     for scheme in schemes:

@@ -1,12 +1,12 @@
 """Compressed weights on disk: rendered once, read by measuring, refinement and apply."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from bitplan.files import make_folder, replacing
+from bitplan.footprint import scheme_bytes
 from bitplan.formats import Packed
 from bitplan.schema import Layer, Scheme
 
@@ -24,10 +24,6 @@ class Store:
         """Where one compressed weight lies."""
         return self.folder / layer.name / f"{scheme}.safetensors"
 
-    def missing(self, layer: Layer, schemes: Sequence[Scheme]) -> list[Scheme]:
-        """Those schemes in which the layer has not been rendered."""
-        return [scheme for scheme in schemes if not self.path(layer, scheme).is_file()]
-
     def put(self, layer: Layer, packed: Packed) -> None:
         """Keep a compressed weight."""
         path = self.path(layer, packed.scheme)
@@ -41,8 +37,10 @@ class Store:
         if not path.is_file():
             return None
         try:
-            tensors = load_file(path)
+            packed = Packed(scheme=scheme, shape=layer.shape, tensors=load_file(path))
         except SafetensorError:
-            path.unlink()
+            packed = None
+        if packed is None or packed.nbytes != scheme_bytes(layer.shape, scheme):
+            path.unlink(missing_ok=True)
             return None
-        return Packed(scheme=scheme, shape=layer.shape, tensors=tensors)
+        return packed

@@ -1,6 +1,5 @@
 """A model beside its reference: perplexity, KL, speed, memory."""
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,8 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from bitplan.apply import held_bytes
-from bitplan.calibration import read_documents, tokenize
-from bitplan.errors import CalibrationError
+from bitplan.calibration import check_tokens, read_documents, tokenize
+from bitplan.errors import CalibrationError, ModelError
 from bitplan.evaluate.divergence import compare, make_reference
 from bitplan.evaluate.throughput import peak_memory, reset_peak_memory, tokens_per_second
 from bitplan.export import is_packed, load
@@ -61,29 +60,33 @@ def evaluate(
     Raises `CalibrationError` for too little text and `ModelError` for a model without logits.
     """
     tokens = _tokens(text, tokenizer, reference or model, sequences, length)
-    with tempfile.TemporaryDirectory(prefix="bitplan-") as folder:
-        file = Path(folder) / "logits.bin"
-        told, reference_side = None, None
-        if reference is not None:
-            reset_peak_memory()
-            loaded = _load(reference, dtype)
-            told = make_reference(loaded, tokens, file, progress=progress)
-            reference_side = _side(loaded, reference, perplexity=told.perplexity)
-            del loaded
+    told, reference_side = None, None
+    if reference is not None:
         reset_peak_memory()
-        loaded = _load(model, dtype)
-        if told is None:
-            own = make_reference(loaded, tokens, file, progress=progress)
-            side = _side(loaded, model, perplexity=own.perplexity)
-        else:
-            found = compare(loaded, told, progress=progress)
-            side = _side(
-                loaded,
-                model,
-                perplexity=found.perplexity,
-                kl=found.mean,
-                kl_standard_error=found.standard_error,
+        loaded = _load(reference, dtype)
+        told = make_reference(loaded, check_tokens(tokens, loaded), progress=progress)
+        reference_side = _side(loaded, reference, perplexity=told.perplexity)
+        del loaded
+    reset_peak_memory()
+    loaded = _load(model, dtype)
+    tokens = check_tokens(tokens, loaded)
+    if told is None:
+        own = make_reference(loaded, tokens, progress=progress)
+        side = _side(loaded, model, perplexity=own.perplexity)
+    else:
+        found = compare(loaded, told, progress=progress)
+        if not found.is_finite:
+            raise ModelError(
+                f"{source_name(model)} gives logits that are not finite. Give it more bits, or "
+                "make it from a model in a wider dtype: bfloat16 in place of float16, or float32."
             )
+        side = _side(
+            loaded,
+            model,
+            perplexity=found.perplexity,
+            kl=found.mean,
+            kl_standard_error=found.standard_error,
+        )
     return Report(tokens=tokens.numel(), model=side, reference=reference_side)
 
 
@@ -116,6 +119,6 @@ def _tokens(
     tokens = tokenize(documents, tokenizer or load_tokenizer(source), sequences, length)
     if not len(tokens):
         raise CalibrationError(
-            f"The text has fewer than {length} tokens. Give more text, or a smaller length."
+            f"The text has fewer than {length:,} tokens. Give more text, or a smaller length."
         )
     return tokens

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from huggingface_hub import save_torch_state_dict
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -23,11 +24,19 @@ METHOD = "bitplan"
 """`quant_method` in config.json's `quantization_config`, which holds the plan."""
 
 
-def save(model: nn.Module, folder: str | Path, plan: Plan, *, tokenizer: Any = None) -> Path:
+def save(
+    model: nn.Module,
+    folder: str | Path,
+    plan: Plan,
+    *,
+    tokenizer: Any = None,
+    max_shard_size: int | str = "5GB",
+) -> Path:
     """Write a packed model to a folder that `load` reads; config.json, which names it, comes last.
 
-    Raises `OutputError` where the folder cannot be written, and `ModelError` for a model that
-    has no transformers config.
+    Weights go to several files where they take more than `max_shard_size`, in bytes or as "5GB".
+    Raises `OutputError` where the folder cannot be written or holds a model that is not packed,
+    and `ModelError` for a model that has no transformers config.
     """
     config = getattr(model, "config", None)
     if config is None:
@@ -35,16 +44,18 @@ def save(model: nn.Module, folder: str | Path, plan: Plan, *, tokenizer: Any = N
             f"{type(model).__name__} has no transformers config, so it cannot be saved as a "
             "folder. Save its state_dict() with safetensors instead."
         )
-    folder = make_folder(folder)
+    folder = _folder_for(folder)
     # Buffers that are computed, not saved, are saved all the same: they are part of what was
     # counted and measured, down to their dtype.
     state, aliases = _without_aliases(dict(model.named_buffers()) | model.state_dict())
     try:
-        save_torch_state_dict(state, folder)
+        (folder / "config.json").unlink(missing_ok=True)  # it must not name half of the weights
+        save_torch_state_dict(state, folder, max_shard_size=max_shard_size)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
-        if getattr(model, "generation_config", None) is not None:
-            model.generation_config.save_pretrained(folder)
+        if isinstance(generation := getattr(model, "generation_config", None), GenerationConfig):
+            # Not by its save_pretrained, which refuses settings that contradict each other.
+            write_text(folder / "generation_config.json", generation.to_json_string())
     except (OSError, SafetensorError) as error:
         raise OutputError(f"Cannot write to {folder}: {error}. Free some space.") from error
     content = json.loads(config.to_json_string(use_diff=True))
@@ -66,12 +77,7 @@ def load(folder: str | Path) -> nn.Module:
     folder = Path(folder)
     settings = _settings(folder)
     plan = Plan.from_json(json.dumps(settings["plan"]))
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    del config.quantization_config
-    with init_empty_weights():
-        model = model_class(config)._from_config(
-            config, dtype=getattr(torch, plan.provenance.dtype)
-        )
+    model = _empty(folder, getattr(torch, plan.provenance.dtype))
     state = _read(folder)
     choices = {choice.layer: choice for choice in plan.choices}
     pack_layers(
@@ -80,7 +86,44 @@ def load(folder: str | Path) -> nn.Module:
         lambda layer, _: _take(folder, state, choices[layer]),
     )
     state |= {alias: state[name] for alias, name in settings["aliases"].items() if name in state}
-    model.load_state_dict(state, strict=False, assign=True)
+    _fill(model, state, folder)
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model.eval().requires_grad_(False)
+
+
+def _folder_for(folder: str | Path) -> Path:
+    """The folder to write to; none that holds a model which is not packed."""
+    folder = make_folder(folder)
+    if (folder / "config.json").is_file() and not is_packed(folder):
+        raise OutputError(
+            f"{folder} holds another model, which would be lost. Choose an empty folder."
+        )
+    return folder
+
+
+def _empty(folder: Path, dtype: torch.dtype) -> Any:
+    """The model that config.json describes, its parameters without memory."""
+    try:
+        config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        del config.quantization_config
+        with init_empty_weights():
+            return model_class(config)._from_config(config, dtype=dtype)
+    except _BAD_CONFIG as error:
+        raise ModelError(
+            f"{folder}/config.json describes no model that transformers can make ({error}). Copy "
+            "it again, or update transformers."
+        ) from error
+
+
+def _fill(model: nn.Module, state: dict[str, Tensor], folder: Path) -> None:
+    """Give a model, packed already, the tensors that no scheme touches."""
+    try:
+        model.load_state_dict(state, strict=False, assign=True)
+    except RuntimeError as error:
+        raise ModelError(
+            f"{folder} holds other tensors than its config.json says ({error}). Copy it again."
+        ) from error
     for name, _ in list(model.named_buffers()):
         if name in state:
             holder, _, leaf = name.rpartition(".")
@@ -90,9 +133,6 @@ def load(folder: str | Path) -> nn.Module:
             raise ModelError(
                 f"{folder} has no tensor {name}. Copy it again, or apply the plan again."
             )
-    if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
-    return model.eval().requires_grad_(False)
 
 
 def is_packed(folder: str | Path) -> bool:
@@ -113,8 +153,9 @@ def _settings(folder: Path) -> dict[str, Any]:
             f'quant_method "{METHOD}". Make one with bitplan apply.'
         )
     try:
-        return json.loads(read_text(folder / "config.json"))["quantization_config"]
-    except (json.JSONDecodeError, KeyError) as error:
+        settings = json.loads(read_text(folder / "config.json"))["quantization_config"]
+        return {"plan": settings["plan"], "aliases": settings["aliases"]}
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ModelError(f"{folder}/config.json is damaged ({error}). Copy it again.") from error
 
 
@@ -133,11 +174,11 @@ def _without_aliases(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[
 
 def _read(folder: Path) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
-    try:
-        for file in sorted(folder.glob("*.safetensors")):
+    for file in sorted(folder.glob("model*.safetensors")):
+        try:
             state |= load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{file} is truncated or damaged ({error}). Copy it again.") from error
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{file} is truncated or damaged ({error}). Copy it again.") from error
     return state
 
 
@@ -154,3 +195,14 @@ def _take(folder: Path, state: dict[str, Tensor], choice: Choice) -> Packed:
             f"{choice.bytes:,}. Copy the folder again, or apply the plan again."
         )
     return packed
+
+
+_BAD_CONFIG = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    StrictDataclassError,
+)

@@ -33,12 +33,13 @@ def pack(codes: UInt8[Tensor, "*rows columns"], bits: int) -> UInt8[Tensor, "*ro
     if columns % CELL:
         codes = torch.nn.functional.pad(codes, (0, cells * CELL - columns))
     if bits == 8:
-        return codes.clone()
+        return codes.clone(memory_format=torch.contiguous_format)
     codes = codes.reshape(*rows, cells, CELL)
     words = torch.zeros(*rows, cells, dtype=torch.int64, device=codes.device)
     for lane in range(CELL):
         words |= codes[..., lane].to(torch.int64) << (lane * bits)
-    return words.unsqueeze(-1).view(torch.uint8)[..., :bits].reshape(*rows, cells * bits)
+    cells_of_bytes = words.unsqueeze(-1).view(torch.uint8)[..., :bits]
+    return cells_of_bytes.reshape(*rows, cells * bits).contiguous()
 
 
 def unpack(
@@ -52,7 +53,7 @@ def unpack(
     *rows, _ = packed.shape
     if bits == 8:
         return packed[..., :columns]
-    cells = packed.reshape(*rows, -1, bits)
+    cells = packed.reshape(*rows, -(-columns // CELL), bits)
     # Four 1- to 4-byte cells' bits fit an int32 word, wider cells need an int64.
     width, dtype = (4, torch.int32) if bits <= 4 else (8, torch.int64)
     if bits < width:
@@ -62,4 +63,4 @@ def unpack(
     mask = (1 << bits) - 1
     for lane in range(CELL):
         codes[..., lane] = (words >> (lane * bits)) & mask
-    return codes.reshape(*rows, -1)[..., :columns]
+    return codes.flatten(-2)[..., :columns]

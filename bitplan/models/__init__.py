@@ -14,5 +14,6 @@ from bitplan.models.layers import weight_of as weight_of
 from bitplan.models.load import load_model as load_model
 from bitplan.models.load import load_tokenizer as load_tokenizer
 from bitplan.models.load import model_class as model_class
+from bitplan.models.logits import next_token_logits as next_token_logits
 from bitplan.models.source import Source as Source
 from bitplan.models.source import source_name as source_name

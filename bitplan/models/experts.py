@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
@@ -9,12 +10,13 @@ from torch import nn
 @contextmanager
 def eager_experts(model: nn.Module) -> Iterator[None]:
     """Run experts one after another within the block, so that each one's matmul can be seen."""
+    switch: Any = model
     if not hasattr(model, "get_experts_implementation"):
         yield
         return
-    before = model.get_experts_implementation()
-    model.set_experts_implementation("eager")
+    before = switch.get_experts_implementation()
+    switch.set_experts_implementation("eager")
     try:
         yield
     finally:
-        model.set_experts_implementation(before)
+        switch.set_experts_implementation(before)

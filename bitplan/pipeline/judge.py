@@ -35,27 +35,42 @@ class Judge:
     tokens: Mapping[str, Int[Tensor, "sequences length"]]
     progress: Progress = quiet
     _references: dict[str, Reference] = field(default_factory=dict)
-    _current: dict[str, Scheme] = field(default_factory=dict)
+    _current: dict[str, Scheme | None] = field(default_factory=dict)
 
     @contextmanager
     def borrowed(self) -> Iterator[None]:
         """Take the references, then let the weights be swapped within the block."""
         kept = self.workspace.kept()
         for layer in self.workspace.layers:
-            # The originals go to the store: swapped out, a weight is nowhere else.
-            self.meter.packed(layer, [kept[layer.name]])
+            self._keep(layer, kept[layer.name])
         for name, tokens in self.tokens.items():
-            path = self.workspace.folder / f"logits-{tokens_digest(tokens)[:16]}.bin"
             self._references[name] = make_reference(
-                self.workspace.model, tokens, path, progress=self.progress
+                self.workspace.model, tokens, self.workspace.folder, progress=self.progress
             )
         self._current = dict(kept)
         try:
             yield
         finally:
-            self._swap(kept)
-            for reference in self._references.values():
-                reference.path.unlink(missing_ok=True)
+            self._give_back(kept)
+            self._references.clear()
+
+    def _keep(self, layer: Layer, scheme: Scheme) -> None:
+        """Put the original weight into the store: swapped out, it is nowhere else."""
+        weight = weight_of(self.workspace.model, layer)
+        stored = self.meter.store.get(layer, scheme)
+        if stored is None or not torch.equal(stored.decode(weight.dtype), weight):
+            self.meter.store.put(layer, Packed.cast(scheme, weight))
+
+    def _give_back(self, kept: Mapping[str, Scheme]) -> None:
+        """Put the original weights back, however often the user is in a hurry."""
+        interrupt = None
+        while any(self._current[name] != scheme for name, scheme in kept.items()):
+            try:
+                self._swap(kept)
+            except KeyboardInterrupt as again:
+                interrupt = again
+        if interrupt is not None:
+            raise interrupt
 
     def reference(self, name: str) -> Reference:
         """What the model as it was says of a set of tokens."""
@@ -80,6 +95,8 @@ class Judge:
         for layer in self.workspace.layers:
             scheme = assignment[layer.name]
             if self._current[layer.name] != scheme:
+                # An interrupt may come when the weight is written and the note of it is not.
+                self._current[layer.name] = None
                 weight = weight_of(self.workspace.model, layer)
                 weight.copy_(self._packed(layer, scheme).decode(weight.dtype))
                 self._current[layer.name] = scheme

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bitplan.allocator import Pins
+from bitplan.allocator import Pins, check_solver
 from bitplan.calibration import Calibration, Sizes
 from bitplan.compress import get_quantizer
-from bitplan.errors import InputError
+from bitplan.errors import CalibrationError, InputError
 from bitplan.schema import Scheme
 from bitplan.sensitivity import get_estimator
 
@@ -51,9 +51,20 @@ class Settings:
     verify: bool = True
 
     def __post_init__(self) -> None:
+        """Refuse here what would otherwise be found after hours."""
         get_estimator(self.estimator)
         get_quantizer(self.quantizer)
+        check_solver(self.solver)
         if self.schemes is not None and not self.schemes:
             raise InputError("The list of schemes is empty. Name some, or leave it out.")
+        if isinstance(self.schemes, str):
+            raise InputError(f"The schemes are the string {self.schemes!r}. Give a list of names.")
+        for scheme in self.schemes or ():
+            Scheme.parse(scheme)
         if self.refine_tokens < 0:
             raise InputError(f"refine_tokens is {self.refine_tokens}; it must be 0 or more.")
+        if isinstance(self.calibration, str | Path) and not Path(self.calibration).is_file():
+            raise CalibrationError(
+                f"There is no calibration file {str(self.calibration)!r}. Check the path; to give "
+                "text itself, put it into a list."
+            )

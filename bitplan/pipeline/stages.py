@@ -11,7 +11,7 @@ from bitplan.allocator import plan_of, refine, smallest_bytes, solve, uniform
 from bitplan.apply import check_plan, pack_layers
 from bitplan.calibration import SAMPLED, Calibration, Sizes, TokenSets, tokens_digest
 from bitplan.compress import render
-from bitplan.errors import CalibrationError, InfeasibleError
+from bitplan.errors import CalibrationError, InfeasibleError, ModelError, PlanError
 from bitplan.footprint import scheme_bytes
 from bitplan.formats import Packed
 from bitplan.models import Source, weight_of
@@ -39,10 +39,11 @@ UNIFORMS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """A plan, and the table that it was solved from."""
+    """A plan, the table that it was solved from, and the model, its weights as they were."""
 
     plan: Plan
     table: CostTable
+    model: nn.Module
 
 
 def measure(model: Source, *, progress: Progress = quiet, **settings: Any) -> CostTable:
@@ -86,20 +87,22 @@ def allocate(
 def run(
     model: Source, budget_gb: float | Budget, *, progress: Progress = quiet, **settings: Any
 ) -> Outcome:
-    """As `allocate`, and gives the table as well."""
+    """As `allocate`, and gives the table and the model as well."""
     chosen, budget = Settings(**settings), Budget.of(budget_gb)
     workspace = _open(model, chosen, progress)
-    sizes = _sizes(workspace, workspace.legal(chosen.schemes), chosen)
+    legal, kept = workspace.legal(chosen.schemes), workspace.kept()
+    sizes = _sizes(workspace, legal, chosen)
     smallest = smallest_bytes(sizes, pins=chosen.pins, fuse=chosen.fuse)
     if budget.total_bytes < smallest:
         raise InfeasibleError(budget.total_bytes, smallest)
-    if budget.total_bytes >= workspace.description.bytes and not chosen.pins:
+    may_keep = not chosen.pins and all(kept[layer.name] in menu for layer, menu in legal.items())
+    if may_keep and budget.total_bytes >= workspace.description.bytes:
         return _keep_everything(workspace, budget, chosen)
     table, meter, tokens = measure_in(workspace, chosen, progress)
     plan = solve(table, budget, solver=chosen.solver, pins=chosen.pins, fuse=chosen.fuse)
     if chosen.verify:
         plan = _verified(workspace, table, plan, meter, tokens, chosen, progress)
-    return Outcome(plan=plan, table=table)
+    return Outcome(plan=plan, table=table, model=workspace.model)
 
 
 def apply_plan(
@@ -125,6 +128,12 @@ def apply_plan(
         model, workdir=workdir, dtype=plan.provenance.dtype, tokenizer=tokenizer, progress=progress
     )
     check_plan(plan, workspace.layers, workspace.digest)
+    if workspace.dtype != plan.provenance.dtype:
+        raise PlanError(
+            f"The plan was made for the model in {plan.provenance.dtype}, but this one is in "
+            f"{workspace.dtype}, so its bytes would not be the plan's. Convert it first: "
+            f"model.to(torch.{plan.provenance.dtype})."
+        )
     store = workspace.store(plan.provenance.calibration_digest, plan.provenance.quantizer)
     schemes = {layer: plan.schemes[layer.name] for layer in workspace.layers}
     kept = workspace.kept()
@@ -217,7 +226,7 @@ def _keep_everything(workspace: Workspace, budget: Budget, settings: Settings) -
         status="The budget holds the whole model: every layer is kept as it is.",
         lower_bound=0.0,
     )
-    return Outcome(plan=plan, table=table)
+    return Outcome(plan=plan, table=table, model=workspace.model)
 
 
 def _verified(
@@ -259,12 +268,19 @@ def _best(plans: Mapping[str, Plan], judge: Judge) -> Plan:
     measured = {}
     for name, plan in plans.items():
         found = judge.measure(plan.schemes, "held_out")
+        if not found.is_finite:  # nothing to rank
+            continue
         measured[name] = Measured(
             name=name,
             bytes=plan.bytes,
             kl=found.mean,
             standard_error=found.standard_error,
             perplexity=found.perplexity,
+        )
+    if not measured:
+        raise ModelError(
+            f"Under every plan tried ({', '.join(plans)}) the model's logits are not finite. Raise "
+            "the budget, or load the model in bfloat16 or float32."
         )
     ranked = sorted(measured.values(), key=lambda one: one.kl)
     best = ranked[0]
@@ -290,14 +306,19 @@ def _render(
 ) -> None:
     """Fill the store with what the plan needs and this machine lacks."""
     made = plan.provenance
-    if made.quantizer == "rtn":
-        store = workspace.store(made.calibration_digest, made.quantizer)
-        for layer in layers:
-            scheme = plan.schemes[layer.name]
+    store = workspace.store(made.calibration_digest, made.quantizer)
+    needy = []
+    for layer in layers:
+        scheme = plan.schemes[layer.name]
+        if scheme.is_float or made.quantizer == "rtn":
             rendered = render(weight_of(workspace.model, layer), [scheme], quantizer="rtn")
             store.put(layer, rendered[scheme])
+        else:
+            needy.append(layer)
+    if not needy:
         return
-    if calibration is None and not made.calibration.startswith(SAMPLED):
+    was_sampled = made.calibration.startswith(SAMPLED)
+    if calibration is None and not was_sampled:
         raise CalibrationError(
             f"The plan's compressed weights are not in {workspace.folder.parent}, and to make them "
             f"again takes the text that it was calibrated on ({made.calibration}). Give that text "
@@ -307,12 +328,18 @@ def _render(
         calibration, sizes=Sizes(**made.sizes), seed=made.seed, progress=progress
     )
     if tokens_digest(tokens.calibration) != made.calibration_digest:
+        advice = "Give the same text, or allocate again with the new one."
+        if was_sampled and calibration is None:
+            advice = (
+                "This machine or version of torch draws others: give the work folder where the "
+                "plan was made, or allocate again here."
+            )
         raise CalibrationError(
             f"These are not the tokens that the plan was calibrated on ({made.calibration}). "
-            "Give the same text, or allocate again with the new one."
+            f"{advice}"
         )
     meter = workspace.meter(
         tokens, estimator=made.estimator, quantizer=made.quantizer, progress=progress
     )
-    for layer in track(layers, "render", progress):
+    for layer in track(needy, "render", progress):
         meter.packed(layer, [plan.schemes[layer.name]])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ from bitplan.models import (
     load_tokenizer,
     model_digest,
     source_name,
+    weight_of,
 )
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Layer, Provenance, Scheme
@@ -78,7 +80,9 @@ class Workspace:
             model=model,
             layers=layers,
             digest=digest,
-            folder=make_folder(Path(workdir or default_workdir()) / digest[:16]),
+            folder=make_folder(
+                Path(workdir or default_workdir()) / fingerprint(model, layers, digest)
+            ),
             tokenizer=tokenizer,
         )
 
@@ -128,10 +132,14 @@ class Workspace:
                 return TokenSets(**load_file(path), source=source)
             except (SafetensorError, TypeError):
                 path.unlink()
-        sets = prepare(None, model=self.model, sizes=sizes, seed=seed, progress=progress)
+        partial = path.with_name(path.name + ".partial")
+        sets = prepare(
+            None, model=self.model, sizes=sizes, seed=seed, partial=partial, progress=progress
+        )
         tensors = {name: getattr(sets, name) for name in ("calibration", "search", "held_out")}
         with replacing(path) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+        partial.unlink(missing_ok=True)
         return sets
 
     def meter(
@@ -188,6 +196,23 @@ class Workspace:
 def short_digest(*parts: object) -> str:
     """16 hexadecimal digits that tell settings apart."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def fingerprint(model: nn.Module, layers: Iterable[Layer], digest: str) -> str:
+    """What tells a model from all others, to the last bit, for the name of its folder.
+
+    `digest` is over the layers' weights as bfloat16. Norms, biases, buffers and wider weights make
+    a difference to all that is measured, and the folder holds originals to be given back.
+    """
+    weights = [weight_of(model, layer) for layer in layers]
+    digested = {weight.data_ptr() for weight in weights if weight.dtype is torch.bfloat16}
+    exact = hashlib.sha256(f"{type(model).__name__} {digest}\n".encode())
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        exact.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        if tensor.numel() and tensor.data_ptr() not in digested:
+            flat = tensor.detach().cpu().contiguous().flatten()
+            exact.update(flat.view(torch.uint8).numpy().data)
+    return exact.hexdigest()[:16]
 
 
 def _check_dtypes(model: nn.Module) -> None:

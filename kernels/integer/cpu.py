@@ -15,7 +15,10 @@ INT4_ROWS = 16
 """The 4-bit matmul takes whole blocks of this many output rows."""
 
 INT8_SIDES = 16
-"""The 8-bit matmul reads past the end of rows and columns that this does not divide."""
+"""The 8-bit matmul reads past the end of a weight whose rows' length this does not divide."""
+
+COLUMNS_AT_ONCE = 512
+"""Columns of a 4-bit weight that are read back together: bounds the memory that it takes."""
 
 
 def unfit(scheme: Scheme, rows: int, columns: int) -> str | None:
@@ -48,12 +51,16 @@ def restore(arranged: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[s
         return {"codes": codes.view(torch.uint8) ^ 0x80, "scale": grid}
     # The order within the blocks is torch's own and differs between processors; a product with
     # the identity on the unit grid reads the codes back wherever they lie.
-    identity = torch.eye(columns, dtype=torch.float32)
     unit = torch.zeros(grid.shape, dtype=torch.float32)
     unit[..., 0] = 1
-    centred = _int4(identity, codes, unit, scheme).t()
+    half = 2 ** (scheme.bits - 1)
+    parts = []
+    for start in range(0, columns, COLUMNS_AT_ONCE):
+        some = torch.arange(start, min(start + COLUMNS_AT_ONCE, columns))
+        identity = torch.nn.functional.one_hot(some, columns).float()
+        parts.append((_int4(identity, codes, unit, scheme) + half).round().to(torch.uint8))
     return {
-        "codes": pack((centred + 2 ** (scheme.bits - 1)).round().to(torch.uint8), scheme.bits),
+        "codes": pack(torch.cat(parts).t(), scheme.bits),
         "scale": grid[..., 0].t().contiguous(),
         "offset": grid[..., 1].t().contiguous(),
     }
@@ -63,13 +70,16 @@ def linear(
     inputs: Float[Tensor, "*tokens in"], arranged: dict[str, Tensor], scheme: Scheme
 ) -> Float[Tensor, "*tokens out"]:
     """Product with the transposed weight, in the inputs' dtype."""
-    flat = inputs.reshape(-1, inputs.shape[-1])
-    codes, grid = arranged["codes"], arranged["grid"].to(inputs.dtype)
+    # The matmuls take the grid in the inputs' dtype. Scales of small weights vanish in float16, and
+    # there is no matmul in float64: both are computed in float32.
+    dtype = torch.bfloat16 if inputs.dtype == torch.bfloat16 else torch.float32
+    flat = inputs.reshape(inputs.shape[:-1].numel(), inputs.shape[-1]).to(dtype).contiguous()
+    codes, grid = arranged["codes"], arranged["grid"].to(dtype)
     if scheme.bits == 8:
-        output = torch.ops.aten._weight_int8pack_mm(flat.contiguous(), codes, grid[:, 0])
+        output = torch.ops.aten._weight_int8pack_mm(flat, codes, grid[:, 0])
     else:
-        output = _int4(flat.contiguous(), codes, grid, scheme)
-    return output.reshape(*inputs.shape[:-1], -1)
+        output = _int4(flat, codes, grid, scheme)
+    return output.to(inputs.dtype).reshape(*inputs.shape[:-1], output.shape[-1])
 
 
 def _int4(inputs: Tensor, codes: Tensor, grid: Tensor, scheme: Scheme) -> Tensor:

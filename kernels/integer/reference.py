@@ -38,5 +38,6 @@ def lookup(
     dtype: torch.dtype,
 ) -> Float[Tensor, "*tokens hidden"]:
     """Rows of an embedding; only those asked for are decoded."""
-    rows = {name: tensor[tokens.flatten()] for name, tensor in tensors.items()}
+    # Not by indexing: that takes a negative token for a row from the end.
+    rows = {name: tensor.index_select(0, tokens.flatten()) for name, tensor in tensors.items()}
     return decode_integer(scheme, columns, rows, dtype).reshape(*tokens.shape, columns)

@@ -33,10 +33,10 @@ def gptq(
         return clip(weight, schemes)
     columns = weight.shape[1]
     group = schemes[0].group_size or columns
-    levels = Levels.of(schemes, len(weight), weight.device)
     importance = covariance.diagonal()
     factor = inverse_factor(covariance)
     work = stacked(weight, schemes)
+    levels = Levels.of(schemes, work)
     codes = torch.empty(work.shape, dtype=torch.uint8, device=work.device)
     grids = []
     for start in range(0, columns, BLOCK):
@@ -55,7 +55,7 @@ def gptq(
                 work[column + 1 : stop].addr_(factor[column, column + 1 : stop], error, alpha=-1)
         if stop < columns:
             work[stop:].addmm_(factor[start:stop, stop:].t(), errors, alpha=-1)
-    return unstacked(codes, grids, schemes)
+    return unstacked(codes, grids, schemes, len(weight))
 
 
 def inverse_factor(covariance: Float[Tensor, "in in"]) -> Float[Tensor, "in in"]:

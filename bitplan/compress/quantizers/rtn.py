@@ -47,12 +47,12 @@ def _round(
 ) -> list[Packed]:
     columns = weight.shape[1]
     group = schemes[0].group_size or columns
-    levels = Levels.of(schemes, len(weight), weight.device)
     work = stacked(weight, schemes)
+    levels = Levels.of(schemes, work)
     codes = torch.empty(work.shape, dtype=torch.uint8, device=work.device)
     grids = []
     for start in range(0, columns, group):
         ahead = slice(start, min(start + group, columns))
         grids.append(fit(work[ahead], ahead, levels))
         codes[ahead] = levels.quantize(work[ahead], *grids[-1]) + levels.half
-    return unstacked(codes, grids, schemes)
+    return unstacked(codes, grids, schemes, len(weight))

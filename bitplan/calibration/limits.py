@@ -1,0 +1,53 @@
+"""What a model can read: tokens of its vocabulary, in sequences no longer than it was made for."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from bitplan.errors import CalibrationError
+
+
+def check_tokens(tokens: Tensor, model: nn.Module) -> Int[Tensor, "sequences length"]:
+    """The tokens as int64. Raises `CalibrationError` for those that the model cannot read."""
+    if tokens.dim() != 2 or tokens.dtype not in _INTEGERS:
+        raise CalibrationError(
+            f"Tokens must be integers of shape [sequences, length]; these are {tokens.dtype} "
+            f"{list(tokens.shape)}."
+        )
+    if not len(tokens) or tokens.shape[1] < 2:
+        raise CalibrationError(
+            f"The tokens have shape {list(tokens.shape)}; there must be at least one sequence, of "
+            "at least 2 tokens."
+        )
+    check_length(tokens.shape[1], model)
+    vocabulary = of_config(model, "vocab_size")
+    if vocabulary is not None and not 0 <= tokens.min() <= tokens.max() < vocabulary:
+        raise CalibrationError(
+            f"Tokens run from {tokens.min()} to {tokens.max()}, but the model's vocabulary has "
+            f"{vocabulary:,}. Use the model's own tokenizer."
+        )
+    return tokens.to(torch.int64)
+
+
+def check_length(length: int, model: nn.Module) -> None:
+    """Raise `CalibrationError` for sequences longer than the model reads."""
+    longest = of_config(model, "max_position_embeddings")
+    if longest is not None and length > longest:
+        raise CalibrationError(
+            f"The sequences are {length:,} tokens long, but the model reads at most {longest:,}. "
+            "Give a smaller length."
+        )
+
+
+def of_config(model: nn.Module, name: str) -> int | None:
+    """A number above zero from the model's config, or from the config of its text model."""
+    config: Any = getattr(model, "config", None)
+    if hasattr(config, "get_text_config"):
+        config = config.get_text_config()
+    value = getattr(config, name, None)
+    return value if isinstance(value, int) and value > 0 else None
+
+
+_INTEGERS = {torch.uint8, torch.int16, torch.int32, torch.int64}

@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+import torch
+
+from bitplan.footprint import scheme_bytes
+from bitplan.formats import Packed, decode_integer
+from bitplan.schema import FLOAT_BITS, GROUP_SIZES, INT_BITS, Scheme
+
+ALL = [
+    *(
+        f"int{bits}{group}{symmetric}"
+        for bits in INT_BITS
+        for group in ("", *(f"g{size}" for size in GROUP_SIZES))
+        for symmetric in ("", "s")
+    ),
+    *FLOAT_BITS,
+]
+SHAPES = [(1, 1), (3, 7), (2, 31), (2, 65), (4, 128), (1, 300), (2, 3, 33), (3, 1, 130)]
+
+
+def some(name: str, shape: tuple[int, ...]) -> Packed:
+    """Random codes on random grids."""
+    scheme = Scheme.parse(name)
+    generator = torch.Generator().manual_seed(len(name))
+    if scheme.is_float:
+        return Packed.cast(scheme, torch.randn(shape, generator=generator))
+    groups = -(-shape[-1] // (scheme.group_size or shape[-1]))
+    codes = torch.randint(0, 2**scheme.bits, shape, generator=generator, dtype=torch.uint8)
+    scale = torch.rand(*shape[:-1], groups, generator=generator) * 0.1
+    offset = torch.randn(*shape[:-1], groups, generator=generator)
+    return Packed.encode(scheme, codes, scale, None if scheme.symmetric else offset)
+
+
+def decoded_by_loops(packed: Packed) -> np.ndarray:
+    """The docstring's formula, weight by weight, from bits read one by one."""
+    scheme = packed.scheme
+    *rows, columns = packed.shape
+    tensors = {k: t.float() if k != "codes" else t for k, t in packed.tensors.items()}
+    weight = np.empty(packed.shape, dtype=np.float32)
+    for row in np.ndindex(*rows):
+        data = tensors["codes"][row].numpy()
+        stream = np.unpackbits(data, bitorder="little")
+        for i in range(columns):
+            bits = stream[i * scheme.bits : (i + 1) * scheme.bits]
+            code = sum(int(bit) << k for k, bit in enumerate(bits))
+            j = i // scheme.group_size if scheme.group_size else 0
+            value = np.float32(code - 2 ** (scheme.bits - 1))
+            value = value * np.float32(tensors["scale"][row][j])
+            if not scheme.symmetric:
+                value = value + np.float32(tensors["offset"][row][j])
+            weight[(*row, i)] = value
+    return weight
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name not in FLOAT_BITS])
+def test_decode_is_the_formula(name):
+    for shape in [(3, 7), (2, 65), (1, 130), (2, 2, 33)]:
+        packed = some(name, shape)
+        assert np.array_equal(packed.decode().numpy(), decoded_by_loops(packed)), shape
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_bytes_are_those_of_the_byte_model(name):
+    for shape in SHAPES:
+        packed = some(name, shape)
+        assert packed.nbytes == scheme_bytes(shape, packed.scheme), shape
+        assert all(tensor.is_contiguous() for tensor in packed.tensors.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_decode_rounds_once_to_the_dtype(dtype):
+    packed = some("int5g32", (3, 70))
+    assert torch.equal(packed.decode(dtype), packed.decode().to(dtype))
+    assert packed.decode(dtype).dtype == dtype
+
+
+@pytest.mark.parametrize("name", FLOAT_BITS)
+def test_a_float_scheme_keeps_a_copy(name):
+    weight = torch.randn(4, 6).t()
+    packed = Packed.cast(Scheme.parse(name), weight)
+    expected = weight.to(packed.tensors["weight"].dtype, copy=True)
+    weight.zero_()
+    assert torch.equal(packed.tensors["weight"], expected)
+    assert packed.shape == (6, 4)
+
+
+def test_decode_does_not_change_what_is_stored():
+    packed = some("int8g32", (2, 40))
+    before = {name: tensor.clone() for name, tensor in packed.tensors.items()}
+    packed.decode().zero_()
+    assert all(torch.equal(packed.tensors[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("name", ["int3g32", "int4g32s", "int2", "int8s"])
+def test_gradients_of_scale_and_offset_are_finite_differences(name):
+    packed = some(name, (2, 40))
+    tuned = {k: t.double() for k, t in packed.tensors.items() if k != "codes"}
+    seen = torch.randn(2, 40, generator=torch.Generator().manual_seed(0))
+
+    def loss(values: dict[str, torch.Tensor]) -> torch.Tensor:
+        tensors = {"codes": packed.tensors["codes"], **values}
+        return (decode_integer(packed.scheme, 40, tensors, torch.float64) * seen).sum()
+
+    for part in tuned:
+        leaves = {k: t.clone().requires_grad_(k == part) for k, t in tuned.items()}
+        loss(leaves).backward()
+        gradient = leaves[part].grad
+        assert gradient is not None
+        # The weight is linear in both, so a wide step is exact but for float32's rounding.
+        for at in np.ndindex(*gradient.shape):
+            step = {k: t.clone() for k, t in tuned.items()}
+            step[part][at] += 1.0
+            difference = loss(step) - loss(tuned)
+            assert gradient[at].item() == pytest.approx(difference.item(), rel=1e-4, abs=1e-4)

@@ -1,0 +1,243 @@
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bitplan.compress import render
+from bitplan.errors import InputError
+from bitplan.formats import Packed
+from bitplan.modules import PackedEmbedding, PackedLinear, PackedWeight
+from bitplan.schema import Scheme
+
+REFERENCE = ["int2g32", "int3", "int5g64s", "int8g32"]
+CPU = ["int4g32", "int8s"]
+FLOAT = ["bf16", "fp16", "fp32"]
+# RMS(error) / RMS(expected): measured, and doubled.
+TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 6e-3, torch.float16: 8e-4}
+
+
+def packed(name: str, *shape: int) -> Packed:
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return render(weight, [Scheme.parse(name)], quantizer="rtn")[Scheme.parse(name)]
+
+
+def held(name: str, *shape: int, dtype: torch.dtype = torch.float32) -> PackedWeight:
+    """A weight in the layout of its fastest implementation."""
+    weight = PackedWeight(packed(name, *shape), compute_dtype=dtype)
+    weight.arrange()
+    return weight
+
+
+def tensors_of(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    found, expected = found.double(), expected.double()
+    return ((found - expected).square().mean() / expected.square().mean()).sqrt().item()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("name", REFERENCE + CPU + FLOAT)
+def test_a_linear_layer_multiplies_and_adds(name, bias, dtype):
+    dense = nn.Linear(64, 48, bias=bias)
+    layer = PackedLinear(held(name, 48, 64, dtype=dtype), dense.bias)
+    assert layer.weight.implementation == ("cpu" if name in CPU else "reference")
+    assert (layer.in_features, layer.out_features) == (64, 48)
+    weight = packed(name, 48, 64).decode().double()
+    for shape in [(64,), (3, 64), (2, 5, 64), (0, 64), (4, 128)]:
+        inputs = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+        inputs = inputs[..., ::2] if shape[-1] == 128 else inputs
+        expected = nn.functional.linear(
+            inputs.double(), weight, dense.bias.double() if bias else None
+        )
+        output = layer(inputs)
+        assert output.dtype == dtype
+        assert output.shape == expected.shape
+        if output.numel():
+            assert relative_error(output, expected) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("name", ["int3", "int4g32", "int8s", "bf16"])
+@pytest.mark.parametrize("features", [63, 65, 56, 1])
+def test_inputs_of_another_width_are_refused(name, features):
+    layer = PackedLinear(held(name, 48, 64), None)
+    with pytest.raises(InputError, match=rf"have {features} features.*takes 64"):
+        layer(torch.zeros(2, features))
+
+
+@pytest.mark.parametrize("name", REFERENCE + CPU + FLOAT)
+def test_holds_the_bytes_of_the_format_and_no_more(name):
+    layer = held(name, 48, 64)
+    assert sum(tensor.nbytes for tensor in tensors_of(layer)) == packed(name, 48, 64).nbytes
+    kept = sum(tensor.untyped_storage().nbytes() for tensor in tensors_of(layer))
+    assert kept == packed(name, 48, 64).nbytes
+
+
+@pytest.mark.parametrize("name", REFERENCE + CPU + FLOAT)
+def test_state_dict_gives_the_canonical_tensors(name):
+    canonical, state = packed(name, 48, 64).tensors, held(name, 48, 64).state_dict()
+    assert state.keys() == canonical.keys()
+    for key, tensor in canonical.items():
+        assert state[key].dtype == tensor.dtype
+        assert torch.equal(state[key], tensor)
+
+
+@pytest.mark.parametrize("assign", [False, True], ids=["copied", "assigned"])
+@pytest.mark.parametrize("name", [*REFERENCE, *CPU, "bf16"])
+def test_state_dict_can_be_loaded_in_any_layout(name, assign):
+    one = PackedWeight(packed(name, 48, 64), compute_dtype=torch.float32)
+    other = PackedWeight(
+        Packed(
+            scheme=one.scheme,
+            shape=(48, 64),
+            tensors={key: torch.zeros_like(t) for key, t in packed(name, 48, 64).tensors.items()},
+        ),
+        compute_dtype=torch.float32,
+    )
+    other.arrange()
+    before = other.implementation
+    holder = nn.ModuleDict({"weight": other})
+    state = {f"weight.{key}": tensor for key, tensor in one.state_dict().items()}
+    holder.load_state_dict(state, assign=assign)
+    assert other.implementation == before
+    inputs = torch.randn(3, 64)
+    torch.testing.assert_close(other.multiply(inputs), one.multiply(inputs), rtol=1e-4, atol=1e-4)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        holder.load_state_dict({"weight.codes": torch.zeros(48, 64)})
+
+
+@pytest.mark.parametrize("name", [*REFERENCE, *CPU, "bf16"])
+def test_copies_are_whole(name):
+    layer = PackedLinear(held(name, 48, 64), nn.Parameter(torch.zeros(48)))
+    twin = copy.deepcopy(layer)
+    inputs = torch.randn(3, 64)
+    assert torch.equal(twin(inputs), layer(inputs))
+    ours = {tensor.data_ptr() for tensor in tensors_of(layer)}
+    assert not ours & {tensor.data_ptr() for tensor in tensors_of(twin)}
+
+
+@pytest.mark.parametrize("name", [*REFERENCE, *CPU, "bf16"])
+def test_another_dtype_changes_what_is_computed_not_what_is_held(name):
+    model = nn.Sequential(PackedLinear(held(name, 48, 64), None))
+    weight = model[0].weight
+    state = copy.deepcopy(weight.state_dict())
+    for change, dtype in [
+        (model.half, torch.float16),
+        (model.double, torch.float64),
+        (lambda: model.to(torch.bfloat16), torch.bfloat16),
+        (model.float, torch.float32),
+    ]:
+        change()
+        assert weight.dtype == weight.compute_dtype == dtype
+        assert weight.state_dict().keys() == state.keys()
+        assert all(torch.equal(weight.state_dict()[key], state[key]) for key in state)
+        assert weight.implementation == ("cpu" if name in CPU else "reference")
+        assert model(torch.randn(2, 64, dtype=dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize("name", ["int3g32", "int4g32", "int8s"])
+def test_elsewhere_than_on_the_cpu_tensors_are_canonical(name):
+    model = nn.Sequential(PackedLinear(held(name, 48, 64), None)).to("meta")
+    weight = model[0].weight
+    assert weight.device.type == "meta"
+    assert weight.implementation == "reference"
+    assert {key: t.shape for key, t in weight.state_dict().items()} == {
+        key: t.shape for key, t in packed(name, 48, 64).tensors.items()
+    }
+
+
+@pytest.mark.parametrize("name", [*REFERENCE, *CPU])
+def test_scales_and_offsets_take_gradients(name):
+    weight = PackedWeight(packed(name, 48, 64), compute_dtype=torch.float32).requires_grad_(True)
+    inputs = torch.randn(5, 64, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    target = torch.randn(5, 48, generator=torch.Generator().manual_seed(2))
+    (weight.multiply(inputs) * target).sum().backward()
+    error = target.t() @ inputs.detach()  # the gradient at the dense weight
+    assert inputs.grad is not None
+    dense = weight.packed().decode().detach()
+    torch.testing.assert_close(inputs.grad, target @ dense, rtol=1e-4, atol=1e-4)
+    one = dict(weight.named_parameters())
+    for key, parameter in one.items():
+        assert parameter.grad is not None
+        assert parameter.grad.isfinite().all()
+        # The weight is linear in scale and offset: a step of one is the slope.
+        step = {k: torch.ones_like(p) if k == key else torch.zeros_like(p) for k, p in one.items()}
+        tensors = {"codes": weight.packed().tensors["codes"], **step}
+        slope = Packed(scheme=weight.scheme, shape=(48, 64), tensors=tensors).decode()
+        group = weight.scheme.group_size or 64
+        expected = (slope * error).unflatten(1, (-1, group)).sum(-1)
+        assert relative_error(parameter.grad, expected) < 4e-3  # gradients are kept in bfloat16
+
+
+@pytest.mark.parametrize("name", CPU)
+def test_gradients_pass_a_matmul_that_has_none(name):
+    layer = PackedLinear(held(name, 48, 64), None)
+    assert layer.weight.implementation == "cpu"
+    inputs = torch.randn(3, 64, requires_grad=True)
+    layer(inputs).sum().backward()
+    expected = packed(name, 48, 64).decode().sum(0).expand(3, 64)
+    torch.testing.assert_close(inputs.grad, expected, rtol=1e-4, atol=1e-4)
+    layer.requires_grad_(True)
+    layer(torch.randn(3, 64)).sum().backward()
+    gradients = [parameter.grad for parameter in layer.parameters()]
+    assert all(g is not None and g.isfinite().all() and g.any() for g in gradients)
+    with torch.no_grad():
+        assert not layer(inputs).requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", REFERENCE + CPU + FLOAT)
+def test_an_embedding_gives_rows(name, dtype):
+    weight = PackedWeight(packed(name, 48, 64), compute_dtype=dtype)
+    weight.arrange(lookup=True)
+    assert weight.implementation == "reference"
+    table = PackedEmbedding(weight)
+    assert (table.num_embeddings, table.embedding_dim) == (48, 64)
+    tokens = torch.tensor([[0, 47, 5], [5, 5, 1]])
+    rows = table(tokens)
+    assert rows.dtype == dtype
+    assert torch.equal(rows, packed(name, 48, 64).decode(dtype)[tokens])
+    assert table(tokens[:, :0]).shape == (2, 0, 64)
+    with pytest.raises(IndexError):
+        table(torch.tensor([-1]))
+
+
+@pytest.mark.parametrize("factor", [None, 8.0, torch.tensor(25.298221)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_an_embeddings_factor_is_rounded_as_the_dense_model_rounds_it(factor, dtype):
+    table = PackedEmbedding(PackedWeight(packed("int4g32", 48, 64), compute_dtype=dtype), factor)
+    tokens = torch.arange(48)
+    rows = packed("int4g32", 48, 64).decode(dtype)
+    if isinstance(factor, Tensor):
+        expected = rows * factor.to(dtype)
+        assert "embed_scale" in dict(table.named_buffers())
+        assert "embed_scale" not in table.state_dict()
+    else:
+        expected = rows if factor is None else rows * factor
+    assert torch.equal(table(tokens), expected)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("name", ["int3g32", "int4g32", "int8s", "bf16"])
+def test_experts_are_read_one_by_one_or_all_at_once(name, transposed):
+    experts = PackedWeight(
+        packed(name, 3, 48, 64), compute_dtype=torch.bfloat16, transposed=transposed
+    )
+    experts.arrange()
+    assert experts.implementation == "reference"
+    dense = packed(name, 3, 48, 64).decode(torch.bfloat16)
+    dense = dense.transpose(1, 2) if transposed else dense
+    for expert in (0, 2, torch.tensor(1)):
+        assert torch.equal(experts[expert], dense[expert])
+    inputs = torch.randn(3, 5, dense.shape[1], dtype=torch.bfloat16)
+    assert torch.equal(torch.bmm(inputs, experts), torch.bmm(inputs, dense))
+    assert torch.equal(inputs @ experts, inputs @ dense)
+    with pytest.raises(TypeError, match="PackedWeight"):
+        torch.cat([inputs, experts])
+
+
+def test_a_weight_says_what_it_is():
+    assert repr(held("int4g32", 48, 64)) == "PackedWeight([48, 64], int4g32, cpu)"
