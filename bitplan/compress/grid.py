@@ -4,7 +4,7 @@ Everything is column-major here, [in, rows]: a column of the weight is then cont
 rows of several schemes are stacked so that one pass renders them all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -136,6 +136,18 @@ def _refit(
     slope = (centred * (weight - weight_mean)).sum(0) / variance
     slope = torch.where((variance > 0) & (slope > 0), slope, scale)
     return _stored(slope, weight_mean - slope * code_mean)
+
+
+def by_group_size(
+    schemes: Sequence[Scheme], quantize: Callable[[list[Scheme]], list[Packed]]
+) -> list[Packed]:
+    """Quantize the schemes of each group size together; give the weights in the schemes' order."""
+    alike: dict[int | None, list[Scheme]] = {}
+    for scheme in schemes:
+        alike.setdefault(scheme.group_size, []).append(scheme)
+    packed = [one for together in alike.values() for one in quantize(together)]
+    by_scheme = {one.scheme: one for one in packed}
+    return [by_scheme[scheme] for scheme in schemes]
 
 
 def stacked(weight: Float[Tensor, "out in"], schemes: Sequence[Scheme]) -> Tensor:

@@ -1,6 +1,5 @@
 """Render a weight in every scheme that is asked for, with one quantizer."""
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import torch
@@ -14,7 +13,7 @@ from bitplan.formats import Packed
 from bitplan.schema import Scheme
 
 Quantizer = Callable[[Tensor, Sequence[Scheme], Tensor | None], list[Packed]]
-"""(weight [out, in], integer schemes of one group size, H [in, in]) -> a weight a scheme"""
+"""(weight [out, in], integer schemes, H [in, in]) -> a packed weight for each scheme"""
 
 QUANTIZERS: dict[str, Quantizer] = {"gptq": gptq, "clip": clip, "rtn": rtn}
 """In order of preference."""
@@ -45,13 +44,10 @@ def render(
             "text that does it."
         )
     rendered = {s: Packed.cast(s, weight) for s in schemes if s.is_float}
-    by_group = defaultdict(list)
-    for scheme in schemes:
-        if not scheme.is_float:
-            by_group[scheme.group_size].append(scheme)
-    for together in by_group.values():
-        packed = _render_group(weight, together, quantizer, covariance)
-        rendered |= dict(zip(together, packed, strict=True))
+    integers = [scheme for scheme in schemes if not scheme.is_float]
+    if integers:
+        packed = _render(weight, integers, QUANTIZERS[quantizer], covariance)
+        rendered |= dict(zip(integers, packed, strict=True))
     return {scheme: rendered[scheme] for scheme in schemes}
 
 
@@ -63,17 +59,17 @@ def get_quantizer(name: str) -> Quantizer:
     return QUANTIZERS[name]
 
 
-def _render_group(
-    weight: Tensor, schemes: Sequence[Scheme], quantizer: str, covariance: Tensor | None
+def _render(
+    weight: Tensor, schemes: Sequence[Scheme], quantizer: Quantizer, covariance: Tensor | None
 ) -> list[Packed]:
     if weight.dim() == 3:
         experts = [
-            _render_group(w, schemes, quantizer, None if covariance is None else covariance[e])
+            _render(w, schemes, quantizer, None if covariance is None else covariance[e])
             for e, w in enumerate(weight)
         ]
         return [_joined(parts, stack=True) for parts in zip(*experts, strict=True)]
     rows = max(1, ROWS_AT_ONCE // len(schemes))
-    parts = [QUANTIZERS[quantizer](part, schemes, covariance) for part in weight.split(rows)]
+    parts = [quantizer(part, schemes, covariance) for part in weight.split(rows)]
     return [_joined(pieces, stack=False) for pieces in zip(*parts, strict=True)]
 
 

@@ -1,1 +1,1 @@
-"""A weight, schemes of one group size and H -> the weight rendered in each of them."""
+"""A weight, integer schemes and H -> the weight rendered in each of them."""

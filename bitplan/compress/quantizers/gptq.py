@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bitplan.compress.grid import Levels, search_range, stacked, unstacked
+from bitplan.compress.grid import Levels, by_group_size, search_range, stacked, unstacked
 from bitplan.compress.quantizers.rtn import clip
 from bitplan.formats import Packed
 from bitplan.schema import Scheme
@@ -28,13 +28,18 @@ def gptq(
     schemes: Sequence[Scheme],
     covariance: Float[Tensor, "in in"] | None = None,
 ) -> list[Packed]:
-    """Render one weight in several integer schemes of one group size; without H, as `clip`."""
+    """Render one weight in several integer schemes; without H, as `clip`."""
     if covariance is None:
         return clip(weight, schemes)
+    importance, factor = covariance.diagonal(), inverse_factor(covariance)
+    return by_group_size(schemes, lambda alike: _gptq(weight, alike, importance, factor))
+
+
+def _gptq(
+    weight: Tensor, schemes: Sequence[Scheme], importance: Tensor, factor: Tensor
+) -> list[Packed]:
     columns = weight.shape[1]
     group = schemes[0].group_size or columns
-    importance = covariance.diagonal()
-    factor = inverse_factor(covariance)
     work = stacked(weight, schemes)
     levels = Levels.of(schemes, work)
     codes = torch.empty(work.shape, dtype=torch.uint8, device=work.device)

@@ -10,9 +10,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bitplan.compress.grid import Levels, full_range, search_range, stacked, unstacked
+from bitplan.compress.grid import (
+    Levels,
+    by_group_size,
+    full_range,
+    search_range,
+    stacked,
+    unstacked,
+)
 from bitplan.formats import Packed
 from bitplan.schema import Scheme
+
+Fit = Callable[[Tensor, slice, Levels], tuple[Tensor, Tensor]]
+"""(a group's columns of the weight, which they are, levels) -> scale and offset"""
 
 
 def rtn(
@@ -20,7 +30,7 @@ def rtn(
     schemes: Sequence[Scheme],
     covariance: Float[Tensor, "in in"] | None = None,
 ) -> list[Packed]:
-    """Render one weight in several integer schemes of one group size; H is not read."""
+    """Render one weight in several integer schemes; H is not read."""
     return _round(weight, schemes, lambda group, _, levels: full_range(group, levels))
 
 
@@ -29,8 +39,7 @@ def clip(
     schemes: Sequence[Scheme],
     covariance: Float[Tensor, "in in"] | None = None,
 ) -> list[Packed]:
-    """Render one weight in several integer schemes of one group size; without H all columns weigh
-    the same."""
+    """Render one weight in several integer schemes; without H all columns weigh the same."""
     ones = torch.ones(weight.shape[1], device=weight.device)
     importance = ones if covariance is None else covariance.diagonal()
     return _round(
@@ -43,8 +52,12 @@ def clip(
 def _round(
     weight: Tensor,
     schemes: Sequence[Scheme],
-    fit: Callable[[Tensor, slice, Levels], tuple[Tensor, Tensor]],
+    fit: Fit,
 ) -> list[Packed]:
+    return by_group_size(schemes, lambda alike: _round_alike(weight, alike, fit))
+
+
+def _round_alike(weight: Tensor, schemes: Sequence[Scheme], fit: Fit) -> list[Packed]:
     columns = weight.shape[1]
     group = schemes[0].group_size or columns
     work = stacked(weight, schemes)
