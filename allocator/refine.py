@@ -85,7 +85,7 @@ def refine(
             solver="refine",
             status=(
                 f"Refined on the model: {search.accepted} of {search.tried} moves lowered the "
-                f"measured KL, from {start_kl:.4f} to {kl:.4f} on the search tokens."
+                f"measured KL, from {start_kl:.3g} to {kl:.3g} on the search tokens."
             ),
             lower_bound=plan.lower_bound,
         )
@@ -159,7 +159,7 @@ class _Search:
             predicted[index] = self._loss(rows, self.assignment) - self._loss(rows, spared)
         known = predicted > 0
         total = measured[known].clip(0).sum()
-        if total <= 0:
+        if not total > 0:  # nothing falls, or a measured KL is not a number
             return self.factors
         factors = self.factors.copy()
         for rows, m, p in zip(groups, measured, predicted, strict=True):

@@ -67,7 +67,9 @@ def _read(partial: Path, sequences: int, length: int) -> list[Tensor]:
 def _next(model: nn.Module, tokens: list[Tensor], cache: object) -> tuple[Tensor, object]:
     """Logits [rows, vocabulary] after the tokens, and the cache that the next call may use."""
     read = tokens[-1] if cache is not None else torch.cat(tokens, dim=1)
-    output = model(input_ids=read, past_key_values=cache, use_cache=True)
+    output = None
+    if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        output = model(input_ids=read, past_key_values=cache, use_cache=True)
     if getattr(output, "logits", None) is None:
         raise CalibrationError(
             f"{type(model).__name__} predicts no next token, so no text can be sampled "

@@ -1,5 +1,6 @@
 """A model beside its reference: perplexity, KL, speed, memory."""
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,8 @@ class Side(Record):
 class Report(Record):
     """A model and, where one was given, its reference, over the same tokens.
 
-    `kl` is KL(reference || model) in nats per token. `peak_bytes` is the process's peak resident
-    memory while that side was loaded and run; a side given as a module was loaded before.
+    `kl` is KL(reference || model) in nats per token. `peak_bytes` is the peak resident memory of the
+    whole process, Python and torch included, while that side generates.
     """
 
     tokens: PositiveInt
@@ -62,12 +63,10 @@ def evaluate(
     tokens = _tokens(text, tokenizer, reference or model, sequences, length)
     told, reference_side = None, None
     if reference is not None:
-        reset_peak_memory()
         loaded = _load(reference, dtype)
         told = make_reference(loaded, check_tokens(tokens, loaded), progress=progress)
         reference_side = _side(loaded, reference, perplexity=told.perplexity)
         del loaded
-    reset_peak_memory()
     loaded = _load(model, dtype)
     tokens = check_tokens(tokens, loaded)
     if told is None:
@@ -97,10 +96,13 @@ def _load(source: Source, dtype: str) -> nn.Module:
 
 
 def _side(model: nn.Module, source: Source, **figures: float) -> Side:
+    gc.collect()
+    reset_peak_memory()
+    speed = tokens_per_second(model)
     return Side(
         name=source_name(source),
         bytes=held_bytes(model),
-        tokens_per_second=tokens_per_second(model),
+        tokens_per_second=speed,
         peak_bytes=peak_memory(),
         **figures,
     )

@@ -66,6 +66,10 @@ def save(
         "plan": json.loads(plan.to_json()),
     }
     write_text(folder / "config.json", json.dumps(content, indent=2) + "\n")
+    # safetensors writes files that only their owner can read; others may read what they may list.
+    mode = (folder / "config.json").stat().st_mode
+    for file in folder.glob("*.safetensors"):
+        file.chmod(mode)
     return folder
 
 

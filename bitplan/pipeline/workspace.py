@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bitplan.calibration import SAMPLED, Calibration, Sizes, TokenSets, prepare, tokens_digest
 from bitplan.compress import Store
-from bitplan.errors import ModelError
+from bitplan.errors import ModelError, SchemeError
 from bitplan.files import make_folder, replacing
 from bitplan.footprint import default_schemes, legal_schemes
 from bitplan.models import (
@@ -97,10 +97,13 @@ class Workspace:
         return self.description.dtype
 
     def legal(self, schemes: Iterable[str | Scheme] | None) -> dict[Layer, tuple[Scheme, ...]]:
-        """The schemes of a menu that each layer may take, the default menu for None."""
+        """The schemes of a menu that each layer may take, the default menu for None.
+
+        Raises `SchemeError` for a menu that leaves a layer without one.
+        """
         dtypes = {stored.layer.name: stored.dtype for stored in self.description.layers}
         menu = None if schemes is None else [Scheme.parse(scheme) for scheme in schemes]
-        return {
+        legal = {
             layer: legal_schemes(
                 layer,
                 dtypes[layer.name],
@@ -108,6 +111,13 @@ class Workspace:
             )
             for layer in self.layers
         }
+        for layer, choices in legal.items():
+            if not choices:
+                raise SchemeError(
+                    f"{layer.name} is stored in {dtypes[layer.name]}, and of the schemes "
+                    f"{', '.join(map(str, menu or ()))} none is smaller. Add an integer scheme."
+                )
+        return legal
 
     def kept(self) -> dict[str, Scheme]:
         """The scheme that keeps each layer as it is."""
