@@ -34,8 +34,8 @@ class Side(Record):
 class Report(Record):
     """A model and, where one was given, its reference, over the same tokens.
 
-    `kl` is KL(reference || model) in nats per token. `peak_bytes` is the peak resident memory of the
-    whole process, Python and torch included, while that side generates.
+    `kl` is KL(reference || model) in nats per token. `peak_bytes` is the peak resident memory of
+    the whole process, Python and torch included, while that side generates.
     """
 
     tokens: PositiveInt

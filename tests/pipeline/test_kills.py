@@ -1,0 +1,151 @@
+"""Signals at any instant: nothing is lost that matters, and the end is the same, byte for byte."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from bitplan import Budget, allocate, describe
+from bitplan.calibration import Sizes
+
+SETTINGS = {
+    "sizes": Sizes(calibration=40, search=4, held_out=6, length=16),
+    "schemes": ["int2", "int4", "int8s", "bf16"],
+    "refine_tokens": 300,
+}
+
+SERVER = """
+import os, sys
+import torch, transformers, bitplan.cli, bitplan.pipeline, bitplan.report, bitplan.evaluate
+from transformers import LlamaForCausalLM, MixtralForCausalLM
+from ortools.sat.python import cp_model
+
+torch.set_num_threads(1)
+print("ready", flush=True)
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+        os.dup2(0, 1)
+        sys.argv = ["bitplan", *line.split()]
+        bitplan.cli.main()
+        os._exit(0)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+"""The command line in a fresh process for every line that is read; imports are done once."""
+
+
+class CommandLine:
+    """Starts `bitplan` with arguments, and may send it a signal after a while."""
+
+    def __init__(self, folder: Path) -> None:
+        self.errors = folder / "stderr"
+        errors = self.errors.open("w")
+        self.server = subprocess.Popen(
+            [sys.executable, "-c", SERVER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            cwd=folder,
+            env={**os.environ, "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"},
+        )
+        errors.close()
+        assert self._read() == "ready", self.errors.read_text()
+
+    def _read(self) -> str:
+        assert self.server.stdout is not None
+        return self.server.stdout.readline().strip()
+
+    def __call__(self, *arguments: str, after_s: float | None = None, kill: int = 0) -> int:
+        assert self.server.stdin is not None
+        self.server.stdin.write(" ".join(arguments) + "\n")
+        self.server.stdin.flush()
+        child = int(self._read())
+        if after_s is not None:
+            time.sleep(after_s)
+            os.kill(child, kill)  # not yet waited for, or still its number: it cannot be another's
+        return int(self._read())
+
+    def close(self) -> None:
+        self.server.kill()
+        self.server.communicate()
+
+
+@pytest.fixture
+def command_line(tmp_path) -> Iterator[CommandLine]:
+    line = CommandLine(tmp_path)
+    yield line
+    line.close()
+
+
+def test_kills_and_interrupts_of_the_command_change_no_byte(command_line, tiny_folder, tmp_path):
+    def arguments(name: str) -> list[str]:
+        sizes = "--sequences 40 --length 16 --refine-tokens 2000"
+        files = f"--out {tmp_path}/{name}.json --report {tmp_path}/{name}.html"
+        text = f"allocate {tiny_folder('mixtral')} --budget-gb 0.00004 {sizes} {files}"
+        return [*text.split(), "--workdir", str(tmp_path / f"work-{name}"), "--json"]
+
+    start = time.monotonic()
+    assert command_line(*arguments("whole")) == 0
+    took_s = time.monotonic() - start
+    expected, plan = (tmp_path / f"{name}.json" for name in ("whole", "killed"))
+    chance, codes = random.Random(0), []
+    for turn in range(10):
+        kill = (signal.SIGINT, signal.SIGKILL)[turn % 2]
+        after_s = chance.uniform(0.05, 0.8) * took_s
+        codes.append(command_line(*arguments("killed"), after_s=after_s, kill=kill))
+        if plan.exists():  # it was done, or nearly: begin anew
+            assert plan.read_bytes() == expected.read_bytes()
+            plan.unlink()
+            shutil.rmtree(tmp_path / "work-killed")
+    assert set(codes) <= {0, 130, -signal.SIGKILL}
+    assert codes.count(130) > 1
+    assert codes.count(-signal.SIGKILL) > 1
+    assert command_line(*arguments("killed")) == 0
+    assert plan.read_bytes() == expected.read_bytes()
+    told = command_line.errors.read_text()
+    assert told.count("Stopped. What was done is kept") == codes.count(130)
+    assert "Traceback" not in told
+
+
+def test_interrupts_at_any_instant_give_a_module_back(tiny_model, tmp_path):
+    model = tiny_model("mixtral", torch.bfloat16)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = describe(model)
+    budget = Budget(bytes=(found.smallest_bytes + found.bytes) // 3)
+    start = time.monotonic()
+    expected = allocate(model, budget, workdir=tmp_path / "whole", **SETTINGS)
+    took_s = time.monotonic() - start
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    chance, interrupts = random.Random(0), 0
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for turn in range(30):
+            workdir = tmp_path / f"stopped-{turn // 3}"
+            try:
+                signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.001, 0.8 * took_s))
+                allocate(model, budget, workdir=workdir, **SETTINGS)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                interrupts += 1
+            now = model.state_dict()
+            assert all(torch.equal(now[name], before[name]) for name in before)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+    assert interrupts > 3
+    for workdir in sorted(tmp_path.glob("stopped-*")):
+        assert allocate(model, budget, workdir=workdir, **SETTINGS) == expected
