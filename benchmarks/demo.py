@@ -1,6 +1,6 @@
 """`bitplan demo` from an empty cache: seconds to the final table, and peak resident memory.
 
-    python benchmarks/demo.py
+python benchmarks/demo.py
 """
 
 import os

@@ -78,7 +78,7 @@ class _Hook:
 def _watch_experts(model: nn.Module, layer: Layer, report: Report, stack: ExitStack) -> None:
     """Put a watched view in place of a parameter of experts; the stack puts the parameter back."""
     name = layer.name.rpartition(".")[2]
-    parameters = module_of(model, layer)._parameters
+    parameters: dict[str, Any] = module_of(model, layer)._parameters
     stack.callback(parameters.__setitem__, name, parameters[name])
     weight = parameters[name].detach()
     watched = weight.as_subclass(_Experts)

@@ -1,6 +1,7 @@
 """Text sampled from the model itself: calibration for whoever has none."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -67,7 +68,7 @@ def _read(partial: Path, sequences: int, length: int) -> list[Tensor]:
 def _next(model: nn.Module, tokens: list[Tensor], cache: object) -> tuple[Tensor, object]:
     """Logits [rows, vocabulary] after the tokens, and the cache that the next call may use."""
     read = tokens[-1] if cache is not None else torch.cat(tokens, dim=1)
-    output = None
+    output: Any = None
     if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         output = model(input_ids=read, past_key_values=cache, use_cache=True)
     if getattr(output, "logits", None) is None:

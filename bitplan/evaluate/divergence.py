@@ -91,7 +91,7 @@ def make_reference(
         with tempfile.TemporaryFile(dir=folder) as file:
             for batch, logits in _forward(model, tokens, progress, "reference"):
                 vocabulary, dtype = logits.shape[-1], logits.dtype
-                file.write(memoryview(logits.contiguous().view(torch.uint8).numpy()))
+                logits.contiguous().view(torch.uint8).numpy().tofile(file)
                 nll += [_nll(row, ids) for row, ids in zip(logits, batch, strict=True)]
             file.flush()
             stored = np.memmap(file, np.uint8, mode="c")

@@ -1,5 +1,6 @@
 """Signals at any instant: nothing is lost that matters, and the end is the same, byte for byte."""
 
+import contextlib
 import os
 import random
 import shutil
@@ -36,8 +37,10 @@ for line in sys.stdin:
         os.dup2(os.open(os.devnull, os.O_RDWR), 0)
         os.dup2(0, 1)
         sys.argv = ["bitplan", *line.split()]
-        bitplan.cli.main()
-        os._exit(0)
+        try:
+            bitplan.cli.main()
+        except SystemExit as stop:
+            os._exit(stop.code or 0)  # at once: to wind up takes longer than all the work here
     print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
@@ -73,7 +76,8 @@ class CommandLine:
         child = int(self._read())
         if after_s is not None:
             time.sleep(after_s)
-            os.kill(child, kill)  # not yet waited for, or still its number: it cannot be another's
+            with contextlib.suppress(ProcessLookupError):  # it was done before
+                os.kill(child, kill)
         return int(self._read())
 
     def close(self) -> None:
