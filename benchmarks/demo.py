@@ -13,7 +13,7 @@ import time
 
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bitplan-") as folder:
-        environment = os.environ | {"BITPLAN_CACHE": f"{folder}/cache"}
+        environment = os.environ | {"BITPLAN_CACHE": f"{folder}/cache", "PYTHONSAFEPATH": "1"}
         start = time.perf_counter()
         command = [sys.executable, "-m", "bitplan.cli", "demo", "--out", f"{folder}/demo"]
         subprocess.run(command, env=environment, check=True)
