@@ -2,9 +2,11 @@
 
 import json
 import logging
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -77,19 +79,27 @@ def main() -> None:
     handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     err = Console(stderr=True)
+    interrupts: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, interrupt)
     try:
-        app()
-    except BitplanError as error:
+        app(prog_name="bitplan")
+    except BaseException as error:
+        # Not all that an interrupt passes through lets it pass: Typer makes an exit of it, and
+        # libraries in C now and then an error of their own.
+        if interrupts:
+            err.print("Stopped. What was done is kept: the same command goes on from there.")
+            sys.exit(INTERRUPTED)
+        if not isinstance(error, BitplanError):
+            raise
         err.print("[bold red]Error:[/]", end=" ")
         # One line, whatever the message quotes.
         err.print(" ".join(str(error).split()), markup=False, highlight=False, soft_wrap=True)
         sys.exit(2 if isinstance(error, InputError) else 1)
-    except (KeyboardInterrupt, SystemExit) as stop:
-        # Typer turns an interrupt into an exit of this code.
-        if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
-            raise
-        err.print("Stopped. What was done is kept: the same command goes on from there.")
-        sys.exit(INTERRUPTED)
 
 
 @app.command()
@@ -297,10 +307,9 @@ def apply(
 
     loaded = Plan.load(plan)
     make_folder(folder)
-    tokenizer = _tokenizer_of(model)
     with _bars(as_json) as bars:
         packed = apply_plan(model, loaded, workdir=workdir, calibration=calibration, progress=bars)
-    save(packed, folder, loaded, tokenizer=tokenizer)
+    save(packed, folder, loaded, tokenizer=_tokenizer_of(model))
     size = held_bytes(packed)
     _show(
         json.dumps({"folder": str(folder), "bytes": size}),

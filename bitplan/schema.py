@@ -106,7 +106,7 @@ class Scheme:
         return {"type": "string", "pattern": r"^(bf16|fp16|fp32|int[234568](g(32|64|128))?s?)$"}
 
 
-_INTEGER_NAME = re.compile(r"int(?P<bits>\d+)(?:g(?P<group>\d+))?(?P<symmetric>s?)")
+_INTEGER_NAME = re.compile(r"int(?P<bits>[1-9][0-9]*)(?:g(?P<group>[1-9][0-9]*))?(?P<symmetric>s?)")
 
 
 class Record(BaseModel):
@@ -207,7 +207,11 @@ class Artefact(Record):
     def load(cls, path: str | Path) -> Self:
         """Read a file that `save` wrote. Raises `InputError` of the record's own kind."""
         try:
-            return cls.from_json(read_text(path))
+            text = read_text(path)
+        except InputError as error:
+            raise cls._error()(str(error)) from error
+        try:
+            return cls.from_json(text)
         except cls._error() as error:
             raise cls._error()(f"{path}: {error}") from None
 
@@ -217,7 +221,7 @@ class Artefact(Record):
         error, noun = cls._error(), cls.__name__
         try:
             content = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as cause:
+        except (ValueError, RecursionError) as cause:  # ValueError: also a number far too long
             raise error(
                 f"This is not the JSON of a {noun} ({cause}); the file may be truncated. "
                 "Make it again, or fetch it again."
@@ -247,7 +251,8 @@ class Artefact(Record):
 
 def _digest(content: dict[str, Any]) -> str:
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    # A file that was edited may hold half of a surrogate pair.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class CostTable(Artefact):

@@ -74,6 +74,7 @@ def evaluate(
         side = _side(loaded, model, perplexity=own.perplexity)
     else:
         found = compare(loaded, told, progress=progress)
+        del told  # its logits, once read, count as memory of this process
         if not found.is_finite:
             raise ModelError(
                 f"{source_name(model)} gives logits that are not finite. Give it more bits, or "

@@ -6,6 +6,7 @@ import logging
 import struct
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -80,17 +81,25 @@ def load_tokenizer(source: Source) -> Any:
             "place of text."
         )
     place = locate(source)
+    missing = ModelError(
+        f"{place.source} has no tokenizer files. Save the model's tokenizer into it with "
+        "save_pretrained of transformers, or give tokens in place of text."
+    )
+    folder = Path(place.location)
+    if folder.is_dir() and place.gguf_file is None and not _has_tokenizer_files(folder):
+        raise missing
     with _explained(place, "its tokenizer"), _quiet_transformers(place):
         tokenizer = AutoTokenizer.from_pretrained(
             place.location, trust_remote_code=False, **place.keywords
         )
         # Where there are no files transformers may make up a tokenizer of special tokens alone.
         if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) < 2:
-            raise ModelError(
-                f"{place.source} has no tokenizer files. Save the model's tokenizer into it with "
-                "save_pretrained of transformers, or give tokens in place of text."
-            )
+            raise missing
     return tokenizer
+
+
+def _has_tokenizer_files(folder: Path) -> bool:
+    return any(next(folder.glob(pattern), None) for pattern in _TOKENIZER_FILES)
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:
@@ -211,6 +220,7 @@ def _quiet_transformers(place: Place) -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
+_TOKENIZER_FILES = ("*token*", "*vocab*", "*.model", "*.bpe", "merges.txt", "tekken.json")
 _FAILURES = (
     OSError,
     ValueError,

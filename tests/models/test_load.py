@@ -333,14 +333,17 @@ def test_a_config_that_is_no_json(saved):
         load_model(folder)
 
 
-def test_a_folder_without_a_tokenizer(saved):
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_folder_without_a_tokenizer(name, saved):
     with pytest.raises(ModelError, match="has no tokenizer files"):
-        load_tokenizer(saved("gpt2"))
+        load_tokenizer(saved(name))
 
 
-def test_a_folder_without_a_tokenizer_that_none_is_made_up_for(saved):
+def test_a_folder_with_a_damaged_tokenizer(saved):
+    folder = saved("llama")
+    (folder / "tokenizer.json").write_text("{")
     with pytest.raises(ModelError, match="its tokenizer cannot be loaded"):
-        load_tokenizer(saved("llama"))
+        load_tokenizer(folder)
 
 
 def test_a_module_has_no_tokenizer():

@@ -1,0 +1,411 @@
+"""Each verb as a user calls it: what it prints and where, its exit code, and what it refuses."""
+
+import json
+import logging
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from bitplan import CostTable, Plan, describe
+from bitplan.apply import held_bytes
+from bitplan.cli import main
+from bitplan.export import load, load_plan
+
+NAMES = ["llama-tied", "gpt2", "mixtral"]
+SIZES = ["--sequences", "12", "--length", "16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict:
+        return json.loads(self.out)
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    """What `main` sets for a process of its own."""
+    root = logging.getLogger()
+    handlers, handler = root.handlers[:], signal.getsignal(signal.SIGINT)
+    yield
+    root.handlers[:] = handlers
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.fixture
+def bitplan(tmp_path, monkeypatch, capsys) -> Callable[..., Said]:
+    """The command in this process, with a folder of its own to work and write in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BITPLAN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def call(*arguments: object) -> Said:
+        monkeypatch.setattr(sys, "argv", ["bitplan", *map(str, arguments)])
+        logging.getLogger().handlers.clear()  # each process begins without
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        said = capsys.readouterr()
+        return Said(code=int(stop.value.code or 0), out=said.out, err=said.err)
+
+    return call
+
+
+def good(said: Said) -> Said:
+    assert said.code == 0, said.err
+    return said
+
+
+def refused(said: Said, *messages: str) -> None:
+    """Bad input: one line on standard error, nothing on standard output."""
+    assert said.code == 2, said.err
+    assert said.out == ""
+    assert said.err.startswith("Error: ")
+    assert said.err.count("\n") == 1
+    for message in messages:
+        assert message in said.err
+
+
+def budget_of(folder: Path, share: float = 0.3) -> str:
+    from bitplan.models import load_model
+
+    found = describe(load_model(folder))
+    size = found.smallest_bytes + share * (found.bytes - found.smallest_bytes)
+    return f"{size / 1e9:.9f}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_whole_path(name, bitplan, tiny_folder, tiny_tokenizer, tmp_path):
+    folder = tiny_folder(name)
+    described = good(bitplan("describe", folder, "--json"))
+    assert described.json["name"] == f"tiny-{name}"
+    assert described.err == ""
+    assert "tiny-" in good(bitplan("describe", folder)).out
+
+    measured = good(bitplan("measure", folder, *SIZES, "--json"))
+    assert CostTable.from_json(measured.out) == CostTable.load("costs.json")
+    assert measured.err == ""
+
+    budget = budget_of(folder)
+    solved = good(
+        bitplan("solve", "costs.json", "--budget-gb", budget, "--json", "--out", "s.json")
+    )
+    assert Plan.from_json(solved.out) == Plan.load("s.json")
+    plans = good(bitplan("frontier", "costs.json", "--points", 4, "--json")).json
+    assert len(plans) == 4
+    assert Plan.from_json(json.dumps(plans[0])).bytes < Plan.from_json(json.dumps(plans[3])).bytes
+
+    allocated = good(
+        bitplan("allocate", folder, "--budget-gb", budget, *SIZES, "--refine-tokens", 500, "--json")
+    )
+    plan = Plan.load("plan.json")
+    assert Plan.from_json(allocated.out) == plan
+    assert plan.evidence is not None
+    assert plan.bytes <= float(budget) * 1e9
+    assert "<html" in Path("report.html").read_text()
+
+    applied = good(bitplan("apply", folder, "plan.json", "--out", "small", "--json"))
+    assert applied.json == {"folder": "small", "bytes": plan.bytes}
+    assert "saved without a tokenizer" in applied.err
+    model = load(tmp_path / "small")
+    assert held_bytes(model) == plan.bytes
+    assert load_plan(tmp_path / "small") == plan
+
+    text = tmp_path / "held out.txt"
+    text.write_text("\n\n".join(f"w{i} w{i + 1} w5 w{i % 7}" for i in range(60)))
+    arguments = ("evaluate", "small", "--reference", folder, "--text", text, "--length", 16)
+    refused(bitplan(*arguments), "has no tokenizer files")
+    tiny_tokenizer.save_pretrained(tmp_path / "reference")
+    for file in folder.iterdir():
+        (tmp_path / "reference" / file.name).write_bytes(file.read_bytes())
+    arguments = ("evaluate", "small", "--reference", "reference", "--text", text, "--length", 16)
+    report = good(bitplan(*arguments, "--json")).json
+    assert report["model"]["bytes"] == plan.bytes
+    assert report["model"]["kl"] > 0
+    assert report["reference"]["perplexity"] > 1
+    assert "perplexity" in good(bitplan(*arguments)).out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tables_for_people(name, bitplan, tiny_folder):
+    folder = tiny_folder(name)
+    budget = budget_of(folder)
+    assert "costs.json" in good(bitplan("measure", folder, *SIZES)).out
+    said = good(bitplan("solve", "costs.json", "--budget-gb", budget))
+    assert "The plan is in plan.json" in said.out
+    assert "KL" in good(bitplan("frontier", "costs.json", "--points", 3)).out
+    said = good(bitplan("allocate", folder, "--budget-gb", budget, *SIZES, "--refine-tokens", 200))
+    assert "uniform" in said.out
+    assert "bitplan apply" in said.out
+    assert said.err == ""  # bars are for terminals
+    said = good(bitplan("apply", folder, "plan.json", "--out", "small"))
+    assert "saved in small" in said.out
+
+
+def test_a_tokenizer_goes_with_the_model(bitplan, tiny_folder, tiny_tokenizer, tmp_path):
+    for file in tiny_folder("llama").iterdir():
+        (tmp_path / "model").mkdir(exist_ok=True)
+        (tmp_path / "model" / file.name).write_bytes(file.read_bytes())
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+    text = tmp_path / "text.jsonl"
+    text.write_text("\n".join(json.dumps(f"w{i} w{i + 3} w8 w9 w{i % 5}") for i in range(90)))
+    budget = budget_of(tmp_path / "model")
+    arguments = ("--budget-gb", budget, "--calibration", text, *SIZES, "--refine-tokens", 0)
+    good(bitplan("allocate", "model", *arguments))
+    assert Plan.load("plan.json").provenance.calibration == "text.jsonl, 90 documents, seed 0"
+    assert good(bitplan("apply", "model", "plan.json", "--out", "small")).err == ""
+    report = good(bitplan("evaluate", "small", "--text", text, "--length", 16, "--json")).json
+    assert report["reference"] is None
+    # On a machine without the work, the text is asked for.
+    again = ("apply", "model", "plan.json", "--out", "again", "--workdir", "elsewhere")
+    refused(bitplan(*again), "takes the text that it was calibrated on (text.jsonl,")
+    good(bitplan(*again, "--calibration", text))
+    assert sorted(p.name for p in Path("small").iterdir()) == sorted(
+        p.name for p in Path("again").iterdir()
+    )
+    weights = [(Path(name) / "model.safetensors").read_bytes() for name in ("small", "again")]
+    assert weights[0] == weights[1]
+
+
+def test_every_choice_reaches_the_plan(bitplan, tiny_folder):
+    good(
+        bitplan(
+            *(
+                "allocate",
+                tiny_folder("llama"),
+                "--budget-gb",
+                budget_of(tiny_folder("llama"), 0.5),
+            ),
+            *("--schemes", "int3, int4,int8s,bf16", "--pin", "*.v_proj=int8s|bf16"),
+            *("--pin", "lm_head=int4", "--fuse", "--estimator", "fisher_diagonal"),
+            *("--quantizer", "clip", "--solver", "lagrangian", "--seed", 7, "--no-verify", *SIZES),
+        )
+    )
+    plan = Plan.load("plan.json")
+    schemes = {name: str(scheme) for name, scheme in plan.schemes.items()}
+    assert set(schemes.values()) <= {"int3", "int4", "int8s", "bf16"}
+    assert schemes["lm_head"] == "int4"
+    assert schemes["model.layers.0.self_attn.q_proj"] in {"int8s", "bf16"}
+    made = plan.provenance
+    assert (made.estimator, made.quantizer, made.seed) == ("fisher_diagonal", "clip", 7)
+    assert made.calibration == "sampled from the model, seed 7"
+    assert plan.solver == "lagrangian"
+    assert plan.evidence is None
+    assert made.sizes["calibration"] == 12
+
+
+def test_a_budget_as_large_as_the_model_keeps_it(bitplan, tiny_folder):
+    said = good(bitplan("allocate", tiny_folder("gpt2"), "--budget-gb", 1))
+    assert "The budget holds the whole model" in said.out
+    good(bitplan("apply", tiny_folder("gpt2"), "plan.json", "--out", "same"))
+    assert held_bytes(load("same")) == Plan.load("plan.json").bytes
+
+
+def nothing_was_written(folder: Path) -> bool:
+    return not [path for path in folder.iterdir() if path.name != "cache"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--budget-gb", "0"], "it must be a number above zero"),
+        (["--budget-gb", "-3"], "it must be a number above zero"),
+        (["--budget-gb", "nan"], "it must be a number above zero"),
+        (["--budget-gb", "inf"], "it must be a number above zero"),
+        (["--budget-gb", "1e-9"], "the smallest plan needs"),
+        (["--schemes", "int4,int9"], "'int9' is not a scheme"),
+        (["--schemes", ","], "list of schemes is empty"),
+        (["--estimator", "hessian"], "no estimator 'hessian'"),
+        (["--quantizer", "awq"], "no quantizer 'awq'"),
+        (["--solver", "simplex"], "no solver 'simplex'"),
+        (["--pin", "lm_head"], "is not LAYER=SCHEME"),
+        (["--pin", "nothing=int4g64"], "matches no layer"),
+        (["--pin", "*=int9"], "'int9' is not a scheme"),
+        (["--calibration", "missing.txt"], "no calibration file 'missing.txt'"),
+        (["--dtype", "int8"], "not a dtype"),
+        (["--length", "256"], "256 tokens long, but the model reads at most 64"),
+        (["--out", "."], "is a folder"),
+        (["--out", "/dev/null/plan.json"], "Cannot make the folder"),
+        (["--report", "/dev/null/report.html"], "Cannot make the folder"),
+        (["--workdir", "/dev/null/work"], "Cannot make the folder"),
+    ],
+)
+def test_allocate_refuses_bad_input_at_once(arguments, message, bitplan, tiny_folder, tmp_path):
+    given = {"--budget-gb": "0.00003", "--length": "16"}
+    given |= dict(zip(arguments[::2], arguments[1::2], strict=True))
+    flat = [part for pair in given.items() for part in pair]
+    refused(bitplan("allocate", tiny_folder("llama"), *flat), message)
+    assert nothing_was_written(tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors*"))
+
+
+def test_text_without_a_tokenizer_is_refused(bitplan, tiny_folder, tmp_path):
+    (tmp_path / "text.txt").write_text("some words\n\nmore words")
+    arguments = ("--budget-gb", "0.00003", "--calibration", "text.txt")
+    refused(bitplan("allocate", tiny_folder("llama"), *arguments), "no tokenizer files")
+    assert not Path("plan.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["describe", "./missing"], "There is no folder or file './missing'"),
+        (["describe", "file.txt"], "is a file, but no GGUF file"),
+        (["describe", "empty"], "has no config.json"),
+        (["measure", "./missing"], "There is no folder or file"),
+        (["solve", "missing.json", "--budget-gb", "1"], "Cannot read missing.json"),
+        (["solve", "file.txt", "--budget-gb", "1"], "not the JSON of a CostTable"),
+        (["solve", "null.json", "--budget-gb", "1"], "is not a CostTable"),
+        (["frontier", "missing.json"], "Cannot read missing.json"),
+        (["apply", "{llama}", "missing.json", "--out", "small"], "Cannot read missing.json"),
+        (["apply", "{llama}", "file.txt", "--out", "small"], "not the JSON of a Plan"),
+        (["evaluate", "./missing", "--text", "file.txt"], "There is no folder or file"),
+        (["evaluate", "{llama}", "--text", "missing.txt"], "Cannot read missing.txt"),
+    ],
+)
+def test_what_is_not_there_is_refused(arguments, message, bitplan, tiny_folder, tmp_path):
+    (tmp_path / "file.txt").write_text("words")
+    (tmp_path / "null.json").write_text("null")
+    (tmp_path / "empty").mkdir()
+    before = set(tmp_path.rglob("*"))
+    arguments = [part.format(llama=tiny_folder("llama")) for part in arguments]
+    said = bitplan(*arguments)
+    refused(said, message)
+    assert not any(path.is_file() for path in set(tmp_path.rglob("*")) - before)
+
+
+@pytest.mark.parametrize("verb", ["measure", "solve", "allocate", "apply"])
+def test_a_place_that_cannot_be_written_is_found_before_any_work(
+    verb, bitplan, tiny_folder, tmp_path
+):
+    (tmp_path / "file").write_text("mine")
+    folder = tiny_folder("llama")
+    arguments = {
+        "measure": [folder],
+        "solve": ["missing.json", "--budget-gb", "1"],
+        "allocate": [folder, "--budget-gb", "0.00003"],
+        "apply": [folder, "plan.json"],
+    }[verb]
+    if verb == "apply":
+        good(bitplan("allocate", folder, "--budget-gb", "1"))
+    place = tmp_path / "file" / ("deeper" if verb == "apply" else "plan.json")
+    refused(bitplan(verb, *arguments, "--out", place), "Cannot make the folder", "file")
+    assert (tmp_path / "file").read_text() == "mine"
+    assert not list(tmp_path.rglob("*.safetensors*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["allocat"], "No such command 'allocat'"),
+        (["allocate", "model"], "Missing option '--budget-gb'"),
+        (["allocate", "model", "--budget", "1"], "No such option: --budget"),
+        (["allocate", "model", "--budget-gb", "four"], "Invalid value for '--budget-gb'"),
+        (["measure", "model", "--length", "1"], "Invalid value for '--length'"),
+        (["apply", "model", "plan.json"], "Missing option '--out'"),
+        (["frontier", "costs.json", "--points", "1"], "Invalid value for '--points'"),
+        (["measure", "model", "--sequences", "0"], "Invalid value for '--sequences'"),
+    ],
+)
+def test_a_slip_in_an_option_is_named(arguments, message, bitplan):
+    said = bitplan(*arguments)
+    assert said.code == 2
+    assert said.out == ""
+    assert message in " ".join(said.err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    "verb",
+    ["demo", "describe", "measure", "solve", "frontier", "allocate", "apply", "evaluate"],
+)
+def test_every_verb_has_help(verb, bitplan):
+    said = good(bitplan(verb, "--help"))
+    assert f"Usage: bitplan {verb}" in said.out
+    assert "--json" in said.out
+
+
+def test_a_plan_of_another_model_is_refused(bitplan, tiny_folder):
+    good(bitplan("allocate", tiny_folder("llama"), "--budget-gb", "1"))
+    said = bitplan("apply", tiny_folder("gpt2"), "plan.json", "--out", "small")
+    refused(said, "The plan, made for tiny-llama, lacks layers of the model")
+    assert not any(Path("small").iterdir())
+
+
+def test_an_edited_plan_is_refused_and_pins_are_advised(bitplan, tiny_folder, tmp_path):
+    good(bitplan("allocate", tiny_folder("llama"), "--budget-gb", "1"))
+    plan = tmp_path / "plan.json"
+    plan.write_text(plan.read_text().replace('"bf16"', '"int8"', 1))
+    said = bitplan("apply", tiny_folder("llama"), "plan.json", "--out", "small")
+    refused(said, "plan.json: This Plan was changed after bitplan wrote it", "pins")
+
+
+def test_an_old_plan_outlives_a_failure(bitplan, tiny_folder, tmp_path):
+    plan = tmp_path / "plan.json"
+    plan.write_text("mine")
+    refused(bitplan("allocate", tiny_folder("llama"), "--budget-gb", "1e-9"))
+    refused(bitplan("solve", "missing.json", "--budget-gb", "1"))
+    assert plan.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "plan.json"]
+
+
+def test_an_interrupt_says_that_the_work_is_kept(bitplan, tiny_folder, monkeypatch, tmp_path):
+    def interrupted(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(torch.Tensor, "backward", interrupted)
+    said = bitplan("allocate", tiny_folder("llama"), "--budget-gb", "0.00003", *SIZES)
+    assert said.code == 130
+    assert said.out == ""
+    assert said.err == "Stopped. What was done is kept: the same command goes on from there.\n"
+    assert not (tmp_path / "plan.json").exists()
+    monkeypatch.undo()
+    assert list((tmp_path / "cache").rglob("*.partial"))
+
+
+def test_a_fault_of_our_own_is_a_traceback(bitplan, tiny_folder, monkeypatch):
+    def faulty(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(torch.Tensor, "backward", faulty)
+    monkeypatch.setattr(
+        sys, "argv", ["bitplan", "measure", str(tiny_folder("llama")), "--length", "16"]
+    )
+    with pytest.raises(ZeroDivisionError):
+        main()
+
+
+def test_the_installed_command_is_this_one(tmp_path):
+    command = Path(sys.executable).with_name("bitplan")
+    runs = [
+        subprocess.run(
+            [*start, "solve", "missing.json", "--budget-gb", "1"],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+        )
+        for start in ([sys.executable, "-m", "bitplan.cli"], [str(command)])
+    ]
+    for run in runs:
+        said = Said(code=run.returncode, out=run.stdout, err=run.stderr)
+        refused(said, "Cannot read missing.json")
+
+
+def test_names_are_read_with_spaces_and_pins_with_bars():
+    from bitplan.cli import _names, _pins
+
+    assert _names(None) is None
+    assert _names(" int4 ,, bf16,") == ["int4", "bf16"]
+    assert _pins(None) is None
+    assert _pins(["a=b=int4|int8", "c=bf16"]) == {"a=b": ["int4", "int8"], "c": ["bf16"]}
+    assert _pins([]) is None
