@@ -123,6 +123,28 @@ def test_kills_and_interrupts_of_the_command_change_no_byte(command_line, tiny_f
     assert "Traceback" not in told
 
 
+@contextlib.contextmanager
+def interrupted(after_s: float) -> Iterator[list[int]]:
+    """Interrupt the block after a while; tells whether that was before its end."""
+    told: list[int] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        told.append(number)
+        raise KeyboardInterrupt
+
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, after_s)
+        yield told
+    except BaseException:
+        # Not only KeyboardInterrupt: now and then torch's own code makes another error of it.
+        if not told:
+            raise
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+
+
 # Python drops an interrupt that comes while it finalizes an object, and says so.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_interrupts_at_any_instant_give_a_module_back(tiny_model, tmp_path):
@@ -130,30 +152,19 @@ def test_interrupts_at_any_instant_give_a_module_back(tiny_model, tmp_path):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     found = describe(model)
     budget = Budget(bytes=(found.smallest_bytes + found.bytes) // 3)
+    expected = allocate(model, budget, workdir=tmp_path / "first", **SETTINGS)
     start = time.monotonic()
-    expected = allocate(model, budget, workdir=tmp_path / "whole", **SETTINGS)
+    allocate(model, budget, workdir=tmp_path / "second", **SETTINGS)
     took_s = time.monotonic() - start
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
     chance, interrupts = random.Random(0), 0
-    handler = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        for turn in range(30):
-            workdir = tmp_path / f"stopped-{turn // 3}"
-            try:
-                signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.001, 0.8 * took_s))
-                allocate(model, budget, workdir=workdir, **SETTINGS)
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            except KeyboardInterrupt:
-                interrupts += 1
-            now = model.state_dict()
-            assert all(torch.equal(now[name], before[name]) for name in before)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
-    assert interrupts > 3
+    for turn in range(30):
+        workdir = tmp_path / f"stopped-{turn // 3}"
+        with interrupted(chance.uniform(0.001, 0.8 * took_s)) as told:
+            allocate(model, budget, workdir=workdir, **SETTINGS)
+        interrupts += len(told)
+        now = model.state_dict()
+        assert all(torch.equal(now[name], before[name]) for name in before)
+    assert interrupts > 5
     for workdir in sorted(tmp_path.glob("stopped-*")):
         assert allocate(model, budget, workdir=workdir, **SETTINGS) == expected
 

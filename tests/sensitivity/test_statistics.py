@@ -271,26 +271,31 @@ def test_interrupts_at_any_instant_change_no_byte(tiny_model, tmp_path):
     layers = find_layers(model)
     gather(model, layers, tokens, tmp_path / "whole", fisher=True)
 
-    def interrupt(*_: object) -> None:
+    interrupts: list[int] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        interrupts.append(number)
         raise KeyboardInterrupt
 
     chance = random.Random(0)
     before = signal.signal(signal.SIGALRM, interrupt)
-    interrupts = 0
     try:
         for _ in range(60):
+            already = len(interrupts)
             try:
                 signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.002, 0.03))
                 gather(model, layers, tokens, tmp_path / "stopped", fisher=True)
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 (tmp_path / "stopped").unlink()
-            except KeyboardInterrupt:
-                interrupts += 1
+            except BaseException:
+                # Not only KeyboardInterrupt: torch's own code may make another error of it.
+                if len(interrupts) == already:
+                    raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     gather(model, layers, tokens, tmp_path / "stopped", fisher=True)
-    assert interrupts > 10
+    assert len(interrupts) > 10
     assert (tmp_path / "stopped").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
