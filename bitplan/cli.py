@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -76,6 +77,9 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line; exit code 0, 2 for bad input, 1 for a fault, 130 when interrupted."""
+    # Threads that spin while they wait make a busy machine many times slower. torch reads this when
+    # it is imported, which is later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     err = Console(stderr=True)

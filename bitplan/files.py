@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from bitplan.errors import InputError, OutputError
 
 
@@ -41,8 +43,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
         make_folder(path.parent)
         yield temporary
         temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"Cannot write {path}: {error.strerror or error}. {_ADVICE}") from error
+    except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"Cannot write {path}: {reason}. {_ADVICE}") from error
     finally:
         with contextlib.suppress(OSError):  # there may be no such folder, which was said above
             temporary.unlink()
