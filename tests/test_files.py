@@ -1,0 +1,120 @@
+"""Files appear whole or not at all, and places that cannot be written are named."""
+
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bitplan.errors import InputError, OutputError
+from bitplan.files import check_writable, make_folder, read_text, replacing, write_text
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file may grow beyond a size, as if there were no more room."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_file_is_written_with_its_folders(tmp_path):
+    path = tmp_path / "a" / "b" / "file.txt"
+    write_text(path, "größer")
+    assert read_text(path) == "größer"
+    assert names_in(path.parent) == ["file.txt"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError, SystemExit])
+def test_what_fails_leaves_the_old_file_and_nothing_else(error, tmp_path):
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+
+    def fail() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half of the n")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert path.read_text() == "old"
+    assert names_in(tmp_path) == ["file.txt"]
+
+
+def test_two_processes_do_not_write_to_one_temporary_file(tmp_path):
+    with replacing(tmp_path / "file.txt") as temporary:
+        assert str(os.getpid()) in temporary.name
+        assert temporary.parent == tmp_path  # on the same disk: renaming is one step
+        temporary.write_text("new")
+
+
+@pytest.mark.parametrize("kind", ["text", "tensors"])
+def test_a_full_disk_is_said_and_leaves_the_old_file(kind, tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write() -> None:
+        if kind == "text":
+            write_text(path, "x" * 100_000)
+        else:
+            with replacing(path) as temporary:
+                save_file({"x": torch.zeros(100_000)}, temporary)
+
+    message = r"Cannot write .*file: .*too large.* Free some space"
+    with full_disk(1000), pytest.raises(OutputError, match=message):
+        write()
+    assert path.read_text() == "old"
+    assert names_in(tmp_path) == ["file"]
+
+
+def test_a_place_that_is_none_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        with pytest.raises(OutputError, match="Cannot make the folder"):
+            make_folder(place)
+    for path in (tmp_path / "file" / "plan.json", tmp_path):
+        with pytest.raises(OutputError, match=r"Cannot make the folder|is a folder, but a file"):
+            check_writable(tmp_path / "fine.json", path)
+        with pytest.raises(OutputError, match="Cannot"):
+            write_text(path, "new")
+    assert names_in(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_leave_to_write_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(OutputError, match="is not writable"):
+        check_writable(tmp_path / "plan.json")
+    tmp_path.chmod(0o700)
+
+
+def test_checking_writes_nothing(tmp_path):
+    check_writable(tmp_path / "deep" / "plan.json", tmp_path / "report.html")
+    assert names_in(tmp_path) == ["deep"]
+    assert names_in(tmp_path / "deep") == []
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("missing", "No such file"),
+        (".", "Is a directory"),
+        ("a\0b", "null"),
+        ("x" * 5000, "File name too long"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused(path, message):
+    with pytest.raises(InputError, match=rf"Cannot read .*: .*{message}.*\. Check the path"):
+        read_text(path)
