@@ -171,7 +171,13 @@ class Cost(Record):
     scheme: Scheme
     bytes: NonNegativeInt = Field(description="codes, scales, offsets and padding")
     loss: NonNegativeFloat = Field(description="expected increase of KL, nats per token")
-    standard_error: NonNegativeFloat = Field(description="of the loss, nats per token")
+    standard_error: NonNegativeFloat = Field(
+        description="of the loss, nats per token, by the bootstrap over calibration sequences"
+    )
+    inseparable: tuple[Scheme, ...] = Field(
+        default=(),
+        description="schemes of this layer whose loss differs by less than two standard errors",
+    )
 
 
 class Row(Record):

@@ -4,4 +4,7 @@ from bitplan.sensitivity.estimators import ESTIMATORS as ESTIMATORS
 from bitplan.sensitivity.estimators import get_estimator as get_estimator
 from bitplan.sensitivity.gather import gather as gather
 from bitplan.sensitivity.measure import Meter as Meter
-from bitplan.sensitivity.statistics import StatisticsFile as StatisticsFile
+from bitplan.sensitivity.passes import AbstractPass as AbstractPass
+from bitplan.sensitivity.passes import WholeModel as WholeModel
+from bitplan.sensitivity.shards import Shards as Shards
+from bitplan.sensitivity.statistics import StatisticsFolder as StatisticsFolder

@@ -1,110 +1,111 @@
-"""Run the model over the calibration tokens and gather the statistics of its layers."""
+"""Gather the moments of a model's layers over the calibration sequences."""
 
+import logging
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
-from functools import partial
-from pathlib import Path
-
-import torch
-from jaxtyping import Int
-from torch import Tensor, nn
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 from bitplan.errors import ModelError
-from bitplan.models import eager_experts, next_token_logits
-from bitplan.progress import Progress, quiet
 from bitplan.schema import Layer
-from bitplan.sensitivity.statistics import LayerStatistics, Statistics, StatisticsFile
-from bitplan.sensitivity.watch import Seen, watch
+from bitplan.sensitivity.passes import AbstractPass
+from bitplan.sensitivity.statistics import LEFT_OUT, StatisticsFolder, Sums
+from bitplan.sensitivity.watch import Seen
 
-BATCH_TOKENS = 512
-"""Tokens that go through the model at once: bounds the memory that activations take."""
+log = logging.getLogger(__name__)
 
 SAVE_EVERY_S = 60.0
 
 
 def gather(
-    model: nn.Module,
     layers: Sequence[Layer],
-    tokens: Int[Tensor, "sequences length"],
-    path: Path,
-    *,
-    fisher: bool = False,
-    progress: Progress = quiet,
-) -> StatisticsFile:
-    """Gather statistics of `layers` over `tokens` into the file `path`.
-
-    The model takes `input_ids` and returns next-token `logits`; it stays as it is, down to its
-    gradients. A file that is there already is used if it is whole. An interrupted run leaves `path`
-    with the suffix `.partial` and goes on from there; the final file is the same, byte for byte.
-    Raises `ModelError` for a loss or gradient that is not finite.
-    """
-    batches = tokens.split(max(1, BATCH_TOKENS // tokens.shape[1]))
-    find = partial(StatisticsFile.find, layers=layers, batches=len(batches), fisher=fisher)
-    if (found := find(path)) is not None and found.batches_done == len(batches):
-        return found
-    unfinished = path.with_name(path.name + ".partial")
-    if (begun := find(unfinished)) is not None:
-        sums = begun.load([layer.name for layer in layers])
-    else:
-        empty = partial(LayerStatistics.zeros, batches=len(batches), fisher=fisher)
-        sums = Statistics(layers={layer.name: empty(layer) for layer in layers})
-    saved_at = time.monotonic()
-    try:
-        for index in range(sums.batches_done, len(batches)):
-            progress("statistics", index, len(batches))
-            _add_batch(model, layers, batches[index], index, sums)
-            if time.monotonic() - saved_at > SAVE_EVERY_S:
-                sums.save(unfinished)
-                saved_at = time.monotonic()
-        sums.save(path)
-    except KeyboardInterrupt:
-        if not sums.is_torn:
-            sums.save(unfinished)
-        raise
-    unfinished.unlink(missing_ok=True)
-    progress("statistics", len(batches), len(batches))
-    return StatisticsFile(path)
-
-
-def _add_batch(
-    model: nn.Module, layers: Sequence[Layer], tokens: Tensor, index: int, sums: Statistics
+    moments: Iterable[str],
+    through: AbstractPass,
+    folder: StatisticsFolder,
 ) -> None:
-    # All is collected first and added last: nearly always an interrupt leaves the sums whole.
-    seen: list[Seen] = []
-    with torch.enable_grad(), ExitStack() as stack:
-        stack.enter_context(eager_experts(model))
-        stack.enter_context(watch(model, layers, seen.append))
-        loss = next_token_loss(model, tokens)
-        _check_finite(loss, f"The loss on calibration batch {index}")
-        if loss.requires_grad:
-            loss.backward()
+    """Gather what `folder` lacks of the `moments` of `layers`, group by group.
+
+    An interrupted run goes on with the sequence at which it stopped, or was last saved; the files
+    are the same then, byte for byte. A sequence with values that are not finite is left out of the
+    layers that met them, with a warning that names both. Raises `ModelError` where that leaves
+    none.
+    """
+    moments = tuple(moments)
+    lacking = {
+        layer: missing
+        for layer in layers
+        if (missing := [moment for moment in moments if not folder.has(layer, moment)])
+    }
+    try:
+        for group in through.groups(list(lacking)):
+            _gather_group(group, lacking, through, folder)
+    finally:
+        through.close()
+
+
+def _gather_group(
+    group: Sequence[Layer],
+    moments: dict[Layer, list[str]],
+    through: AbstractPass,
+    folder: StatisticsFolder,
+) -> None:
+    sums = {layer: [_begun(layer, name, folder) for name in moments[layer]] for layer in group}
+    every = [one for ones in sums.values() for one in ones]
+    first = min(int(one.sequences.ne(0).sum()) for one in every)
+    saved_at, is_torn = time.monotonic(), False
+    try:
+        for sequence, seen in through.run(group, first=first):
+            is_torn = True  # an interrupt may come when some of a sequence is added
+            _add(sums, seen, sequence, through.tokens_each)
+            is_torn = False
+            if time.monotonic() - saved_at > SAVE_EVERY_S:
+                _save(sums, folder)
+                saved_at = time.monotonic()
+    finally:
+        if not is_torn:
+            _save(sums, folder)
+    for layer, ones in sums.items():
+        if not ones[0].tokens:
+            raise ModelError(
+                f"At {layer.name} every calibration sequence has values that are not finite. Check "
+                "the model's weights and the text, or load the model in a wider dtype: bfloat16 "
+                "in place of float16, or float32."
+            )
+
+
+def _begun(layer: Layer, moment: str, folder: StatisticsFolder) -> Sums:
+    begun = folder.find(layer, moment)
+    return begun.copy() if begun else Sums.zeros(moment, layer, sequences=folder.sequences)
+
+
+def _add(
+    sums: dict[Layer, list[Sums]], seen: Sequence[Seen] | None, sequence: int, tokens: int
+) -> None:
+    broken = "its loss" if seen is None else _not_finite(seen)
+    if broken:
+        log.warning("Calibration sequence %d is left out: %s is not finite.", sequence, broken)
+    by_layer = defaultdict(list)
+    for one in seen or ():
+        by_layer[one.layer].append(one)
+    for layer, ones in sums.items():
+        for one in ones:
+            if one.sequences[sequence]:
+                continue  # added before the last run was stopped
+            if broken:
+                one.sequences[sequence] = LEFT_OUT
+            else:
+                one.add(by_layer[layer], sequence=sequence, tokens=tokens)
+
+
+def _not_finite(seen: Sequence[Seen]) -> str:
     for one in seen:
-        _check_finite(one.gradients, f"A gradient at {one.layer.name}, calibration batch {index},")
-    sums.is_torn = True
-    for one in seen:
-        statistics = sums.layers[one.layer.name]
-        if one.inputs is None:
-            statistics.add_lookup(one.gradients, batch=index, vocabulary=one.layer.shape[0])
-        else:
-            statistics.add(one.inputs, one.gradients, batch=index, expert=one.expert)
-    sums.batches_done = index + 1
-    sums.tokens += tokens.numel()
-    sums.is_torn = False
+        if not one.gradients.isfinite().all():
+            return f"a gradient at {one.layer.name}"
+        if one.inputs.is_floating_point() and not one.inputs.isfinite().all():
+            return f"an input of {one.layer.name}"
+    return ""
 
 
-def _check_finite(values: Tensor, name: str) -> None:
-    if not values.isfinite().all():
-        raise ModelError(
-            f"{name} is not finite. Check the model's weights and the tokens, or load the model in "
-            "a wider dtype: bfloat16 in place of float16, or float32."
-        )
-
-
-def next_token_loss(model: nn.Module, tokens: Int[Tensor, "sequences length"]) -> Tensor:
-    """Negative log-likelihood of each sequence's tokens after the first, summed, in nats."""
-    logits = next_token_logits(model, tokens)[:, :-1]
-    targets = tokens[:, 1:].to(logits.device)
-    return torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1).float(), targets.flatten(), reduction="sum"
-    )
+def _save(sums: dict[Layer, list[Sums]], folder: StatisticsFolder) -> None:
+    for layer, ones in sums.items():
+        for one in ones:
+            folder.save(layer, one)

@@ -1,24 +1,23 @@
 """Model + schemes + statistics -> rows of a cost table: each layer rendered, each error judged."""
 
-import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import torch
-from pydantic import ValidationError
 from torch import nn
 
-from bitplan.compress import Store, render
+from bitplan.compress import Store, reads_covariance
 from bitplan.errors import InputError
-from bitplan.files import make_folder, read_text, write_text
+from bitplan.footprint import scheme_bytes
 from bitplan.formats import Packed
 from bitplan.models import weight_of
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Cost, Layer, Row, Scheme
-from bitplan.sensitivity.estimators import estimate
-from bitplan.sensitivity.statistics import LayerStatistics, StatisticsFile
+from bitplan.sensitivity.estimators import AbstractEstimator
+from bitplan.sensitivity.losses import Losses
+from bitplan.sensitivity.shards import Shards
+from bitplan.sensitivity.statistics import LayerStatistics, StatisticsFolder
+from bitplan.sensitivity.task import LayerResult, LayerTask, run_task
 
 log = logging.getLogger(__name__)
 
@@ -27,96 +26,113 @@ log = logging.getLogger(__name__)
 class Meter:
     """Renders the weights of one model with one quantizer, and judges them with one estimator.
 
-    What is rendered goes to `store`, and each layer's costs beside it as they are found: an
-    interrupted run goes on with the next layer, and another scheme renders only itself.
+    What is rendered goes to `store`, and what each scheme costs to a shard beside it, as it is
+    found: an interrupted run goes on with what is missing, and another scheme renders only itself.
+    `statistics` holds what the quantizer and the estimator read, by labels.
     """
 
     model: nn.Module
-    statistics: StatisticsFile
+    statistics: Mapping[str, StatisticsFolder]
     store: Store
+    shards: Shards
     quantizer: str
-    estimator: str
+    estimator: AbstractEstimator
 
     def rows(
         self, schemes: Mapping[Layer, Sequence[Scheme]], *, progress: Progress = quiet
     ) -> tuple[Row, ...]:
         """A row for each layer, with its schemes in the order given."""
-        rows, done = [], 0
-        total = sum(layer.parameters for layer in schemes)
-        for layer, legal in schemes.items():
+        done, total = 0, sum(layer.parameters for layer in schemes)
+        for result in map(run_task, self._tasks(schemes)):
             progress("measure", done, total)
-            rows.append(Row(layer=layer, costs=self.costs(layer, legal)))
-            done += layer.parameters
+            self._keep(result)
+            done += result.layer.parameters
         progress("measure", total, total)
-        return tuple(rows)
+        return tuple(self._row(layer, legal) for layer, legal in schemes.items())
 
-    def costs(self, layer: Layer, schemes: Sequence[Scheme]) -> tuple[Cost, ...]:
-        """The cost of each scheme for one layer."""
-        shard = self.store.folder / "costs" / self.estimator / f"{layer.name}.json"
-        known = _read(shard)
-        if any(str(s) not in known or not self.store.path(layer, s).is_file() for s in schemes):
-            statistics = self.statistics[layer.name].completed()
-            if not statistics.reached.any():
-                log.warning(
-                    "Calibration never reached %s: its relative weight error, in nats, stands for "
-                    "its loss. Give text that makes the model use it.",
-                    layer.name,
-                )
-            for packed in self.packed(layer, schemes, statistics):
-                if str(packed.scheme) not in known:
-                    known[str(packed.scheme)] = self._cost(layer, packed, statistics)
-            _write(shard, known)
-        return tuple(known[str(scheme)] for scheme in schemes)
-
-    def packed(
-        self,
-        layer: Layer,
-        schemes: Sequence[Scheme],
-        statistics: LayerStatistics | None = None,
-    ) -> list[Packed]:
+    def packed(self, layer: Layer, schemes: Sequence[Scheme]) -> list[Packed]:
         """The layer's weight in each scheme, from the store or rendered into it."""
         stored = {scheme: self.store.get(layer, scheme) for scheme in schemes}
         missing = [scheme for scheme, packed in stored.items() if packed is None]
         if missing:
-            statistics = statistics or self.statistics[layer.name].completed()
-            rendered = render(
-                weight_of(self.model, layer),
-                missing,
-                quantizer=self.quantizer,
-                covariance=statistics.covariance / self.statistics.tokens,
-            )
-            for packed in rendered.values():
-                self.store.put(layer, packed)
-            stored |= rendered
+            result = run_task(self._task(layer, missing, judged=False))
+            self._keep(result)
+            stored |= result.rendered
         return [packed for packed in stored.values() if packed is not None]
 
-    @torch.no_grad()
-    def _cost(self, layer: Layer, packed: Packed, statistics: LayerStatistics) -> Cost:
-        dense = weight_of(self.model, layer)
-        weight = dense.float()
-        # What runs is the decoded weight in the model's own dtype.
-        error = packed.decode(dense.dtype).float().sub_(weight)
-        found = estimate(self.estimator, error, weight, statistics, self.statistics.tokens)
-        return Cost(
-            scheme=packed.scheme,
-            bytes=packed.nbytes,
-            loss=found.loss,
-            standard_error=found.standard_error,
+    def _tasks(self, schemes: Mapping[Layer, Sequence[Scheme]]) -> Iterator[LayerTask]:
+        for layer, legal in schemes.items():
+            lacking = [s for s in legal if not self._is_done(layer, s)]
+            if lacking:
+                yield self._task(layer, lacking, judged=True)
+
+    def _is_done(self, layer: Layer, scheme: Scheme) -> bool:
+        is_rendered = self.store.path(layer, scheme).is_file()
+        return is_rendered and self.shards.get(layer, scheme) is not None
+
+    def _task(self, layer: Layer, schemes: Sequence[Scheme], *, judged: bool) -> LayerTask:
+        stored = {scheme: self.store.get(layer, scheme) for scheme in schemes}
+        known = {scheme: packed for scheme, packed in stored.items() if packed is not None}
+        covariance, statistics = None, None
+        if reads_covariance(self.quantizer) and len(known) < len(schemes):
+            covariance = self._read("data", layer, ("covariance",)).covariance
+        if judged:
+            statistics = self._read(self.estimator.labels, layer, self.estimator.moments)
+            _warn_if_unreached(layer, statistics)
+        return LayerTask(
+            layer=layer,
+            weight=weight_of(self.model, layer),
+            schemes=tuple(schemes),
+            known=known,
+            quantizer=self.quantizer,
+            covariance=covariance,
+            estimator=self.estimator if judged else None,
+            statistics=statistics,
         )
 
+    def _read(self, labels: str, layer: Layer, moments: Sequence[str]) -> LayerStatistics:
+        return self.statistics[labels].read(layer, moments or ("covariance",)).completed()
 
-def _read(shard: Path) -> dict[str, Cost]:
-    if not shard.is_file():
-        return {}
-    try:
-        known = json.loads(read_text(shard))
-        return {name: Cost.model_validate(cost) for name, cost in known.items()}
-    except (json.JSONDecodeError, AttributeError, InputError, ValidationError):
-        return {}  # damaged: found again
+    def _keep(self, result: LayerResult) -> None:
+        for packed in result.rendered.values():
+            self.store.put(result.layer, packed)
+        for scheme, losses in result.losses.items():
+            self.shards.put(result.layer, scheme, losses)
+
+    def _row(self, layer: Layer, schemes: Iterable[Scheme]) -> Row:
+        found = {scheme: self.shards.get(layer, scheme) for scheme in schemes}
+        known = {scheme: losses for scheme, losses in found.items() if losses is not None}
+        if len(known) < len(found):
+            raise InputError(
+                f"Costs of {layer.name} in {self.shards.folder} were removed or damaged while they "
+                "were in use. Run the same command again: it measures what is missing."
+            )
+        return row_of(layer, known)
 
 
-def _write(shard: Path, costs: Mapping[str, Cost]) -> None:
-    make_folder(shard.parent)
-    write_text(
-        shard, json.dumps({name: cost.model_dump(mode="json") for name, cost in costs.items()})
-    )
+def row_of(layer: Layer, losses: Mapping[Scheme, Losses]) -> Row:
+    """A row of the table from the losses of a layer's schemes."""
+    costs = []
+    for scheme, found in losses.items():
+        same = [
+            s for s, other in losses.items() if s != scheme and not found.is_separate_from(other)
+        ]
+        costs.append(
+            Cost(
+                scheme=scheme,
+                bytes=scheme_bytes(layer.shape, scheme),
+                loss=found.loss,
+                standard_error=found.standard_error,
+                inseparable=tuple(same),
+            )
+        )
+    return Row(layer=layer, costs=tuple(costs))
+
+
+def _warn_if_unreached(layer: Layer, statistics: LayerStatistics) -> None:
+    if not statistics.reached.any():
+        log.warning(
+            "Calibration never reached %s: its relative weight error, in nats, stands for its "
+            "loss. Give text that makes the model use it.",
+            layer.name,
+        )

@@ -1,19 +1,7 @@
-"""The statistic behind all else: one forward and one backward pass over the calibration tokens.
+"""What one layer's moments came to, over the calibration sequences: in memory and on disk."""
 
-For a layer with inputs x_t and loss gradients g_t at its output, over the calibration tokens t,
-
-    H = 1/T sum_t mean_o(g_to^2) x_t x_t'
-
-is the input covariance weighted by how much the loss cares for each token. With the loss summed
-over tokens, 1/2 tr(dW H dW') estimates the increase of KL in nats per token when the weight changes
-by dW: the Fisher information with the correlations between tokens and between outputs left out,
-and the squared gradient shared by the outputs (compare GuidedQuant, Kim et al., 2025).
-"""
-
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,171 +11,182 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bitplan.files import replacing
-from bitplan.schema import Kind, Layer
+from bitplan.schema import Layer
+from bitplan.sensitivity.moments import MOMENTS
+from bitplan.sensitivity.watch import Seen
 
-PROBES = 4
-"""Random directions that keep enough of each batch's own H to tell how it varies."""
+LEFT_OUT = -1
+"""What stands for the tokens of a sequence that had values which are not finite."""
 
 
-@dataclass(kw_only=True)
-class LayerStatistics:
-    """Sums over the tokens seen so far; a leading dimension [experts] where the layer has one.
+@dataclass(frozen=True, kw_only=True)
+class Sums:
+    """One moment of one layer, over the sequences seen so far.
 
-    `probes` holds R' diag(sqrt(mean_o g^2)) X for each batch, R random signs: for any dW, the mean
-    over probes of |dW probe|^2 is an unbiased estimate of the batch's share of tr(dW H dW').
+    `tensors` are the moment's own. `sequences` [sequences] counts the tokens that each sequence
+    gave: 0 before it was seen, `LEFT_OUT` if it was left out. `rows` [*experts] counts the tokens
+    that reached each matrix, and `reached` tells whether a gradient came with any of them.
     """
 
-    covariance: Float[Tensor, "*experts in in"]
-    probes: Float[Tensor, "batches *experts probes in"]
+    moment: str
+    tensors: dict[str, Tensor]
+    sequences: Int[Tensor, "sequences"]
     rows: Int[Tensor, "*experts"]
-    fisher: Float[Tensor, "*experts out in"] | None = None
+    reached: Bool[Tensor, "*experts"]
 
     @classmethod
-    def zeros(cls, layer: Layer, *, batches: int, fisher: bool = False) -> "LayerStatistics":
-        """Empty sums for one layer; `fisher` adds the diagonal Fisher information."""
-        *experts, _, columns = layer.shape
-        keeps_fisher = fisher and layer.kind is not Kind.EMBEDDING
+    def zeros(cls, moment: str, layer: Layer, *, sequences: int) -> "Sums":
+        """Before anything was seen."""
+        experts = layer.shape[:-2]
         return cls(
-            covariance=torch.zeros(*experts, columns, columns),
-            probes=torch.zeros(batches, *experts, PROBES, columns),
+            moment=moment,
+            tensors=MOMENTS[moment].zeros(layer, sequences),
+            sequences=torch.zeros(sequences, dtype=torch.int64),
             rows=torch.zeros(experts, dtype=torch.int64),
-            fisher=torch.zeros(layer.shape) if keeps_fisher else None,
+            reached=torch.zeros(experts, dtype=torch.bool),
         )
 
-    def add(
-        self, inputs: Tensor, gradients: Tensor, *, batch: int, expert: int | None = None
-    ) -> None:
-        """Add tokens: inputs [tokens, in] and the loss's gradients at the output [tokens, out]."""
-        at = () if expert is None else (expert,)
-        inputs, gradients = inputs.float(), gradients.float()
-        weighted = inputs * gradients.square().mean(1, keepdim=True).sqrt()
-        self.covariance[at].addmm_(weighted.t(), weighted)
-        self.probes[(batch, *at)] += _signs(len(weighted), self.rows[at]) @ weighted
-        self.rows[at] += len(inputs)
-        if self.fisher is not None:
-            self.fisher[at].addmm_(gradients.square().t(), inputs.square())
+    def add(self, seen: Iterable[Seen], *, sequence: int, tokens: int) -> None:
+        """Add all that the layer saw of one sequence of so many tokens."""
+        for one in seen:
+            at = () if one.expert is None else (one.expert,)
+            gradients, moment = one.gradients.float(), MOMENTS[self.moment]
+            if one.is_lookup:
+                moment.add_lookup(self.tensors, one.inputs, gradients, sequence=sequence)
+            else:
+                inputs = one.inputs.float()
+                moment.add(self.tensors, inputs, gradients, sequence=sequence, at=at)
+            self.rows[at] += len(gradients)
+            self.reached[at] |= bool(gradients.any())
+        self.sequences[sequence] = tokens
 
-    def add_lookup(self, gradients: Tensor, *, batch: int, vocabulary: int) -> None:
-        """Add tokens looked up in an embedding: gradients [tokens, hidden] at what they became.
+    @property
+    def is_complete(self) -> bool:
+        """Whether every sequence was seen."""
+        return bool(self.sequences.ne(0).all())
 
-        A wrong row moves the output by its own error, so H is diagonal. Every row counts as if it
-        were as likely as any other, which judges the rows that calibration never looked up, too.
-        """
-        diagonal = gradients.float().square().sum(0) / vocabulary
-        self.covariance.diagonal().add_(diagonal)
-        self.probes[batch] += _signs(len(diagonal), self.rows) * diagonal.sqrt()
-        self.rows += len(gradients)
+    @property
+    def tokens(self) -> int:
+        """Tokens of the sequences that were added, whether or not they reached the layer."""
+        return int(self.sequences.clamp_min(0).sum())
+
+    def completed(self) -> "Sums":
+        """The same, with the mean of the reached experts for those that were not."""
+        reached = self.reached
+        if reached.dim() == 0 or reached.all() or not reached.any():
+            return self
+        return replace(self, tensors=MOMENTS[self.moment].fill_unreached(self.tensors, reached))
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file."""
+        counts = {"sequences": self.sequences, "rows": self.rows, "reached": self.reached}
+        named = {f"count/{name}": tensor for name, tensor in counts.items()}
+        with replacing(path) as temporary:
+            save_file(self.tensors | named, temporary)
+
+    @classmethod
+    def load(cls, moment: str, layer: Layer, path: Path, *, sequences: int) -> "Sums | None":
+        """Mapped from its file; None where there is none, or it is of something else."""
+        with torch.device("meta"):  # shapes alone
+            empty = cls.zeros(moment, layer, sequences=sequences)
+        try:
+            with safe_open(path, framework="pt") as file:
+                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            counts = {n: found.pop(f"count/{n}") for n in ("sequences", "rows", "reached")}
+        except (SafetensorError, OSError, KeyError):
+            return None
+        shapes = {name: tensor.shape for name, tensor in found.items()}
+        if shapes != {name: tensor.shape for name, tensor in empty.tensors.items()}:
+            return None
+        if counts["sequences"].shape != (sequences,):
+            return None
+        return cls(moment=moment, tensors=found, **counts)
+
+    def copy(self) -> "Sums":
+        """A copy where torch aligns it: sums in a mapped file may round in another way."""
+        return replace(
+            self,
+            tensors={name: tensor.clone() for name, tensor in self.tensors.items()},
+            sequences=self.sequences.clone(),
+            rows=self.rows.clone(),
+            reached=self.reached.clone(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerStatistics:
+    """The complete moments of one layer, for estimators to read."""
+
+    moments: Mapping[str, Sums]
+
+    def __getitem__(self, moment: str) -> dict[str, Tensor]:
+        return self.moments[moment].tensors
+
+    @property
+    def covariance(self) -> Float[Tensor, "*experts in in"]:
+        """H, the gradient-weighted input covariance, a mean over tokens."""
+        return self["covariance"]["covariance"] / self.tokens
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the sums are over."""
+        return self._any.tokens
+
+    @property
+    def sequences(self) -> Int[Tensor, "sequences"]:
+        """Tokens of each sequence, 0 for those left out."""
+        return self._any.sequences.clamp_min(0)
 
     @property
     def reached(self) -> Bool[Tensor, "*experts"]:
         """Which matrices any gradient came to; the sums of the others are zero."""
-        return self.covariance.diagonal(dim1=-2, dim2=-1).sum(-1) > 0
+        return self._any.reached
+
+    @property
+    def rows(self) -> Int[Tensor, "*experts"]:
+        """Tokens that reached each matrix."""
+        return self._any.rows
+
+    @property
+    def _any(self) -> Sums:
+        return next(iter(self.moments.values()))
 
     def completed(self) -> "LayerStatistics":
-        """The same, with the mean of the reached experts for those that were not.
-
-        An expert that calibration never chose is rare, so the mean is more than it would get; its
-        own zeros would call every error in it free.
-        """
-        reached = self.reached
-        if self.covariance.dim() < 3 or reached.all() or not reached.any():
-            return self
-        return LayerStatistics(
-            covariance=_mean_for_missing(self.covariance, reached),
-            probes=_mean_for_missing(self.probes.transpose(0, 1), reached).transpose(0, 1),
-            rows=self.rows,
-            fisher=None if self.fisher is None else _mean_for_missing(self.fisher, reached),
-        )
-
-    def copy(self) -> "LayerStatistics":
-        """A copy where torch aligns it: sums in a mapped file may round in another way."""
-        return LayerStatistics(**{name: tensor.clone() for name, tensor in self.tensors().items()})
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The sums by name, for a file."""
-        named = {"covariance": self.covariance, "probes": self.probes, "rows": self.rows}
-        return named if self.fisher is None else named | {"fisher": self.fisher}
+        """The same, with the mean of the reached experts for those that were not."""
+        moments = {name: sums.completed() for name, sums in self.moments.items()}
+        return LayerStatistics(moments=moments)
 
 
-def _mean_for_missing(
-    sums: Float[Tensor, "experts *rest"], reached: Bool[Tensor, "experts"]
-) -> Float[Tensor, "experts *rest"]:
-    sums = sums.clone()
-    sums[~reached] = sums[reached].mean(0)
-    return sums
+@dataclass(frozen=True, kw_only=True)
+class StatisticsFolder:
+    """Statistics on disk: a file for each layer and moment, whole or as far as it came.
 
-
-def _signs(columns: int, rows_before: Tensor) -> Float[Tensor, "probes columns"]:
-    # Seeded by the tokens that the matrix has seen: a resumed run adds what the first would have,
-    # and two calls within a batch draw different signs, or their sum would be biased.
-    generator = torch.Generator().manual_seed(int(rows_before) * 1_000_003 + columns)
-    return torch.randint(0, 2, (PROBES, columns), generator=generator).float().mul_(2).sub_(1)
-
-
-@dataclass(kw_only=True)
-class Statistics:
-    """Statistics of all layers over the same batches, in memory.
-
-    `is_torn`: a batch is being added; the sums hold some of it.
+    `folder` belongs to one model, one set of calibration sequences and one kind of labels.
     """
 
-    layers: dict[str, LayerStatistics]
-    batches_done: int = 0
-    tokens: int = 0
-    is_torn: bool = False
+    folder: Path
+    sequences: int
 
-    def save(self, path: Path) -> None:
-        """Write a safetensors file."""
-        tensors = {
-            f"{name}/{key}": tensor
-            for name, layer in self.layers.items()
-            for key, tensor in layer.tensors().items()
-        }
-        # One entry alone: safetensors writes several in an order that changes from file to file.
-        metadata = {"done": json.dumps({"batches": self.batches_done, "tokens": self.tokens})}
-        with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata)
+    def path(self, layer: Layer, moment: str) -> Path:
+        """Where one moment of one layer lies."""
+        return self.folder / layer.name / f"{moment}.safetensors"
 
+    def find(self, layer: Layer, moment: str) -> Sums | None:
+        """A moment as far as it came, mapped from its file."""
+        path = self.path(layer, moment)
+        return Sums.load(moment, layer, path, sequences=self.sequences)
 
-class StatisticsFile:
-    """Statistics on disk, read a layer at a time."""
+    def has(self, layer: Layer, moment: str) -> bool:
+        """Whether a moment is there, and complete."""
+        found = self.find(layer, moment)
+        return found is not None and found.is_complete
 
-    def __init__(self, path: Path) -> None:
-        self._file = safe_open(path, framework="pt")
-        done = json.loads(self._file.metadata()["done"])
-        self.batches_done, self.tokens = int(done["batches"]), int(done["tokens"])
-        self._keys = set(self._file.keys())
+    def save(self, layer: Layer, sums: Sums) -> None:
+        """Write a moment, whole or as far as it came."""
+        sums.save(self.path(layer, sums.moment))
 
-    @classmethod
-    def find(
-        cls, path: Path, layers: Sequence[Layer], *, batches: int, fisher: bool
-    ) -> "StatisticsFile | None":
-        """The file, or None where there is none, it is truncated, or it is of something else."""
-        if not path.is_file():
-            return None
-        try:
-            found = cls(path)
-        except (SafetensorError, OSError, TypeError, KeyError, ValueError):
-            return None
-        empty = partial(LayerStatistics.zeros, batches=batches, fisher=fisher)
-        with torch.device("meta"):  # shapes alone
-            wanted = {
-                f"{layer.name}/{key}": list(tensor.shape)
-                for layer in layers
-                for key, tensor in empty(layer).tensors().items()
-            }
-        return found if found.shapes() == wanted else None
-
-    def __getitem__(self, name: str) -> LayerStatistics:
-        keys = ("covariance", "probes", "rows", "fisher")
-        present = {key: f"{name}/{key}" for key in keys if f"{name}/{key}" in self._keys}
-        return LayerStatistics(**{k: self._file.get_tensor(v) for k, v in present.items()})
-
-    def shapes(self) -> dict[str, list[int]]:
-        """Of every tensor."""
-        return {key: list(self._file.get_slice(key).get_shape()) for key in self._keys}
-
-    def load(self, names: list[str]) -> Statistics:
-        """All of the named layers in memory, to go on adding to."""
-        layers = {name: self[name].copy() for name in names}
-        return Statistics(layers=layers, batches_done=self.batches_done, tokens=self.tokens)
+    def read(self, layer: Layer, moments: Sequence[str]) -> LayerStatistics:
+        """The complete moments of a layer."""
+        found = {moment: self.find(layer, moment) for moment in moments}
+        assert all(sums is not None and sums.is_complete for sums in found.values())
+        return LayerStatistics(moments={n: s for n, s in found.items() if s is not None})

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from bitplan.models import module_of
@@ -15,12 +15,20 @@ from bitplan.schema import Kind, Layer
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What one call of a layer was given, and the gradient of the loss at what it returned."""
+    """What one call of a layer was given, and the gradient of the loss at what it returned.
+
+    `inputs` are the tokens [tokens] that were looked up, where the call was to an embedding.
+    """
 
     layer: Layer
-    inputs: Float[Tensor, "tokens in"] | None  # None: a lookup in an embedding
+    inputs: Float[Tensor, "tokens in"] | Int[Tensor, "tokens"]
     gradients: Float[Tensor, "tokens out"]
     expert: int | None = None
+
+    @property
+    def is_lookup(self) -> bool:
+        """Whether rows of an embedding were looked up."""
+        return self.inputs.dim() == 1
 
 
 Report = Callable[[Seen], None]
@@ -68,10 +76,16 @@ class _Hook:
     def __call__(
         self, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], output: Tensor
     ) -> None:
-        inputs = None if self.lookup else (*args, *kwargs.values())[0]
+        inputs = (*args, *kwargs.values())[0]
         # What a table multiplies its rows by, it multiplies their errors by.
         factor = getattr(module, "embed_scale", None) if self.lookup else None
-        call = _Call(report=self.report, layer=self.layer, inputs=inputs, factor=factor)
+        call = _Call(
+            report=self.report,
+            layer=self.layer,
+            inputs=inputs,
+            factor=factor,
+            lookup=self.lookup,
+        )
         _listen(output, call)
 
 
@@ -137,23 +151,24 @@ class _Call:
 
     report: Report
     layer: Layer
-    inputs: Tensor | None
+    inputs: Tensor
     expert: int | None = None
     stacked: bool = False
     factor: float | Tensor | None = None
+    lookup: bool = False
 
     def __call__(self, gradients: Tensor) -> None:
         gradients = gradients.detach() if self.factor is None else gradients.detach() * self.factor
-        inputs = None if self.inputs is None else self.inputs.detach()
-        if inputs is not None and self.expert is not None and self.stacked:
+        inputs = self.inputs.detach()
+        if self.expert is not None and self.stacked:
             inputs = inputs.expand(*gradients.shape[:2], inputs.shape[-1])
             for index, (rows, slopes) in enumerate(zip(inputs, gradients, strict=True)):
                 self._tell(rows, slopes, self.expert + index)
         else:
             self._tell(inputs, gradients, self.expert)
 
-    def _tell(self, inputs: Tensor | None, gradients: Tensor, expert: int | None) -> None:
-        inputs = None if inputs is None else inputs.flatten(0, -2)
+    def _tell(self, inputs: Tensor, gradients: Tensor, expert: int | None) -> None:
+        inputs = inputs.flatten() if self.lookup else inputs.flatten(0, -2)
         gradients = gradients.flatten(0, -2)
         self.report(Seen(layer=self.layer, inputs=inputs, gradients=gradients, expert=expert))
 

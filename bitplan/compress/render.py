@@ -59,6 +59,11 @@ def get_quantizer(name: str) -> Quantizer:
     return QUANTIZERS[name]
 
 
+def reads_covariance(quantizer: str) -> bool:
+    """Whether a quantizer is any better for H."""
+    return get_quantizer(quantizer) is not rtn
+
+
 def _render(
     weight: Tensor, schemes: Sequence[Scheme], quantizer: Quantizer, covariance: Tensor | None
 ) -> list[Packed]:

@@ -58,6 +58,13 @@ class Packed:
         """Bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
+    def rows(self, rows: slice) -> "Packed":
+        """Some rows of the weight, of every expert where there are experts; nothing is copied."""
+        tensors = {name: tensor[..., rows, :] for name, tensor in self.tensors.items()}
+        count = next(iter(tensors.values())).shape[-2]
+        shape = (*self.shape[:-2], count, self.shape[-1])
+        return Packed(scheme=self.scheme, shape=shape, tensors=tensors)
+
     def decode(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The dense weight, as stored."""
         if self.scheme.is_float:

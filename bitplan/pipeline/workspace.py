@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bitplan.calibration import SAMPLED, Calibration, Sizes, TokenSets, prepare, tokens_digest
-from bitplan.compress import Store
+from bitplan.compress import Store, reads_covariance
 from bitplan.errors import ModelError, SchemeError
 from bitplan.files import make_folder, replacing
 from bitplan.footprint import default_schemes, legal_schemes
@@ -34,7 +34,14 @@ from bitplan.models import (
 )
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Layer, Provenance, Scheme
-from bitplan.sensitivity import Meter, gather
+from bitplan.sensitivity import (
+    Meter,
+    Shards,
+    StatisticsFolder,
+    WholeModel,
+    gather,
+    get_estimator,
+)
 
 
 def default_workdir() -> Path:
@@ -161,23 +168,34 @@ class Workspace:
         progress: Progress = quiet,
     ) -> Meter:
         """What renders and judges this model's weights; gathers the statistics that it needs."""
-        key = tokens_digest(tokens.calibration)[:16]
-        needs_fisher = estimator == "fisher_diagonal"
-        name = f"statistics-{key}{'-fisher' if needs_fisher else ''}.safetensors"
-        statistics = gather(
-            self.model,
-            self.layers,
-            tokens.calibration,
-            self.folder / name,
-            fisher=needs_fisher,
-            progress=progress,
-        )
+        found = get_estimator(estimator)
+        needs = {found.labels: set(found.moments)}
+        if reads_covariance(quantizer):
+            needs.setdefault("data", set()).add("covariance")
+        # Any moment tells which experts were reached.
+        needs = {labels: moments or {"covariance"} for labels, moments in needs.items()}
+        statistics = {}
+        for labels, moments in needs.items():
+            statistics[labels] = self.statistics(tokens, labels)
+            through = WholeModel(
+                model=self.model, tokens=tokens.calibration, labels=labels, progress=progress
+            )
+            gather(self.layers, sorted(moments), through, statistics[labels])
+        store = self.store(tokens_digest(tokens.calibration), quantizer)
         return Meter(
             model=self.model,
             statistics=statistics,
-            store=self.store(tokens_digest(tokens.calibration), quantizer),
+            store=store,
+            shards=Shards(folder=store.folder / "costs" / estimator),
             quantizer=quantizer,
-            estimator=estimator,
+            estimator=found,
+        )
+
+    def statistics(self, tokens: TokenSets, labels: str) -> StatisticsFolder:
+        """The statistics gathered over one set of calibration tokens, with one kind of labels."""
+        key = tokens_digest(tokens.calibration)[:16]
+        return StatisticsFolder(
+            folder=self.folder / f"statistics-{key}-{labels}", sequences=len(tokens.calibration)
         )
 
     def store(self, calibration_digest: str, quantizer: str) -> Store:

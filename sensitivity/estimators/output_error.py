@@ -1,0 +1,22 @@
+"""The error of the layer's own output: what most post-training quantizers minimise."""
+
+import torch
+
+from bitplan.sensitivity.estimators.estimator import AbstractEstimator, Part, spread_by_diagonals
+from bitplan.sensitivity.losses import Losses
+
+
+class OutputError(AbstractEstimator):
+    """1/T tr(dW X'X dW'), the mean squared error of a token's output (Frantar et al., 2023, eq. 1).
+
+    Its unit is the output's, squared: it says nothing of how much the loss cares.
+    """
+
+    moments = ("inputs",)
+
+    def judge(self, part: Part) -> Losses:
+        """The squared error of the rows' outputs, a mean over tokens."""
+        sums = part.statistics["inputs"]
+        total = (part.error @ sums["inputs"]).mul_(part.error).sum(dtype=torch.float64).item()
+        loss = max(0.0, total / part.statistics.tokens)
+        return spread_by_diagonals(loss, part.error, sums["diagonals"], part.statistics)

@@ -1,0 +1,65 @@
+"""The gradient-weighted input covariance: the statistic that cost and rendering share.
+
+For a layer with inputs x_t and loss gradients g_t at its output, over the calibration tokens t,
+
+    H = sum_t mean_o(g_to^2) x_t x_t'
+
+is the input covariance weighted by how much the loss cares for each token. With the loss summed
+over tokens, 1/2T tr(dW H dW') estimates the increase of KL in nats per token when the weight
+changes by dW: the Fisher information with the correlations between tokens and between outputs left
+out, and the squared gradient shared by the outputs (compare GuidedQuant, Kim et al., 2025).
+"""
+
+import torch
+from torch import Tensor
+
+from bitplan.schema import Kind, Layer
+from bitplan.sensitivity.moments.moment import AbstractMoment, Sums, square_sums
+
+
+class Covariance(AbstractMoment):
+    """`covariance` [*experts, in, in]; `squares` [*experts, out], sum_t g_to^2.
+
+    Of an embedding also `lookups` [vocabulary], how often each row was looked up, and `lookup`
+    [hidden], the sum of g^2 over what was looked up.
+    """
+
+    name = "covariance"
+
+    def zeros(self, layer: Layer, sequences: int) -> Sums:
+        """Empty sums."""
+        sums = square_sums(layer, sequences, "covariance")
+        sums["squares"] = torch.zeros(layer.shape[:-1])
+        if layer.kind is Kind.EMBEDDING:
+            sums["lookups"] = torch.zeros(layer.shape[0])
+            sums["lookup"] = torch.zeros(layer.shape[1])
+        return sums
+
+    def add(
+        self,
+        sums: Sums,
+        inputs: Tensor,
+        gradients: Tensor,
+        *,
+        sequence: int,
+        at: tuple[int, ...] = (),
+    ) -> None:
+        """Add weighted tokens."""
+        squares = gradients.square()
+        weighted = inputs * squares.mean(1, keepdim=True).sqrt()
+        sums["covariance"][at].addmm_(weighted.t(), weighted)
+        sums["diagonals"][(sequence, *at)] += weighted.square().sum(0)
+        sums["squares"][at] += squares.sum(0)
+
+    def add_lookup(self, sums: Sums, tokens: Tensor, gradients: Tensor, *, sequence: int) -> None:
+        """A wrong row moves the output by its own error, so H is diagonal.
+
+        In H every row counts as if it were as likely as any other, which judges the rows that
+        calibration never looked up, too; `lookups` says how likely they were.
+        """
+        by_column = gradients.square().sum(0)
+        diagonal = by_column / len(sums["lookups"])
+        sums["covariance"].diagonal().add_(diagonal)
+        sums["diagonals"][sequence] += diagonal
+        sums["lookup"] += by_column
+        sums["lookups"] += torch.bincount(tokens.flatten(), minlength=len(sums["lookups"]))

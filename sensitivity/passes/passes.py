@@ -1,0 +1,36 @@
+"""What every way through the model has in common."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+from bitplan.schema import Layer
+from bitplan.sensitivity.watch import Seen
+
+
+class AbstractPass(ABC):
+    """Sends every sequence through the model, and tells what the layers see of it.
+
+    Layers come in groups that are seen together; a group can be run again, alone, at any time.
+    """
+
+    @property
+    @abstractmethod
+    def tokens_each(self) -> int:
+        """Tokens in one sequence."""
+
+    @abstractmethod
+    def groups(self, layers: Sequence[Layer]) -> Iterator[list[Layer]]:
+        """The layers in groups, in the order in which they are best run."""
+
+    @abstractmethod
+    def run(
+        self, group: Sequence[Layer], *, first: int = 0
+    ) -> Iterator[tuple[int, list[Seen] | None]]:
+        """Every sequence from the first on, and all calls of the group's layers in it.
+
+        None stands for the calls in a sequence whose loss is not finite.
+        """
+
+    def close(self) -> None:
+        """Give back what the pass kept, on disk or in memory."""
+        return

@@ -1,0 +1,59 @@
+"""Costs on disk: a file for each layer and scheme, with its digest, written whole or not at all."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bitplan.errors import InputError
+from bitplan.files import read_text, write_text
+from bitplan.schema import Layer, Scheme
+from bitplan.sensitivity.losses import Losses
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shards:
+    """The losses that one estimator found, in a folder of one model, calibration and quantizer.
+
+    Two processes may write the same shard: they write the same bytes. A damaged shard counts as
+    missing, and is measured again.
+    """
+
+    folder: Path
+
+    def path(self, layer: Layer, scheme: Scheme) -> Path:
+        """Where one shard lies."""
+        return self.folder / layer.name / f"{scheme}.json"
+
+    def get(self, layer: Layer, scheme: Scheme) -> Losses | None:
+        """The losses of a layer in a scheme, or None if they are not known."""
+        try:
+            content = json.loads(read_text(self.path(layer, scheme)))
+            digest = content.pop("digest")
+            if digest != _digest(content):
+                return None
+            return Losses(
+                loss=content["loss"],
+                by_sequence=np.array(content["by_sequence"], dtype=np.float64),
+                is_guess=content["is_guess"],
+            )
+        except (InputError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def put(self, layer: Layer, scheme: Scheme, losses: Losses) -> None:
+        """Keep the losses of a layer in a scheme."""
+        content = {
+            "layer": layer.name,
+            "scheme": str(scheme),
+            "loss": losses.loss,
+            "by_sequence": losses.by_sequence.tolist(),
+            "is_guess": losses.is_guess,
+        }
+        text = json.dumps(content | {"digest": _digest(content)})
+        write_text(self.path(layer, scheme), text + "\n")
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

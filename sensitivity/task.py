@@ -1,0 +1,94 @@
+"""One layer's share of the work: render its weight in some schemes, and judge each error."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bitplan.compress import render
+from bitplan.formats import Packed
+from bitplan.schema import Layer, Scheme
+from bitplan.sensitivity.estimators import AbstractEstimator, Part
+from bitplan.sensitivity.estimators.weight_error import WeightError
+from bitplan.sensitivity.losses import Losses, total
+from bitplan.sensitivity.statistics import LayerStatistics
+
+WEIGHTS_AT_ONCE = 1 << 24
+"""Weights whose error is held in float32 at a time: bounds memory at large vocabularies."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerTask:
+    """All that rendering and judging one layer takes: it can be done in any process.
+
+    `known` are schemes that are rendered already. `covariance` is H for the quantizer, a mean over
+    tokens; `statistics` are the estimator's.
+    """
+
+    layer: Layer
+    weight: Float[Tensor, "*experts out in"]
+    schemes: Sequence[Scheme]
+    known: dict[Scheme, Packed]
+    quantizer: str
+    covariance: Float[Tensor, "*experts in in"] | None
+    estimator: AbstractEstimator | None
+    statistics: LayerStatistics | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerResult:
+    """What came of a task: newly rendered weights, and the losses of all its schemes."""
+
+    layer: Layer
+    rendered: dict[Scheme, Packed]
+    losses: dict[Scheme, Losses]
+
+
+@torch.no_grad()
+def run_task(task: LayerTask) -> LayerResult:
+    """Render what is not known, and judge every scheme of the task."""
+    missing = [scheme for scheme in task.schemes if scheme not in task.known]
+    rendered = {}
+    if missing:
+        rendered = render(
+            task.weight, missing, quantizer=task.quantizer, covariance=task.covariance
+        )
+    packed = task.known | rendered
+    losses = {}
+    if task.estimator is not None:
+        losses = {scheme: judge(task, packed[scheme]) for scheme in task.schemes}
+    return LayerResult(layer=task.layer, rendered=rendered, losses=losses)
+
+
+def judge(task: LayerTask, packed: Packed) -> Losses:
+    """What the task's estimator says of the error of one rendered weight."""
+    assert task.estimator is not None
+    assert task.statistics is not None
+    weight, rows = task.weight, task.weight.shape[-2]
+    norm = _squared_norm(weight)
+    guess = not task.statistics.reached.any()
+    estimator = WeightError() if guess else task.estimator
+    step = rows
+    if estimator.by_rows:
+        step = max(1, WEIGHTS_AT_ONCE // max(1, weight.numel() // rows))
+    parts = []
+    for start in range(0, rows, step):
+        part = slice(start, min(start + step, rows))
+        dense = weight[..., part, :].float()
+        # What runs is the decoded weight in the model's own dtype.
+        error = packed.rows(part).decode(weight.dtype).float().sub_(dense)
+        parts.append(
+            estimator.judge(
+                Part(error=error, weight=dense, rows=part, norm=norm, statistics=task.statistics)
+            )
+        )
+    found = total(parts)
+    # Statistics of zero would call every error free. A relative error in nats is far more than most
+    # layers' loss, and its standard error is as large.
+    return Losses(loss=found.loss, by_sequence=found.by_sequence, is_guess=True) if guess else found
+
+
+def _squared_norm(weight: Tensor) -> float:
+    return sum(part.float().square().sum(dtype=torch.float64).item() for part in weight.split(1024))
