@@ -4,6 +4,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 
 from bitplan.errors import ModelError
 from bitplan.schema import Layer
@@ -53,13 +54,14 @@ def _gather_group(
     first = min(int(one.sequences.ne(0).sum()) for one in every)
     saved_at, is_torn = time.monotonic(), False
     try:
-        for sequence, seen in through.run(group, first=first):
-            is_torn = True  # an interrupt may come when some of a sequence is added
-            _add(sums, seen, sequence, through.tokens_each)
-            is_torn = False
-            if time.monotonic() - saved_at > SAVE_EVERY_S:
-                _save(sums, folder)
-                saved_at = time.monotonic()
+        with closing(through.run(group, first=first)) as run:
+            for sequence, seen in run:
+                is_torn = True  # an interrupt may come when some of a sequence is added
+                _add(sums, seen, sequence, through.tokens_each)
+                is_torn = False
+                if time.monotonic() - saved_at > SAVE_EVERY_S:
+                    _save(sums, folder)
+                    saved_at = time.monotonic()
     finally:
         if not is_torn:
             _save(sums, folder)

@@ -1,10 +1,13 @@
 """What every way through the model has in common."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 from bitplan.schema import Layer
 from bitplan.sensitivity.watch import Seen
+
+Sighting = tuple[int, list[Seen] | None]
+"""The index of a sequence, and all calls of layers in it; None where its loss is not finite."""
 
 
 class AbstractPass(ABC):
@@ -23,12 +26,11 @@ class AbstractPass(ABC):
         """The layers in groups, in the order in which they are best run."""
 
     @abstractmethod
-    def run(
-        self, group: Sequence[Layer], *, first: int = 0
-    ) -> Iterator[tuple[int, list[Seen] | None]]:
+    def run(self, group: Sequence[Layer], *, first: int = 0) -> Generator[Sighting, None, None]:
         """Every sequence from the first on, and all calls of the group's layers in it.
 
-        None stands for the calls in a sequence whose loss is not finite.
+        None stands for the calls in a sequence whose loss is not finite. The model may be changed
+        between the first and the last: close the generator if it is not run to its end.
         """
 
     def close(self) -> None:

@@ -1,7 +1,6 @@
 """The plain way: one sequence after another, forward and backward through the whole model."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +11,7 @@ from bitplan.models import eager_experts
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Layer
 from bitplan.sensitivity.objective import objective
-from bitplan.sensitivity.passes.passes import AbstractPass
+from bitplan.sensitivity.passes.passes import AbstractPass, Sighting
 from bitplan.sensitivity.watch import Seen, watch
 
 
@@ -39,23 +38,21 @@ class WholeModel(AbstractPass):
         if layers:
             yield list(layers)
 
-    def run(
-        self, group: Sequence[Layer], *, first: int = 0
-    ) -> Iterator[tuple[int, list[Seen] | None]]:
+    def run(self, group: Sequence[Layer], *, first: int = 0) -> Generator[Sighting, None, None]:
         """Send every sequence through."""
-        for index in range(first, len(self.tokens)):
-            self.progress("statistics", index, len(self.tokens))
-            yield index, self._sequence(group, index)
+        seen: list[Seen] = []
+        with eager_experts(self.model), watch(self.model, group, seen.append):
+            for index in range(first, len(self.tokens)):
+                self.progress("statistics", index, len(self.tokens))
+                is_finite = self._backward(index)
+                yield index, list(seen) if is_finite else None
+                seen.clear()
         self.progress("statistics", len(self.tokens), len(self.tokens))
 
-    def _sequence(self, group: Sequence[Layer], index: int) -> list[Seen] | None:
-        seen: list[Seen] = []
-        with torch.enable_grad(), ExitStack() as stack:
-            stack.enter_context(eager_experts(self.model))
-            stack.enter_context(watch(self.model, group, seen.append))
+    def _backward(self, index: int) -> bool:
+        with torch.enable_grad():
             loss = objective(self.model, self.tokens[index : index + 1], labels=self.labels)
-            if not loss.isfinite():
-                return None
-            if loss.requires_grad:
+            is_finite = bool(loss.isfinite())
+            if is_finite and loss.requires_grad:
                 loss.backward()
-        return seen
+        return is_finite
