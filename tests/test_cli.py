@@ -251,7 +251,7 @@ def test_allocate_refuses_bad_input_at_once(arguments, message, bitplan, tiny_fo
 
 def test_text_without_a_tokenizer_is_refused(bitplan, tiny_folder, tmp_path):
     (tmp_path / "text.txt").write_text("some words\n\nmore words")
-    arguments = ("--budget-gb", "0.00003", "--calibration", "text.txt")
+    arguments = ("--budget-gb", "0.00003", "--calibration", "text.txt", "--length", 16)
     refused(bitplan("allocate", tiny_folder("llama"), *arguments), "no tokenizer files")
     assert not Path("plan.json").exists()
 
