@@ -24,12 +24,21 @@ def within(limit_s: float, *, sequence_s: float, overhead_s: float, counts: Coun
     """
     fitting = [step for step in STEPS if overhead_s + step * sequence_s <= limit_s]
     chosen = fitting[-1] if fitting else STEPS[0]
-    if not fitting:
+    expected_s = overhead_s + chosen * sequence_s
+    if fitting:
+        log.info(
+            "Time limit %.0f s: %d calibration sequences of %d tokens, about %.0f s.",
+            limit_s,
+            chosen,
+            counts.length,
+            expected_s,
+        )
+    else:
         log.warning(
             "The time limit is %.0f s, but with the fewest sequences, %d, measuring takes about "
             "%.0f s. Fewer schemes, or the quantizer rtn, take less.",
             limit_s,
             chosen,
-            overhead_s + chosen * sequence_s,
+            expected_s,
         )
     return replace(counts, calibration=chosen)

@@ -9,7 +9,15 @@ from torch import nn
 
 from bitplan.allocator import plan_of, refine, smallest_bytes, solve, uniform
 from bitplan.apply import check_plan, pack_layers
-from bitplan.calibration import SAMPLED, Calibration, Counts, TokenSets, tokens_digest
+from bitplan.calibration import (
+    SAMPLED,
+    Calibration,
+    Counts,
+    Sizes,
+    TokenSets,
+    settle,
+    tokens_digest,
+)
 from bitplan.compress import render
 from bitplan.errors import CalibrationError, InfeasibleError, ModelError, PlanError
 from bitplan.footprint import scheme_bytes
@@ -338,7 +346,7 @@ def _render(
         )
     tokens = workspace.tokens(
         calibration,
-        counts=Counts(**made.sizes),
+        counts=settle(Sizes(**made.sizes), workspace.model),
         seed=made.seed,
         temperature=made.temperature,
         progress=progress,

@@ -1,9 +1,8 @@
 """How many sequences of which length: settled for one model, within a time limit if need be."""
 
 import json
-import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,8 +19,6 @@ from bitplan.pipeline.workspace import Workspace, short_digest
 from bitplan.schema import Layer, Scheme
 from bitplan.sensitivity.gather import next_token_loss
 from bitplan.sensitivity.watch import watch
-
-log = logging.getLogger(__name__)
 
 STATISTICS, FISHER = 2.5, 6.5
 """Gathering statistics takes so many times the forward and backward pass that it makes, without and
@@ -62,25 +59,29 @@ def choose_counts(workspace: Workspace, settings: Settings) -> Counts:
         if calibration is not None:
             # What is wrong with the text or its tokens is said before any pass over the model.
             workspace.tokens(calibration, counts=counts, seed=settings.seed)
-        factor = FISHER if settings.estimator == "fisher_diagonal" else STATISTICS
-        sequence_s = factor * pass_s(workspace, counts.length)
-        overhead_s = rendering_s(workspace.model, legal, settings.quantizer)
-        if calibration is None:
-            drawing_s = sampling_s(workspace.model, counts.length)
-            sequence_s += drawing_s
-            overhead_s += drawing_s * (counts.search + counts.held_out)
+        sequence_s, overhead_s = _seconds(workspace, settings, counts, legal)
         chosen = within(
             settings.time_limit_s, sequence_s=sequence_s, overhead_s=overhead_s, counts=counts
         )
         write_text(path, json.dumps(asdict(chosen)))
-        log.info(
-            "%.3g s a sequence and %.3g s for rendering: %d calibration sequences of %d tokens.",
-            sequence_s,
-            overhead_s,
-            chosen.calibration,
-            chosen.length,
-        )
     return chosen
+
+
+def _seconds(
+    workspace: Workspace,
+    settings: Settings,
+    counts: Counts,
+    legal: Mapping[Layer, tuple[Scheme, ...]],
+) -> tuple[float, float]:
+    """Of each calibration sequence, and of all that does not depend on their number."""
+    factor = FISHER if settings.estimator == "fisher_diagonal" else STATISTICS
+    sequence_s = factor * pass_s(workspace, counts.length)
+    overhead_s = rendering_s(workspace.model, legal, settings.quantizer)
+    if settings.calibration is None:
+        drawing_s = sampling_s(workspace.model, counts.length)
+        sequence_s += drawing_s
+        overhead_s += drawing_s * (counts.search + counts.held_out)
+    return sequence_s, overhead_s
 
 
 def pass_s(workspace: Workspace, length: int) -> float:
@@ -98,7 +99,9 @@ def pass_s(workspace: Workspace, length: int) -> float:
     return _timed(run)
 
 
-def rendering_s(model: nn.Module, legal: dict[Layer, tuple[Scheme, ...]], quantizer: str) -> float:
+def rendering_s(
+    model: nn.Module, legal: Mapping[Layer, tuple[Scheme, ...]], quantizer: str
+) -> float:
     """Seconds of rendering all layers: those of one of middling size, by the number of weights.
 
     Of a larger layer the first rows are rendered. Few rows take longer than their share: the
