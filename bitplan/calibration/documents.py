@@ -1,7 +1,7 @@
 """Documents from a text file, a JSONL file, a folder of data sets or a list of strings."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,14 @@ Row = tuple[str, Any]
 """Where a row is, for errors, and its value: a string or a mapping."""
 
 
-def read_documents(source: str | Path | Sequence[str], tokenizer: Any = None) -> list[str]:
+def read_documents(
+    source: str | Path | Sequence[str], tokenizer_of: Callable[[], Any] = lambda: None
+) -> list[str]:
     """The documents of a source.
 
     A row of a `.jsonl` file, or of a folder of data sets, is a string, or an object with a field
-    `text` or with `messages`, which the tokenizer's chat template makes text of. Any other file is
+    `text` or with `messages`, which the chat template of the tokenizer makes text of;
+    `tokenizer_of` is called for it where there is such a row. Any other file is
     text whose documents are set apart by two or more blank lines, or else by single ones. A
     document that comes again is left out: it must not be judged on after it was calibrated on.
     Raises `CalibrationError` when there are none, and for a chat without a template for it.
@@ -37,7 +40,7 @@ def read_documents(source: str | Path | Sequence[str], tokenizer: Any = None) ->
     else:
         path, name = Path(source), str(source)
         if path.suffix.lower() in _JSONL or (name and _is_folder(path)):
-            documents = [_text_of(row, tokenizer) for row in _rows(path)]
+            documents = [_text_of(row, tokenizer_of) for row in _rows(path)]
         else:
             text = _read(path)
             documents = text.split("\n\n\n" if "\n\n\n" in text.strip() else "\n\n")
@@ -90,7 +93,7 @@ def _read(path: Path) -> str:
         raise CalibrationError(str(error)) from error
 
 
-def _text_of(row: Row, tokenizer: Any) -> str:
+def _text_of(row: Row, tokenizer_of: Callable[[], Any]) -> str:
     where, value = row
     if isinstance(value, str):
         return value
@@ -99,7 +102,7 @@ def _text_of(row: Row, tokenizer: Any) -> str:
             if isinstance(value.get(field), str):
                 return value[field]
         if value.get(CHAT_FIELD) is not None:
-            return render_chat(value[CHAT_FIELD], tokenizer, where=where)
+            return render_chat(value[CHAT_FIELD], tokenizer_of(), where=where)
     fields = ", ".join((*TEXT_FIELDS, CHAT_FIELD))
     raise CalibrationError(
         f"{where} holds no text: it must be a string, or an object with one of the fields {fields}."

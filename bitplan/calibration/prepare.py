@@ -97,7 +97,7 @@ def _read(sources: Sequence[Source], tokenizer: Any, model: nn.Module) -> list[l
             )
         check_vocabulary(tokenizer, model)
         assert not isinstance(source.content, Tensor)
-        documents = read_documents(source.content, tokenizer)
+        documents = read_documents(source.content, lambda: tokenizer)
         contents.append([text for text in documents if _is_new(text.strip(), texts)])
         if not contents[-1]:
             raise CalibrationError(

@@ -42,7 +42,7 @@ def test_a_chat_is_rendered_and_text_goes_first(chatty, file_of):
         {"messages": CHAT[:1], "text": None, "id": 4},
         "plain",
     )
-    assert read_documents(path, chatty) == [
+    assert read_documents(path, lambda: chatty) == [
         "<user> w1 w2\n<assistant> w3\n",
         "as it is",
         "<user> w1 w2\n",
@@ -54,7 +54,7 @@ def test_a_tokenizer_without_a_template_is_refused(tiny_tokenizer, file_of):
     path = file_of("plain", {"messages": CHAT})
     message = r"line 2 is a chat, but the model's tokenizer has no chat template"
     with pytest.raises(CalibrationError, match=message):
-        read_documents(path, tiny_tokenizer)
+        read_documents(path, lambda: tiny_tokenizer)
     with pytest.raises(CalibrationError, match="line 2 is a chat, which takes the model's tok"):
         read_documents(path)
 
@@ -76,10 +76,10 @@ def test_a_tokenizer_without_a_template_is_refused(tiny_tokenizer, file_of):
 )
 def test_what_is_no_chat_is_refused(messages, chatty, file_of):
     with pytest.raises(CalibrationError, match=r"line 1: messages must be a list of objects"):
-        read_documents(file_of({"messages": messages}), chatty)
+        read_documents(file_of({"messages": messages}), lambda: chatty)
 
 
 def test_a_chat_that_the_template_refuses_is_named(chatty, file_of):
     path = file_of({"messages": CHAT}, {"messages": [{"role": "tool", "content": "w1"}]})
     with pytest.raises(CalibrationError, match=r"line 2: .* refuses this chat \(no tools here\)"):
-        read_documents(path, chatty)
+        read_documents(path, lambda: chatty)

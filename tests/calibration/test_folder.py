@@ -94,7 +94,7 @@ def test_chats_are_rendered(write, tmp_path, tiny_tokenizer, monkeypatch):
         rows.save_to_disk(tmp_path)
     else:
         rows.to_parquet(tmp_path / "chats.parquet")
-    assert read_documents(tmp_path, tiny_tokenizer) == TEXTS
+    assert read_documents(tmp_path, lambda: tiny_tokenizer) == TEXTS
     with pytest.raises(CalibrationError, match="row 0 is a chat"):
         read_documents(tmp_path)
 
