@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bitplan.calibration.chat import render_chat
-from bitplan.calibration.folder import read_folder
+from bitplan.calibration.folder import KINDS, data_files, read_folder
 from bitplan.errors import CalibrationError, InputError
 from bitplan.files import read_text
 
@@ -39,7 +39,7 @@ def read_documents(
         name = "The list"
     else:
         path, name = Path(source), str(source)
-        if path.suffix.lower() in _JSONL or (name and _is_folder(path)):
+        if path.suffix.lower() in KINDS["jsonl"] or (name and _is_folder(path)):
             documents = [_text_of(row, tokenizer_of) for row in _rows(path)]
         else:
             text = _read(path)
@@ -56,11 +56,8 @@ def read_documents(
 
 
 def _rows(path: Path) -> Iterable[Row]:
-    if not path.is_dir():
-        yield from _json_lines(path)
-        return
-    files = sorted(one for suffix in _JSONL for one in path.rglob(f"*{suffix}"))
-    if files:
+    kind, files = data_files(path) if path.is_dir() else ("jsonl", [path])
+    if kind == "jsonl":
         for file in files:
             yield from _json_lines(file)
     else:
@@ -107,6 +104,3 @@ def _text_of(row: Row, tokenizer_of: Callable[[], Any]) -> str:
     raise CalibrationError(
         f"{where} holds no text: it must be a string, or an object with one of the fields {fields}."
     )
-
-
-_JSONL = (".jsonl", ".ndjson")

@@ -1,4 +1,4 @@
-"""Rows of a folder of data sets: saved by `datasets`, or parquet or arrow files."""
+"""Rows of a folder of data sets: saved by `datasets`, or parquet, arrow or JSONL files."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,26 +9,46 @@ from bitplan.errors import CalibrationError
 ROWS = 65_536
 """Rows that are read at most, evenly spaced: far more than calibration takes, little memory."""
 
+KINDS = {"jsonl": (".jsonl", ".ndjson"), "parquet": (".parquet",), "arrow": (".arrow",)}
+"""Kinds of data files by their suffixes."""
+
 SPLIT = "train"
 """The split that is read where there are several: others are kept for judging models."""
+
+
+def data_files(folder: Path) -> tuple[str, list[Path]]:
+    """What kind of data a folder holds, and its files: a key of `KINDS`, or `saved` without files.
+
+    Where names of files begin with the split, those of `train` are meant. Raises `CalibrationError`
+    for a folder with nothing, and for one with several kinds.
+    """
+    if any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        return "saved", []
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        for kind, suffixes in KINDS.items():
+            if path.suffix.lower() in suffixes:
+                found.setdefault(kind, []).append(path)
+    if len(found) != 1:
+        holds = " and ".join(found) + " files" if found else "no data set"
+        raise CalibrationError(
+            f"The folder {folder} holds {holds}: there must be parquet, arrow or jsonl files, all "
+            "of one kind, or what save_to_disk of datasets wrote."
+        )
+    [(kind, paths)] = found.items()
+    return kind, [path for path in paths if path.name.startswith(SPLIT)] or paths
 
 
 def read_folder(
     folder: Path, columns: Sequence[str], *, most: int = ROWS
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a folder, each with its place: those of `columns` that it has.
+    """The rows of a folder of tables, each with its place: those of `columns` that it has.
 
     Of a folder with several splits, `train` is read; of more than `most` rows, evenly spaced ones.
-    Raises `CalibrationError` for a folder without data, for data without any of the columns, and
-    where the package `datasets` is missing.
+    Raises `CalibrationError` for data that cannot be read or has none of the columns, and where the
+    package `datasets` is missing.
     """
-    is_saved = any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
-    parquet, arrow = _files(folder, "parquet"), _files(folder, "arrow")
-    if not (is_saved or parquet or arrow):
-        raise CalibrationError(
-            f"The folder {folder} holds no data set: there must be parquet, arrow or jsonl files, "
-            "or what save_to_disk of datasets wrote."
-        )
+    kind, files = data_files(folder)
     try:
         import datasets
         import pyarrow
@@ -39,12 +59,12 @@ def read_folder(
             f"({error}). Install it: pip install 'bitplan[datasets]'."
         ) from error
     try:
-        if is_saved:
+        if kind == "saved":
             table = _saved(datasets.load_from_disk(str(folder)), folder)
-        elif parquet:
-            table = pyarrow.dataset.dataset([str(path) for path in parquet], format="parquet")
+        elif kind == "parquet":
+            table = pyarrow.dataset.dataset([str(path) for path in files], format="parquet")
         else:
-            parts = [datasets.Dataset.from_file(str(path)) for path in arrow]
+            parts = [datasets.Dataset.from_file(str(path)) for path in files]
             table = datasets.concatenate_datasets(parts)
         yield from _rows(table, folder, columns, most)
     except CalibrationError:
@@ -54,12 +74,6 @@ def read_folder(
         raise CalibrationError(
             f"The data set in {folder} cannot be read: {reason}. Save it again."
         ) from error
-
-
-def _files(folder: Path, suffix: str) -> list[Path]:
-    """The files of a kind; where names begin with the split, those of `train` alone."""
-    paths = sorted(folder.rglob(f"*.{suffix}"))
-    return [path for path in paths if path.name.startswith(SPLIT)] or paths
 
 
 def _saved(saved: Any, folder: Path) -> Any:

@@ -143,6 +143,11 @@ def test_a_folder_of_other_things_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("text")
     with pytest.raises(CalibrationError, match="holds no data set: there must be parquet"):
         read_documents(tmp_path)
+    jsonl(tmp_path)
+    assert read_documents(tmp_path) == TEXTS
+    parquet(tmp_path)
+    with pytest.raises(CalibrationError, match=r"holds jsonl and parquet files: .* of one kind"):
+        read_documents(tmp_path)
 
 
 @pytest.mark.parametrize("missing", ["datasets", "pyarrow"])
@@ -151,5 +156,6 @@ def test_a_missing_package_is_named_with_what_installs_it(missing, tmp_path, mon
     monkeypatch.setitem(sys.modules, missing, None)  # as if it were not installed
     with pytest.raises(CalibrationError, match=r"pip install 'bitplan\[datasets\]'"):
         read_documents(tmp_path)
-    jsonl(tmp_path)
-    assert read_documents(tmp_path) == TEXTS
+    (tmp_path / "lines").mkdir()
+    jsonl(tmp_path / "lines")
+    assert read_documents(tmp_path / "lines") == TEXTS
