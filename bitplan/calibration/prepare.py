@@ -59,10 +59,7 @@ def prepare(
             kept=kept,
             progress=progress,
         )
-        heat = "" if temperature == 1 else f", temperature {temperature:g}"
-        parts = split_tokens(tokens, by_set(counts), name="The tokens")
-        drawn = _Domain(name=SAMPLED, documents=len(tokens), parts=parts)
-        return _joined([drawn], f"{SAMPLED}{heat}, seed {seed}")
+        return _sampled(tokens, counts, seed, temperature)
     check_length(counts.length, model)
     sources = sources_of(calibration)
     contents = _read(sources, tokenizer, model)
@@ -77,6 +74,13 @@ class _Domain:
     name: str
     documents: int
     parts: dict[str, Tensor]  # set -> [sequences, length]
+
+
+def _sampled(tokens: Tensor, counts: Counts, seed: int, temperature: float) -> TokenSets:
+    parts = split_tokens(tokens, by_set(counts), name="The tokens")
+    heat = "" if temperature == 1 else f", temperature {temperature:g}"
+    drawn = _Domain(name=SAMPLED, documents=len(tokens), parts=parts)
+    return _joined([drawn], f"{SAMPLED}{heat}, seed {seed}")
 
 
 def _read(sources: Sequence[Source], tokenizer: Any, model: nn.Module) -> list[list[str] | Tensor]:

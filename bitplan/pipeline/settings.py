@@ -31,8 +31,8 @@ class Settings:
             several; None: text sampled from the model itself.
         temperature: at which text is sampled from the model.
         sizes: sequences to calibrate, search and judge on, and their length.
-        time_limit_s: how long measuring may take, refinement and verification apart: chooses how
-            many sequences to calibrate on, from 4 to 512; None: as `sizes` says.
+        time_limit_s: how long measuring may take, apart from loading, refinement and verification:
+            chooses how many sequences to calibrate on, from 4 to 512; None: as `sizes` says.
         estimator: a name of `bitplan.sensitivity.ESTIMATORS`.
         quantizer: a name of `bitplan.compress.QUANTIZERS`.
         seed: of all that is drawn at random.
