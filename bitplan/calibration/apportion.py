@@ -9,8 +9,8 @@ def apportion(total: int, weights: Sequence[float]) -> list[int]:
 
     Of equal remainders the first gets more.
 
-    >>> apportion(8, [0.7, 0.2, 0.1])
-    [6, 1, 1]
+    >>> apportion(8, [0.5, 0.3, 0.2])
+    [4, 2, 2]
     """
     largest = max(weights)  # the sum of the weights themselves might overflow
     whole = math.fsum(weight / largest for weight in weights)
