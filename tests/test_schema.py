@@ -21,6 +21,7 @@ from bitplan.schema import (
     Choice,
     Cost,
     CostTable,
+    Domain,
     Evidence,
     Kind,
     Layer,
@@ -49,6 +50,7 @@ PROVENANCE = Provenance(
     calibration="text.jsonl, 60 documents, seed 0",
     calibration_digest="c" * 64,
     calibration_tokens=640,
+    domains=(Domain(name="text.jsonl", documents=60, tokens=640, share=1.0, digest="c" * 64),),
     estimator="gradient_covariance",
     quantizer="gptq",
     seed=0,
@@ -120,6 +122,14 @@ def test_the_bytes_of_a_plan_are_those_of_the_golden_file(tmp_path):
     make_plan().save(tmp_path / "plan.json")
     assert (tmp_path / "plan.json").read_bytes() == GOLDEN.read_bytes()
     assert Plan.load(GOLDEN) == make_plan()
+
+
+def test_a_plan_from_before_there_were_domains_is_read():
+    """It is the golden file of version 0.1.0."""
+    old = Plan.load(GOLDEN.with_name("plan-0.1.0.json"))
+    assert old.provenance == PROVENANCE.model_copy(update={"domains": ()})
+    assert old.provenance.temperature == 1.0
+    assert old.choices == make_plan().choices
 
 
 @both
