@@ -129,7 +129,11 @@ def garble(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [cut, empty, garble, Path.unlink])
 def test_a_damaged_file_is_measured_again(damage, tiny_model, some_tokens, tmp_path):
-    model, tokens, layers = tiny_model("llama-tied"), some_tokens(4), find_layers(tiny_model("llama"))
+    model, tokens, layers = (
+        tiny_model("llama-tied"),
+        some_tokens(4),
+        find_layers(tiny_model("llama")),
+    )
     folder = run(model, tokens, tmp_path)
     expected = files_under(tmp_path)
     damage(folder.path(layers[1], "fisher"))
