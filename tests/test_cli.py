@@ -413,7 +413,7 @@ def test_an_interrupt_says_that_the_work_is_kept(bitplan, tiny_folder, monkeypat
     assert said.err == "Stopped. What was done is kept: the same command goes on from there.\n"
     assert not (tmp_path / "plan.json").exists()
     monkeypatch.undo()
-    assert list((tmp_path / "cache").rglob("*.partial"))
+    assert list((tmp_path / "cache").rglob("statistics-*/*/*.safetensors"))
 
 
 def test_a_fault_of_our_own_is_a_traceback(bitplan, tiny_folder, monkeypatch):

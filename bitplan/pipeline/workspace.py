@@ -11,7 +11,7 @@ from typing import Any
 
 import platformdirs
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bitplan.calibration import (
     Calibration,
