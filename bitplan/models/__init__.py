@@ -1,5 +1,10 @@
 """Models: loading them, the layers in them, and the way from a layer to its weight."""
 
+from bitplan.models.caches import Cached as Cached
+from bitplan.models.caches import find_caches as find_caches
+from bitplan.models.caches import hooked_caches as hooked_caches
+from bitplan.models.caches import rounded_caches as rounded_caches
+from bitplan.models.caches import why_no_cache as why_no_cache
 from bitplan.models.demo import DemoFiles as DemoFiles
 from bitplan.models.demo import demo_documents as demo_documents
 from bitplan.models.demo import fetch as fetch

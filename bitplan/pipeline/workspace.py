@@ -121,7 +121,7 @@ class Workspace:
 
     def kept(self) -> dict[str, Scheme]:
         """The scheme that keeps each layer as it is."""
-        return {s.layer.name: Scheme.parse(_KEPT[s.dtype]) for s in self.description.layers}
+        return {s.layer.name: kept_scheme(s.dtype) for s in self.description.layers}
 
     def tokens(
         self, calibration: Calibration, *, sizes: Sizes, seed: int, progress: Progress = quiet
@@ -185,7 +185,15 @@ class Workspace:
         return Store(self.folder / f"weights-{calibration_digest[:16]}-{quantizer}")
 
     def provenance(
-        self, tokens: TokenSets | None, *, estimator: str, quantizer: str, seed: int, sizes: Sizes
+        self,
+        tokens: TokenSets | None,
+        *,
+        estimator: str,
+        quantizer: str,
+        seed: int,
+        sizes: Sizes,
+        context: int = 0,
+        batch: int = 1,
     ) -> Provenance:
         """What a table or plan of this model says of itself; no tokens: nothing was measured."""
         return Provenance(
@@ -199,8 +207,15 @@ class Workspace:
             quantizer=quantizer,
             seed=seed,
             sizes=asdict(sizes),
+            context=context,
+            batch=batch,
             versions={name: importlib.metadata.version(name) for name in _PACKAGES},
         )
+
+
+def kept_scheme(dtype: str) -> Scheme:
+    """The scheme that keeps what is stored in a dtype as it is."""
+    return Scheme.parse(_KEPT[dtype])
 
 
 def short_digest(*parts: object) -> str:
