@@ -85,9 +85,7 @@ def _cost(layer: Layer, scheme: Scheme, losses: Sequence[float]) -> Cost:
     )
 
 
-def _add_batch(
-    model: nn.Module, menu: Menu, tokens: Tensor, start: int, losses: "_Losses"
-) -> None:
+def _add_batch(model: nn.Module, menu: Menu, tokens: Tensor, start: int, losses: "_Losses") -> None:
     read = _read_states(model, menu, tokens, start)
     for layer, schemes in menu.items():
         rows, gradients = read[layer.name]
@@ -118,9 +116,7 @@ def _read_states(
         slopes = torch.autograd.grad(loss, list(read.values()), materialize_grads=True)
     for name, slope in zip(read, slopes, strict=True):
         _check_finite(slope, f"A gradient at {name}, calibration sequences from {start},")
-    return {
-        name: (read[name].detach(), slope) for name, slope in zip(read, slopes, strict=True)
-    }
+    return {name: (read[name].detach(), slope) for name, slope in zip(read, slopes, strict=True)}
 
 
 def _loss(

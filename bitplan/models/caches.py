@@ -70,7 +70,9 @@ def why_no_cache(model: Any) -> str | None:
         return f"{name} caches its encoder's output too, which bitplan does not plan yet."
     layers = DynamicCache(config=_text_config(model)).layers
     if not any(isinstance(layer, CacheLayerMixin) for layer in layers):
-        return f"{name} keeps a state of one size, however long the text: there is no cache to plan."
+        return (
+            f"{name} keeps a state of one size, however long the text: there is no cache to plan."
+        )
     if not any(type(layer) in _PACKABLE for layer in layers):
         kinds = ", ".join(sorted({type(layer).__name__ for layer in layers}))
         return f"{name} keeps its cache in {kinds}, which bitplan does not pack yet."
