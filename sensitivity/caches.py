@@ -112,6 +112,11 @@ def _read_states(
 
     with torch.enable_grad(), eager_experts(model), hooked_caches(model, watch):
         loss = next_token_loss(model, tokens)
+        if missing := widths.keys() - read.keys():
+            raise ModelError(
+                f"{type(model).__name__} hands no keys and values to its cache at {min(missing)}. "
+                "Leave the cache out of this model's budget: context 0."
+            )
         _check_finite(loss, f"The loss on calibration sequences from {start}")
         slopes = torch.autograd.grad(loss, list(read.values()), materialize_grads=True)
     for name, slope in zip(read, slopes, strict=True):

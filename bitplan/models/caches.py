@@ -76,6 +76,8 @@ def why_no_cache(model: Any) -> str | None:
     if not any(type(layer) in _PACKABLE for layer in layers):
         kinds = ", ".join(sorted({type(layer).__name__ for layer in layers}))
         return f"{name} keeps its cache in {kinds}, which bitplan does not pack yet."
+    if not isinstance(getattr(_text_config(model), "num_attention_heads", None), int):
+        return f"{name} has a config that does not say how many attention heads there are."
     if not _attention_modules(model):
         return f"{name} has no attention modules that say which layer of the cache is theirs."
     return None

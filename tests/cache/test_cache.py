@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitplan.cache import CHUNK, PackedCache, PackedRows, pack_caches
+from bitplan.cache import PackedCache, pack_caches
+from bitplan.cache.rows import CHUNK, PackedRows
 from bitplan.errors import InputError
 from bitplan.footprint import scheme_bytes
 from bitplan.formats import round_rows
