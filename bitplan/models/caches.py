@@ -4,6 +4,7 @@ A cache's `update` is the one place that every attention module hands its keys a
 rotary embedding and normalization, and reads them back from. So what is to be seen is a cache.
 """
 
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -76,6 +77,8 @@ def why_no_cache(model: Any) -> str | None:
     if not any(type(layer) in _PACKABLE for layer in layers):
         kinds = ", ".join(sorted({type(layer).__name__ for layer in layers}))
         return f"{name} keeps its cache in {kinds}, which bitplan does not pack yet."
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        return f"{name} takes no cache of keys and values: there is none to plan."
     if not isinstance(getattr(_text_config(model), "num_attention_heads", None), int):
         return f"{name} has a config that does not say how many attention heads there are."
     if not _attention_modules(model):
@@ -158,12 +161,16 @@ def _text_config(model: Any) -> Any:
     return model.config.get_text_config(decoder=True)
 
 
-def _attention_modules(model: nn.Module) -> dict[int, str]:
+def _attention_modules(model: Any) -> dict[int, str]:
     """Path of the module that fills each layer of the cache."""
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+    # The layers of an image or sound encoder may be numbered too.
+    inside = set(decoder.modules()) if isinstance(decoder, nn.Module) else None
     found: dict[int, str] = {}
     for path, module in model.named_modules():
         index = getattr(module, "layer_idx", None)
-        if isinstance(index, int) and _ATTENTION.search(type(module).__name__):
+        is_attention = _ATTENTION.search(type(module).__name__)
+        if isinstance(index, int) and is_attention and (inside is None or module in inside):
             found.setdefault(index, path)
     return found
 

@@ -22,38 +22,108 @@ def tokens_for(length: int = 20) -> Tensor:
     return torch.randint(3, 96, (2, length), generator=torch.Generator().manual_seed(1))
 
 
-def multi_latent() -> nn.Module:
+SIZES = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
+# By what tells their caches apart: model and config class, arguments, and [blocks with a cache].
+ODD: dict[str, tuple[str, str, dict, list[int]]] = {
+    "latent": (
+        "DeepseekV3ForCausalLM",
+        "DeepseekV3Config",
+        {
+            **SIZES,
+            "num_key_value_heads": 4,
+            "kv_lora_rank": 8,
+            "q_lora_rank": 8,
+            "qk_nope_head_dim": 8,
+            "qk_rope_head_dim": 4,
+            "v_head_dim": 6,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "n_group": 1,
+            "topk_group": 1,
+            "moe_intermediate_size": 16,
+            "first_k_dense_replace": 1,
+        },
+        [0, 1],
+    ),
+    "one head of keys": (
+        "FalconForCausalLM",
+        "FalconConfig",
+        {k: v for k, v in SIZES.items() if "key_value" not in k},
+        [0, 1],
+    ),
+    "layers that share": (
+        "Gemma3nForCausalLM",
+        "Gemma3nTextConfig",
+        {
+            **SIZES,
+            "head_dim": 8,
+            "num_hidden_layers": 4,
+            "num_kv_shared_layers": 2,
+            "vocab_size_per_layer_input": 96,
+            "hidden_size_per_layer_input": 8,
+            "laurel_rank": 4,
+            "intermediate_size": [48] * 4,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "activation_sparsity_pattern": [0.0] * 4,
+        },
+        [0, 1],
+    ),
+    "beside state spaces": (
+        "JambaForCausalLM",
+        "JambaConfig",
+        {
+            **SIZES,
+            "num_hidden_layers": 4,
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "mamba_d_state": 4,
+            "num_experts": 2,
+        },
+        [1, 3],
+    ),
+    "under an eye": (
+        "LlavaForConditionalGeneration",
+        "LlavaConfig",
+        {
+            "text_config": {"model_type": "llama", **SIZES},
+            "vision_config": {
+                "model_type": "clip_vision_model",
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "image_size": 8,
+                "patch_size": 4,
+            },
+            "image_token_id": 95,
+        },
+        [0, 1],
+    ),
+}
+
+
+def odd(name: str) -> nn.Module:
     import transformers
 
+    model_class, config_class, arguments, _ = ODD[name]
     torch.manual_seed(0)
-    config = transformers.DeepseekV3Config(
-        vocab_size=96,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=64,
-        kv_lora_rank=8,
-        q_lora_rank=8,
-        qk_nope_head_dim=8,
-        qk_rope_head_dim=4,
-        v_head_dim=6,
-        n_routed_experts=4,
-        num_experts_per_tok=2,
-        n_group=1,
-        topk_group=1,
-        moe_intermediate_size=16,
-        n_shared_experts=1,
-        first_k_dense_replace=1,
-        pad_token_id=0,
-    )
-    return transformers.DeepseekV3ForCausalLM(config).eval()
+    config = getattr(transformers, config_class)(**arguments)
+    return getattr(transformers, model_class)(config).eval()
 
 
-@pytest.mark.parametrize("name", [*CACHING, "deepseek"])
+@pytest.mark.parametrize("name", [*CACHING, *ODD])
 def test_rows_are_those_that_attention_caches(name, tiny_model):
-    model = multi_latent() if name == "deepseek" else tiny_model(name)
+    model = odd(name) if name in ODD else tiny_model(name)
+    blocks = ODD[name][3] if name in ODD else [0, 1]
     tokens, seen = tokens_for(), {}
 
     def look(cached: str, rows: Tensor) -> Tensor:
@@ -66,7 +136,7 @@ def test_rows_are_those_that_attention_caches(name, tiny_model):
     found = find_caches(model, context=20, batch=2)
     assert seen == {c.layer.name: (2, 20, c.layer.shape[1]) for c in found}
     assert [c.layer.kind for c in found] == [Kind.KEYS, Kind.VALUES] * 2
-    assert [c.layer.block for c in found] == [0, 0, 1, 1]
+    assert [c.layer.block for c in found] == [block for block in blocks for _ in range(2)]
     assert all(c.layer.shape[1] % c.head_dim == 0 for c in found)
     assert torch.equal(dense, hooked)
 
