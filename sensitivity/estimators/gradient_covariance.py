@@ -29,12 +29,11 @@ class GroupedGradientCovariance(AbstractEstimator):
     def judge(self, part: Part) -> Losses:
         """Half of the groups' quadratic forms."""
         sums = part.statistics["grouped_covariance"]
-        outputs = int(sums["counts"].sum())
-        group = group_of(outputs)[part.rows]
+        group = group_of(sums["squares"].shape[-1])[part.rows]
         total = 0.0
         for index in group.unique().tolist():
             error = part.error[..., group == index, :]
-            covariance: Tensor = sums["covariances"][..., index, :, :]
+            covariance: Tensor = sums["grouped_covariance"][..., index, :, :]
             total += (error @ covariance).mul_(error).sum(dtype=torch.float64).item()
         loss = max(0.0, total / (2 * part.statistics.tokens))
         return spread_by_diagonals(loss, part.error, sums["diagonals"], part.statistics)
