@@ -55,6 +55,13 @@ Estimator = Annotated[
     str, typer.Option(help="gradient_covariance, fisher_diagonal or weight_error.")
 ]
 Quantizer = Annotated[str, typer.Option(help="gptq, clip or rtn.")]
+Engine = Annotated[
+    str, typer.Option(help="auto, serial, processes, ray, or a Ray cluster as ray://host:port.")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Processes, or tasks on a cluster at a time.  [default: one a core]"),
+]
 Seed = Annotated[int, typer.Option(help="Of all that is drawn at random.")]
 Pins = Annotated[
     list[str] | None,
@@ -156,6 +163,8 @@ def measure(
     quantizer: Quantizer = "gptq",
     seed: Seed = 0,
     dtype: Dtype = "auto",
+    engine: Engine = "auto",
+    workers: Workers = None,
     workdir: Workdir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -175,6 +184,8 @@ def measure(
             quantizer=quantizer,
             seed=seed,
             dtype=dtype,
+            engine=engine,
+            workers=workers,
             workdir=workdir,
             progress=bars,
         )
@@ -248,6 +259,8 @@ def allocate(
     verify: Annotated[bool, typer.Option(help="Measure on held-out tokens.")] = True,
     seed: Seed = 0,
     dtype: Dtype = "auto",
+    engine: Engine = "auto",
+    workers: Workers = None,
     workdir: Workdir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -273,6 +286,8 @@ def allocate(
             verify=verify,
             seed=seed,
             dtype=dtype,
+            engine=engine,
+            workers=workers,
             workdir=workdir,
             progress=bars,
         )

@@ -1,5 +1,9 @@
 """Model + candidate schemes + calibration tokens -> cost table."""
 
+from bitplan.sensitivity.engines import ENGINES as ENGINES
+from bitplan.sensitivity.engines import check_engine as check_engine
+from bitplan.sensitivity.engines import choose_engine as choose_engine
+from bitplan.sensitivity.engines import get_engine as get_engine
 from bitplan.sensitivity.estimators import ESTIMATORS as ESTIMATORS
 from bitplan.sensitivity.estimators import get_estimator as get_estimator
 from bitplan.sensitivity.gather import gather as gather

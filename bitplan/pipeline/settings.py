@@ -10,7 +10,7 @@ from bitplan.calibration import Calibration, Sizes
 from bitplan.compress import get_quantizer
 from bitplan.errors import CalibrationError, InputError
 from bitplan.schema import Scheme
-from bitplan.sensitivity import get_estimator
+from bitplan.sensitivity import check_engine, get_estimator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,9 @@ class Settings:
         solver: "auto", or a name of `bitplan.allocator.SOLVERS`.
         refine_tokens: tokens that refinement may send through the model; 0 turns it off.
         verify: measure the plan on held-out tokens, beside the uniform plan.
+        engine: who renders and judges: "auto", a name of `bitplan.sensitivity.ENGINES`, or the
+            address of a Ray cluster, as "ray://host:port". The table is the same, byte for byte.
+        workers: processes, or tasks on a cluster at a time; None: as many as there are cores.
     """
 
     schemes: Sequence[str | Scheme] | None = None
@@ -49,12 +52,15 @@ class Settings:
     solver: str = "auto"
     refine_tokens: int = 50_000
     verify: bool = True
+    engine: str = "auto"
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse here what would otherwise be found after hours."""
         get_estimator(self.estimator)
         get_quantizer(self.quantizer)
         check_solver(self.solver)
+        check_engine(self.engine, self.workers)
         if self.schemes is not None and not self.schemes:
             raise InputError("The list of schemes is empty. Name some, or leave it out.")
         if isinstance(self.schemes, str):

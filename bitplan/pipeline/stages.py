@@ -174,6 +174,8 @@ def measure_in(
         tokens,
         estimator=settings.estimator,
         quantizer=settings.quantizer,
+        engine=settings.engine,
+        workers=settings.workers,
         progress=progress,
     )
     table = CostTable(

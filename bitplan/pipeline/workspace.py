@@ -165,6 +165,8 @@ class Workspace:
         *,
         estimator: str,
         quantizer: str,
+        engine: str = "serial",
+        workers: int | None = None,
         progress: Progress = quiet,
     ) -> Meter:
         """What renders and judges this model's weights; gathers the statistics that it needs."""
@@ -189,6 +191,8 @@ class Workspace:
             shards=Shards(folder=store.folder / "costs" / estimator),
             quantizer=quantizer,
             estimator=found,
+            engine=engine,
+            workers=workers,
         )
 
     def statistics(self, tokens: TokenSets, labels: str) -> StatisticsFolder:
