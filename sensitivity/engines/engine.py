@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Self, TypeVar
 
-
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -18,6 +17,7 @@ class AbstractEngine(ABC):
 
     def __enter__(self) -> Self:
         """Start what the engine needs, if that is not left to the first task."""
+        self.start()
         return self
 
     def __exit__(
@@ -26,7 +26,16 @@ class AbstractEngine(ABC):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop what was started: at once when the block failed."""
+        """Stop what was started."""
+        self.stop()
+
+    @abstractmethod
+    def start(self) -> None:
+        """Get ready for tasks; raises `EngineError` where that is not possible."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End what was started, at once: whoever does a task holds nothing that is not here."""
 
     @abstractmethod
     def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
-from types import ModuleType, TracebackType
+from types import ModuleType
 
 import torch
 
@@ -38,13 +38,11 @@ class Processes(AbstractEngine):
         self._idle: list[_Worker] = []
         self._busy: dict[Connection, tuple[_Worker, _Parcel]] = {}
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """End the workers, whatever they are about: they hold nothing that is not here as well."""
+    def start(self) -> None:
+        """Nothing yet: workers start when there is a task for each."""
+
+    def stop(self) -> None:
+        """Kill the workers."""
         for worker in (*self._idle, *(worker for worker, _ in self._busy.values())):
             worker.end()
         self._idle.clear()

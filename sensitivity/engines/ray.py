@@ -3,9 +3,10 @@
 import contextlib
 import importlib.util
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from bitplan.errors import EngineError
 from bitplan.sensitivity.engines.engine import AbstractEngine, R, Room, T
@@ -14,8 +15,8 @@ from bitplan.sensitivity.engines.parcel import call, result_of, wrap
 RETRIES = 10
 """How many nodes or workers one task may take with it."""
 
-PATIENCE_S = 10.0
-"""How long an address may take to answer."""
+PATIENCE_S = 60.0
+"""How long a cluster may take to let this machine join."""
 
 SCHEME = "ray://"
 
@@ -28,26 +29,26 @@ class Ray(AbstractEngine):
     versions and the same kind of processor for tables that are the same to the last bit.
     """
 
-    def __init__(self, *, address: str | None = None, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        address: str | None = None,
+        workers: int | None = None,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         check_installed()
-        self.address, self.workers = address, workers
+        self.address, self.workers, self.patience_s = address, workers, patience_s
         self._was_connected = False
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
         """Connect; raises `EngineError` where that is not possible."""
         import ray
 
         self._was_connected = ray.is_initialized()
         if not self._was_connected:
-            _connect(self.address, self.workers)
-        return self
+            _connect(self.address, self.patience_s)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def stop(self) -> None:
         """Disconnect, and stop the cluster if it was started here."""
         import ray
 
@@ -85,47 +86,57 @@ def check_installed() -> None:
 
 def _get(reference: Any) -> bytes:
     import ray
+    import ray.exceptions
 
     try:
         return ray.get(reference)
     except ray.exceptions.RayError as error:
         first = str(error).strip().partition("\n")[0]
         raise EngineError(
-            f"The Ray cluster lost a task {RETRIES + 1} times, or itself: {first} Look at its nodes "
-            "with `ray status`. What was done is kept: the same command goes on from there."
+            f"The Ray cluster lost a task {RETRIES + 1} times, or itself: {first} Look at its "
+            "nodes with `ray status`. What was done is kept: the same command goes on from there."
         ) from error
 
 
-def _connect(address: str | None, workers: int | None) -> None:
+def _connect(address: str | None, patience_s: float) -> None:
     import ray
 
+    # A cluster that is there already has its own dashboard.
+    options: dict[str, Any] = {"include_dashboard": False} if address is None else {}
     if address is not None:
         _check_reachable(address)
-    local = {"num_cpus": workers} if address is None and workers else {}
+        _check_joinable(address, patience_s)
     try:
-        ray.init(
-            address=address,
-            include_dashboard=False if address is None else None,
-            log_to_driver=False,
-            **local,
-        )
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        ray.init(address=address, log_to_driver=False, **options)
+    except (OSError, RuntimeError, ValueError) as error:
         with contextlib.suppress(Exception):
             ray.shutdown()
-        where = address or "on this machine"
-        raise EngineError(
-            f"The Ray cluster {where} cannot be joined: {str(error).strip()} {_ADVICE}"
-        ) from error
+        raise EngineError(f"Ray does not start here: {str(error).strip()}") from error
 
 
 def _check_reachable(address: str) -> None:
-    """Ray itself would try for long, and may end the process."""
     host, _, port = address.removeprefix(SCHEME).rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE_S).close()
-    except OSError as error:
-        reason = error.strerror or error
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise EngineError(f"Nothing answers at {address}: {reason}. {_ADVICE}") from error
+
+
+def _check_joinable(address: str, patience_s: float) -> None:
+    """Try it in another process: Ray may wait for minutes, or end the process that it is in."""
+    program = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False)"
+    command = [sys.executable, "-c", program, address]
+    try:
+        tried = subprocess.run(command, capture_output=True, text=True, timeout=patience_s)
+    except subprocess.TimeoutExpired as error:
+        raise EngineError(
+            f"What listens at {address} did not answer as a Ray cluster does within "
+            f"{patience_s:.0f} s. {_ADVICE}"
+        ) from error
+    if tried.returncode:
+        reason = (tried.stderr.strip() or f"exit code {tried.returncode}").splitlines()[-1]
+        raise EngineError(f"The Ray cluster at {address} cannot be joined: {reason} {_ADVICE}")
 
 
 _ADVICE = (

@@ -11,6 +11,12 @@ class Serial(AbstractEngine):
     def __init__(self, *, workers: int | None = None) -> None:
         """There is one worker, whatever is asked for."""
 
+    def start(self) -> None:
+        """Nothing is needed."""
+
+    def stop(self) -> None:
+        """Nothing was started."""
+
     def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
         """The results in the order of the tasks."""
         yield from map(function, tasks)
