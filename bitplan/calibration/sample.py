@@ -5,14 +5,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bitplan.calibration.limits import check_length, of_config
 from bitplan.errors import CalibrationError, ModelError
-from bitplan.files import replacing
 from bitplan.progress import Progress, quiet
+from bitplan.tensors import load_tensors, save_tensors
 
 BATCH = 16
 """Sequences that are drawn at once. Each batch has its own seed: it can be drawn alone."""
@@ -48,19 +46,15 @@ def sample_tokens(
             tokens.append(_draw(logits, generator))
         parts.append(torch.cat(tokens, dim=1))
         if partial is not None:
-            with replacing(partial) as temporary:
-                save_file({"tokens": torch.cat(parts)}, temporary)
+            save_tensors(partial, {"tokens": torch.cat(parts)})
     progress("sample", total, total)
     return torch.cat(parts)
 
 
 def _read(partial: Path, sequences: int, length: int) -> list[Tensor]:
     """The whole batches of an interrupted run."""
-    try:
-        tokens = load_file(partial)["tokens"]
-    except (OSError, SafetensorError, KeyError):
-        return []
-    if tokens.shape[1:] != (length,) or len(tokens) > sequences:
+    tokens = (load_tensors(partial) or {}).get("tokens")
+    if tokens is None or tokens.shape[1:] != (length,) or len(tokens) > sequences:
         return []
     return list(tokens.split(BATCH))
 

@@ -11,14 +11,12 @@ from typing import Any
 
 import platformdirs
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bitplan.calibration import SAMPLED, Calibration, Sizes, TokenSets, prepare, tokens_digest
 from bitplan.compress import Store, reads_covariance
 from bitplan.errors import ModelError, SchemeError
-from bitplan.files import make_folder, replacing
+from bitplan.files import make_folder, remove_stale
 from bitplan.footprint import default_schemes, legal_schemes
 from bitplan.models import (
     Description,
@@ -42,6 +40,7 @@ from bitplan.sensitivity import (
     gather,
     get_estimator,
 )
+from bitplan.tensors import load_tensors, save_tensors
 
 
 def default_workdir() -> Path:
@@ -82,14 +81,14 @@ class Workspace:
         check_finite(model, layers)
         digest = model_digest(model, layers)
         progress("load", 1, 1)
+        folder = Path(workdir or default_workdir()) / fingerprint(model, layers, digest)
+        remove_stale(make_folder(folder))
         return cls(
             source=source,
             model=model,
             layers=layers,
             digest=digest,
-            folder=make_folder(
-                Path(workdir or default_workdir()) / fingerprint(model, layers, digest)
-            ),
+            folder=folder,
             tokenizer=tokenizer,
         )
 
@@ -144,18 +143,15 @@ class Workspace:
             )
         path = self.folder / f"sampled-{short_digest(repr(sizes), seed)}.safetensors"
         source = f"{SAMPLED}, seed {seed}"
-        if path.is_file():
-            try:
-                return TokenSets(**load_file(path), source=source)
-            except (SafetensorError, TypeError):
-                path.unlink()
+        tensors = load_tensors(path)
+        if tensors is not None:
+            return TokenSets(**tensors, source=source)
         partial = path.with_name(path.name + ".partial")
         sets = prepare(
             None, model=self.model, sizes=sizes, seed=seed, partial=partial, progress=progress
         )
         tensors = {name: getattr(sets, name) for name in ("calibration", "search", "held_out")}
-        with replacing(path) as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+        save_tensors(path, {name: tensor.contiguous() for name, tensor in tensors.items()})
         partial.unlink(missing_ok=True)
         return sets
 
