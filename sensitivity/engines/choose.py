@@ -18,9 +18,9 @@ ENGINES: dict[str, Callable[..., AbstractEngine]] = {
 
 AUTO = "auto"
 
-WORTH_STARTING = 200_000_000
-"""Weights times schemes to render, from which processes pay: to start them takes some five seconds
-each, and GPTQ renders ten million weights a second on one core."""
+WORTH_STARTING = 1_000_000_000
+"""Weights times schemes to render, from which processes are worth their start. Each takes some five
+seconds of a core to start, and GPTQ renders about ten million weights a second on one."""
 
 
 def get_engine(name: str, *, workers: int | None = None) -> AbstractEngine:
