@@ -73,6 +73,13 @@ Estimator = Annotated[
     str, typer.Option(help="gradient_covariance, fisher_diagonal or weight_error.")
 ]
 Quantizer = Annotated[str, typer.Option(help="gptq, clip or rtn.")]
+Engine = Annotated[
+    str, typer.Option(help="auto, serial, processes, ray, or a Ray cluster as ray://host:port.")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Processes, or tasks on a cluster at a time.  [default: one a core]"),
+]
 Seed = Annotated[int, typer.Option(help="Of all that is drawn at random.")]
 Pins = Annotated[
     list[str] | None,
@@ -193,6 +200,8 @@ def measure(
     cache_schemes: CacheSchemes = None,
     seed: Seed = 0,
     dtype: Dtype = "auto",
+    engine: Engine = "auto",
+    workers: Workers = None,
     workdir: Workdir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -217,6 +226,8 @@ def measure(
             cache_schemes=_names(cache_schemes),
             seed=seed,
             dtype=dtype,
+            engine=engine,
+            workers=workers,
             workdir=workdir,
             progress=bars,
         )
@@ -295,6 +306,8 @@ def allocate(
     cache_schemes: CacheSchemes = None,
     seed: Seed = 0,
     dtype: Dtype = "auto",
+    engine: Engine = "auto",
+    workers: Workers = None,
     workdir: Workdir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -325,6 +338,8 @@ def allocate(
             cache_schemes=_names(cache_schemes),
             seed=seed,
             dtype=dtype,
+            engine=engine,
+            workers=workers,
             workdir=workdir,
             progress=bars,
         )

@@ -1,6 +1,10 @@
 """Model + candidate schemes + calibration tokens -> cost table."""
 
 from bitplan.sensitivity.caches import cache_rows as cache_rows
+from bitplan.sensitivity.engines import ENGINES as ENGINES
+from bitplan.sensitivity.engines import check_engine as check_engine
+from bitplan.sensitivity.engines import choose_engine as choose_engine
+from bitplan.sensitivity.engines import get_engine as get_engine
 from bitplan.sensitivity.estimators import ESTIMATORS as ESTIMATORS
 from bitplan.sensitivity.estimators import LAYER_ESTIMATORS as LAYER_ESTIMATORS
 from bitplan.sensitivity.estimators import MODEL_ESTIMATORS as MODEL_ESTIMATORS

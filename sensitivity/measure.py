@@ -13,6 +13,7 @@ from bitplan.formats import Packed
 from bitplan.models import weight_of
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Cost, Layer, Row, Scheme
+from bitplan.sensitivity.engines import AbstractEngine, choose_engine, get_engine
 from bitplan.sensitivity.estimators import (
     AbstractEstimator,
     AbstractModelEstimator,
@@ -33,7 +34,8 @@ class Meter:
 
     What is rendered goes to `store`, and what each scheme costs to a shard beside it, as it is
     found: an interrupted run goes on with what is missing, and another scheme renders only itself.
-    `statistics` holds what the quantizer and the estimator read, by labels.
+    `statistics` holds what the quantizer and the estimator read, by labels. `engine` is a name of
+    `bitplan.sensitivity.engines`: where the work is done makes no difference to what comes of it.
     """
 
     model: nn.Module
@@ -43,16 +45,19 @@ class Meter:
     quantizer: str
     estimator: Estimator
     bench: Bench | None = None
+    engine: str = "serial"
+    workers: int | None = None
 
     def rows(
         self, schemes: Mapping[Layer, Sequence[Scheme]], *, progress: Progress = quiet
     ) -> tuple[Row, ...]:
         """A row for each layer, with its schemes in the order given."""
         done, total = 0, sum(layer.parameters for layer in schemes)
-        for result in map(run_task, self._tasks(schemes)):
-            progress("measure", done, total)
-            self._keep(result)
-            done += result.layer.parameters
+        with self._engine_for(schemes) as engine:
+            for result in engine.map(run_task, self._tasks(schemes)):
+                progress("measure", done, total)
+                self._keep(result)
+                done += result.layer.parameters
         progress("measure", total, total)
         self._judge_on_model(schemes)
         return tuple(self._row(layer, legal) for layer, legal in schemes.items())
@@ -78,6 +83,19 @@ class Meter:
             self._keep(result)
             stored |= result.rendered
         return [packed for packed in stored.values() if packed is not None]
+
+    def _engine_for(self, schemes: Mapping[Layer, Sequence[Scheme]]) -> AbstractEngine:
+        if self.engine != "auto":
+            return get_engine(self.engine, workers=self.workers)
+        lacking = (
+            layer.parameters
+            for layer, legal in schemes.items()
+            for scheme in legal
+            if not self._is_done(layer, scheme)
+        )
+        name, why = choose_engine(sum(lacking), workers=self.workers)
+        log.info("The engine is %s: %s", name, why)
+        return get_engine(name, workers=self.workers)
 
     def _tasks(self, schemes: Mapping[Layer, Sequence[Scheme]]) -> Iterator[LayerTask]:
         for layer, legal in schemes.items():
@@ -109,12 +127,15 @@ class Meter:
     def _task(self, layer: Layer, schemes: Sequence[Scheme], *, judged: bool) -> LayerTask:
         stored = {scheme: self.store.get(layer, scheme) for scheme in schemes}
         known = {scheme: packed for scheme, packed in stored.items() if packed is not None}
-        covariance, statistics, estimator = None, None, None
+        rendering, statistics, estimator = None, None, None
         if reads_covariance(self.quantizer) and len(known) < len(schemes):
-            covariance = self._read("data", layer, ("covariance",)).covariance
+            rendering = self._read("data", layer, ("covariance",))
         if judged and isinstance(self.estimator, AbstractEstimator):
-            estimator = self.estimator
-            statistics = self._read(estimator.labels, layer, estimator.moments)
+            estimator, moments = self.estimator, self.estimator.moments
+            # What both read is sent once.
+            is_shared = estimator.labels == "data" and moments in ((), ("covariance",))
+            shared = rendering if is_shared else None
+            statistics = shared or self._read(estimator.labels, layer, moments)
             _warn_if_unreached(layer, statistics)
         return LayerTask(
             layer=layer,
@@ -122,7 +143,7 @@ class Meter:
             schemes=tuple(schemes),
             known=known,
             quantizer=self.quantizer,
-            covariance=covariance,
+            rendering=rendering,
             estimator=estimator,
             statistics=statistics,
         )

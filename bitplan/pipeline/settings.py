@@ -17,7 +17,7 @@ from bitplan.calibration import (
 from bitplan.compress import get_quantizer
 from bitplan.errors import InputError
 from bitplan.schema import Scheme
-from bitplan.sensitivity import get_estimator
+from bitplan.sensitivity import check_engine, get_estimator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,9 @@ class Settings:
         context: tokens of each sequence whose keys and values the budget holds too; 0: none.
         batch: sequences whose keys and values it holds.
         cache_schemes: names of the schemes for them; None: 2, 4 and 8 bits, and as they are.
+        engine: who renders and judges: "auto", a name of `bitplan.sensitivity.ENGINES`, or the
+            address of a Ray cluster, as "ray://host:port". The table is the same, byte for byte.
+        workers: processes, or tasks on a cluster at a time; None: as many as there are cores.
     """
 
     schemes: Sequence[str | Scheme] | None = None
@@ -68,6 +71,8 @@ class Settings:
     context: int = 0
     batch: int = 1
     cache_schemes: Sequence[str | Scheme] | None = None
+    engine: str = "auto"
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse here what would otherwise be found after hours."""
@@ -81,6 +86,7 @@ class Settings:
                 f"The cache is of {self.batch} sequences of {self.context} tokens; it needs a "
                 "batch of 1 or more and a context of 1 or more, or of 0 to leave it out."
             )
+        check_engine(self.engine, self.workers)
         if self.refine_tokens < 0:
             raise InputError(f"refine_tokens is {self.refine_tokens}; it must be 0 or more.")
         check_sources(self.calibration)

@@ -203,6 +203,8 @@ def measure_in(
         tokens,
         estimator=settings.estimator,
         quantizer=settings.quantizer,
+        engine=settings.engine,
+        workers=settings.workers,
         progress=progress,
     )
     table = CostTable(

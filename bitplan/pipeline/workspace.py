@@ -24,7 +24,7 @@ from bitplan.calibration import (
 )
 from bitplan.compress import Store
 from bitplan.errors import InputError, ModelError, SchemeError
-from bitplan.files import make_folder
+from bitplan.files import make_folder, remove_stale
 from bitplan.footprint import default_schemes, legal_schemes
 from bitplan.models import (
     Description,
@@ -90,14 +90,14 @@ class Workspace:
         check_finite(model, layers)
         digest = model_digest(model, layers)
         progress("load", 1, 1)
+        folder = Path(workdir or default_workdir()) / fingerprint(model, layers, digest)
+        remove_stale(make_folder(folder))
         return cls(
             source=source,
             model=model,
             layers=layers,
             digest=digest,
-            folder=make_folder(
-                Path(workdir or default_workdir()) / fingerprint(model, layers, digest)
-            ),
+            folder=folder,
             tokenizer=tokenizer,
         )
 
@@ -170,6 +170,8 @@ class Workspace:
         *,
         estimator: str,
         quantizer: str,
+        engine: str = "serial",
+        workers: int | None = None,
         progress: Progress = quiet,
     ) -> Meter:
         """What renders and judges this model's weights; gathers the statistics that it needs."""
@@ -192,6 +194,8 @@ class Workspace:
                 decode=partial(_decode, self.model, store),
                 progress=progress,
             ),
+            engine=engine,
+            workers=workers,
         )
         for labels, moments in meter.needs.items():
             through = WholeModel(
