@@ -55,6 +55,12 @@ Estimator = Annotated[
     str, typer.Option(help="gradient_covariance, fisher_diagonal or weight_error.")
 ]
 Quantizer = Annotated[str, typer.Option(help="gptq, clip or rtn.")]
+Through = Annotated[
+    str,
+    typer.Option(
+        help="whole (model at once), blocks (one in memory at a time), or auto: by the memory here."
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Of all that is drawn at random.")]
 Pins = Annotated[
     list[str] | None,
@@ -154,6 +160,7 @@ def measure(
     length: Length = 256,
     estimator: Estimator = "gradient_covariance",
     quantizer: Quantizer = "gptq",
+    through: Through = "auto",
     seed: Seed = 0,
     dtype: Dtype = "auto",
     workdir: Workdir = None,
@@ -173,6 +180,7 @@ def measure(
             sizes=Sizes(calibration=sequences, length=length),
             estimator=estimator,
             quantizer=quantizer,
+            through=through,
             seed=seed,
             dtype=dtype,
             workdir=workdir,
@@ -241,6 +249,7 @@ def allocate(
     length: Length = 256,
     estimator: Estimator = "gradient_covariance",
     quantizer: Quantizer = "gptq",
+    through: Through = "auto",
     solver: Solver = "auto",
     refine_tokens: Annotated[
         int, typer.Option(min=0, help="Tokens that refinement may run; 0: none.")
@@ -268,6 +277,7 @@ def allocate(
             sizes=Sizes(calibration=sequences, length=length),
             estimator=estimator,
             quantizer=quantizer,
+            through=through,
             solver=solver,
             refine_tokens=refine_tokens,
             verify=verify,

@@ -10,6 +10,7 @@ from bitplan.compress import Store, reads_covariance
 from bitplan.errors import InputError
 from bitplan.footprint import scheme_bytes
 from bitplan.formats import Packed
+from bitplan.memory import release
 from bitplan.models import weight_of
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Cost, Layer, Row, Scheme
@@ -46,6 +47,7 @@ class Meter:
         for result in map(run_task, self._tasks(schemes)):
             progress("measure", done, total)
             self._keep(result)
+            release([weight_of(self.model, result.layer)])
             done += result.layer.parameters
         progress("measure", total, total)
         return tuple(self._row(layer, legal) for layer, legal in schemes.items())

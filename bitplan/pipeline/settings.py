@@ -10,7 +10,7 @@ from bitplan.calibration import Calibration, Sizes
 from bitplan.compress import get_quantizer
 from bitplan.errors import CalibrationError, InputError
 from bitplan.schema import Scheme
-from bitplan.sensitivity import get_estimator
+from bitplan.sensitivity import check_pass, get_estimator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,8 @@ class Settings:
         sizes: sequences to calibrate, search and judge on, and their length.
         estimator: a name of `bitplan.sensitivity.ESTIMATORS`.
         quantizer: a name of `bitplan.compress.QUANTIZERS`.
+        through: how calibration goes through the model: "whole", "blocks" (one block in memory at a
+            time, hidden states on disk), or "auto" by the memory of the machine.
         seed: of all that is drawn at random.
         workdir: where work is kept; None: bitplan's folder in the user's cache.
         dtype: to load files in; "auto" is bfloat16.
@@ -40,6 +42,7 @@ class Settings:
     sizes: Sizes = field(default_factory=Sizes)
     estimator: str = "gradient_covariance"
     quantizer: str = "gptq"
+    through: str = "auto"
     seed: int = 0
     workdir: str | Path | None = None
     dtype: str = "auto"
@@ -54,6 +57,7 @@ class Settings:
         """Refuse here what would otherwise be found after hours."""
         get_estimator(self.estimator)
         get_quantizer(self.quantizer)
+        check_pass(self.through)
         check_solver(self.solver)
         if self.schemes is not None and not self.schemes:
             raise InputError("The list of schemes is empty. Name some, or leave it out.")

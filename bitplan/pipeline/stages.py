@@ -174,6 +174,7 @@ def measure_in(
         tokens,
         estimator=settings.estimator,
         quantizer=settings.quantizer,
+        through=settings.through,
         progress=progress,
     )
     table = CostTable(

@@ -38,9 +38,9 @@ from bitplan.sensitivity import (
     Meter,
     Shards,
     StatisticsFolder,
-    WholeModel,
     gather,
     get_estimator,
+    open_pass,
 )
 
 
@@ -165,9 +165,13 @@ class Workspace:
         *,
         estimator: str,
         quantizer: str,
+        through: str = "auto",
         progress: Progress = quiet,
     ) -> Meter:
-        """What renders and judges this model's weights; gathers the statistics that it needs."""
+        """What renders and judges this model's weights; gathers the statistics that it needs.
+
+        `through` is one of `bitplan.sensitivity.PASSES`.
+        """
         found = get_estimator(estimator)
         needs = {found.labels: set(found.moments)}
         if reads_covariance(quantizer):
@@ -176,11 +180,19 @@ class Workspace:
         needs = {labels: moments or {"covariance"} for labels, moments in needs.items()}
         statistics = {}
         for labels, moments in needs.items():
-            statistics[labels] = self.statistics(tokens, labels)
-            through = WholeModel(
-                model=self.model, tokens=tokens.calibration, labels=labels, progress=progress
-            )
-            gather(self.layers, sorted(moments), through, statistics[labels])
+            folder = statistics[labels] = self.statistics(tokens, labels)
+            if folder.lacking(self.layers, moments):
+                found_pass = open_pass(
+                    through,
+                    model=self.model,
+                    layers=self.layers,
+                    moments=moments,
+                    tokens=tokens.calibration,
+                    labels=labels,
+                    folder=folder.folder / "activations",
+                    progress=progress,
+                )
+                gather(self.layers, sorted(moments), found_pass, folder)
         store = self.store(tokens_digest(tokens.calibration), quantizer)
         return Meter(
             model=self.model,
