@@ -14,13 +14,21 @@ from bitplan.memory import release
 from bitplan.models import weight_of
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Cost, Layer, Row, Scheme
-from bitplan.sensitivity.estimators import AbstractEstimator
+from bitplan.sensitivity.estimators import (
+    AbstractEstimator,
+    AbstractModelEstimator,
+    Bench,
+    Estimator,
+)
 from bitplan.sensitivity.losses import Losses
 from bitplan.sensitivity.shards import Shards
 from bitplan.sensitivity.statistics import LayerStatistics, StatisticsFolder
 from bitplan.sensitivity.task import LayerResult, LayerTask, run_task
 
 log = logging.getLogger(__name__)
+
+RENDERED_BYTES = 1 << 30
+"""Of one layer in several schemes, held in memory at a time; a scheme that takes more is alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +45,8 @@ class Meter:
     store: Store
     shards: Shards
     quantizer: str
-    estimator: AbstractEstimator
+    estimator: Estimator
+    bench: Bench | None = None
 
     def rows(
         self, schemes: Mapping[Layer, Sequence[Scheme]], *, progress: Progress = quiet
@@ -50,7 +59,20 @@ class Meter:
             release([weight_of(self.model, result.layer)])
             done += result.layer.parameters
         progress("measure", total, total)
+        self._judge_on_model(schemes)
         return tuple(self._row(layer, legal) for layer, legal in schemes.items())
+
+    @property
+    def needs(self) -> dict[str, tuple[str, ...]]:
+        """The moments that quantizer and estimator read, by the labels they are gathered with."""
+        needs: dict[str, set[str]] = {}
+        if reads_covariance(self.quantizer):
+            needs["data"] = {"covariance"}
+        if isinstance(self.estimator, AbstractEstimator):
+            # Whatever is read, any moment tells which experts were reached.
+            wanted = set(self.estimator.moments) or {"covariance"}
+            needs[self.estimator.labels] = needs.get(self.estimator.labels, set()) | wanted
+        return {labels: tuple(sorted(moments)) for labels, moments in needs.items()}
 
     def packed(self, layer: Layer, schemes: Sequence[Scheme]) -> list[Packed]:
         """The layer's weight in each scheme, from the store or rendered into it."""
@@ -65,21 +87,43 @@ class Meter:
     def _tasks(self, schemes: Mapping[Layer, Sequence[Scheme]]) -> Iterator[LayerTask]:
         for layer, legal in schemes.items():
             lacking = [s for s in legal if not self._is_done(layer, s)]
-            if lacking:
-                yield self._task(layer, lacking, judged=True)
+            for portion in _portions(layer, lacking):
+                yield self._task(layer, portion, judged=True)
 
     def _is_done(self, layer: Layer, scheme: Scheme) -> bool:
         is_rendered = self.store.path(layer, scheme).is_file()
+        if isinstance(self.estimator, AbstractModelEstimator):
+            return is_rendered  # judged on the model, when all is rendered
         return is_rendered and self.shards.get(layer, scheme) is not None
+
+    def _judge_on_model(self, schemes: Mapping[Layer, Sequence[Scheme]]) -> None:
+        if not isinstance(self.estimator, AbstractModelEstimator):
+            return
+        assert self.bench is not None
+        lacking = {
+            layer: missing
+            for layer, legal in schemes.items()
+            if (missing := [s for s in legal if self.shards.get(layer, s) is None])
+        }
+        if lacking:
+            for layer, losses in self.estimator.judge(self.bench, lacking):
+                for scheme, found in losses.items():
+                    self.shards.put(layer, scheme, found)
+            self.bench.through.close()
 
     def _task(self, layer: Layer, schemes: Sequence[Scheme], *, judged: bool) -> LayerTask:
         stored = {scheme: self.store.get(layer, scheme) for scheme in schemes}
         known = {scheme: packed for scheme, packed in stored.items() if packed is not None}
-        covariance, statistics = None, None
+        covariance, statistics, estimator = None, None, None
         if reads_covariance(self.quantizer) and len(known) < len(schemes):
-            covariance = self._read("data", layer, ("covariance",)).covariance
-        if judged:
-            statistics = self._read(self.estimator.labels, layer, self.estimator.moments)
+            # A sum in place of a mean: mapped, where a mean would be a copy.
+            covariance = self._read("data", layer, ("covariance",))["covariance"]["covariance"]
+        if judged and isinstance(self.estimator, AbstractEstimator):
+            estimator = self.estimator
+            statistics = self._read(estimator.labels, layer, estimator.moments)
+            reads_same = estimator.labels == "data" and "covariance" in estimator.moments
+            if covariance is not None and reads_same:
+                covariance = statistics["covariance"]["covariance"]
             _warn_if_unreached(layer, statistics)
         return LayerTask(
             layer=layer,
@@ -88,7 +132,7 @@ class Meter:
             known=known,
             quantizer=self.quantizer,
             covariance=covariance,
-            estimator=self.estimator if judged else None,
+            estimator=estimator,
             statistics=statistics,
         )
 
@@ -110,6 +154,21 @@ class Meter:
                 "were in use. Run the same command again: it measures what is missing."
             )
         return row_of(layer, known)
+
+
+def _portions(layer: Layer, schemes: Sequence[Scheme]) -> Iterator[list[Scheme]]:
+    """The schemes in order, as many at a time as may be held rendered."""
+    portion: list[Scheme] = []
+    held = 0
+    for scheme in schemes:
+        size = scheme_bytes(layer.shape, scheme)
+        if portion and held + size > RENDERED_BYTES:
+            yield portion
+            portion, held = [], 0
+        portion.append(scheme)
+        held += size
+    if portion:
+        yield portion
 
 
 def row_of(layer: Layer, losses: Mapping[Scheme, Losses]) -> Row:

@@ -23,7 +23,16 @@ def objective(
     With `labels` "sampled" the labels are drawn from the model's own distribution, by a seed that
     the tokens give: the same sequence always gets the same labels.
     """
-    logits = next_token_logits(model, tokens)
+    return likelihood(next_token_logits(model, tokens), tokens, labels=labels)
+
+
+def likelihood(
+    logits: Float[Tensor, "sequences length vocabulary"],
+    tokens: Int[Tensor, "sequences length"],
+    *,
+    labels: str = "data",
+) -> Float[Tensor, ""]:
+    """The negative log-likelihood that the logits give the labels, summed, in nats."""
     if labels == "sampled":
         targets = _draw(logits.detach(), tokens)
     else:

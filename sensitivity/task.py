@@ -23,8 +23,8 @@ WEIGHTS_AT_ONCE = 1 << 24
 class LayerTask:
     """All that rendering and judging one layer takes: it can be done in any process.
 
-    `known` are schemes that are rendered already. `covariance` is H for the quantizer, a mean over
-    tokens; `statistics` are the estimator's.
+    `known` are schemes that are rendered already. `covariance` is H for the quantizer, up to a
+    factor; `statistics` are the estimator's.
     """
 
     layer: Layer

@@ -1,5 +1,9 @@
 """Models: loading them, the layers in them, and the way from a layer to its weight."""
 
+from bitplan.models.blocks import block_of as block_of
+from bitplan.models.blocks import blocks_of as blocks_of
+from bitplan.models.blocks import recorded as recorded
+from bitplan.models.blocks import replayed as replayed
 from bitplan.models.demo import DemoFiles as DemoFiles
 from bitplan.models.demo import demo_documents as demo_documents
 from bitplan.models.demo import fetch as fetch
