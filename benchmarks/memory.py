@@ -2,10 +2,14 @@
 
 Makes checkpoints of random weights in the widths of Llama-3.1-8B (436 MB a block, 1.05 GB each for
 embedding and head; 32 blocks are the whole model, 16 GB), measures each in a process of its own,
-block by block, and tells the most that was resident, mapped files included. The bound is 3 GB over
-twice the size of one block.
+block by block, on 4 x 64 random tokens, and tells the most that was resident, mapped files
+included. The bound is 3 GB over twice the size of one block.
 
-    python benchmarks/memory.py [--blocks 8 16 32] [--folder DIR] [--quantizer clip]
+By default each weight is rendered by rounding and judged by its weight error, which takes minutes;
+the input covariances are gathered all the same. What `measure` does by itself takes longer:
+
+    python benchmarks/memory.py [--blocks 8 16 32] [--folder DIR]
+    python benchmarks/memory.py --blocks 2 --quantizer gptq --estimator gradient_covariance
 """
 
 import argparse
@@ -31,7 +35,7 @@ import torch
 from bitplan import measure
 from bitplan.calibration import TokenSets
 
-folder, workdir, quantizer, through, menu = sys.argv[1:]
+folder, workdir, quantizer, estimator, menu, through = sys.argv[1:]
 drawn = torch.Generator().manual_seed(0)
 tokens = torch.randint(0, 128_256, (6, 64), generator=drawn)
 sets = TokenSets(
@@ -50,6 +54,7 @@ table = measure(
     calibration=sets,
     schemes=menu.split(","),
     quantizer=quantizer,
+    estimator=estimator,
     through=through,
     workdir=workdir,
     progress=told,
@@ -129,9 +134,10 @@ def run(folder: Path, blocks: int, arguments: argparse.Namespace) -> dict:
     model = folder / f"blocks-{blocks}"
     make_checkpoint(model, blocks)
     made = time.monotonic()
-    measuring = [str(model), str(folder / f"work-{blocks}"), arguments.quantizer]
+    settings = [arguments.quantizer, arguments.estimator, arguments.schemes, arguments.through]
+    work = str(folder / f"work-{blocks}")
     done = subprocess.run(
-        [sys.executable, "-c", MEASURING, *measuring, arguments.through, arguments.schemes],
+        [sys.executable, "-c", MEASURING, str(model), work, *settings],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -150,8 +156,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--blocks", type=int, nargs="+", default=[8, 16, 32])
     parser.add_argument("--folder", type=Path, help="default: a temporary folder")
-    parser.add_argument("--quantizer", default="clip")
-    parser.add_argument("--schemes", default="int4g128,int3g128")
+    parser.add_argument("--quantizer", default="rtn")
+    parser.add_argument("--estimator", default="weight_error")
+    parser.add_argument("--schemes", default="int4g128")
     parser.add_argument("--through", default="blocks")
     arguments = parser.parse_args()
     rows = []
