@@ -42,15 +42,33 @@ Workdir = Annotated[
     typer.Option(help="Where work is kept, to go on from.  [default: the user's cache]"),
 ]
 Calibration = Annotated[
-    Path | None,
-    typer.Option(help="Text or JSONL file.  [default: text sampled from the model]"),
+    list[str] | None,
+    typer.Option(
+        metavar="PATH[:WEIGHT]",
+        help="A text, JSONL or .safetensors file, or a folder of data sets; several with weights.  "
+        "[default: text sampled from the model]",
+    ),
 ]
+Temperature = Annotated[float, typer.Option(help="At which text is sampled from the model.")]
 Schemes = Annotated[
     str | None,
     typer.Option(help="Menu, as int3g64,int4g64,bf16.  [default: 2 to 8 bits and the dtype]"),
 ]
-Sequences = Annotated[int, typer.Option(min=1, help="Sequences to calibrate on.")]
-Length = Annotated[int, typer.Option(min=2, help="Tokens in a sequence.")]
+Sequences = Annotated[
+    int | None,
+    typer.Option(min=1, help="Sequences to calibrate on.  [default: 32, or by the time limit]"),
+]
+Length = Annotated[
+    int | None,
+    typer.Option(min=2, help="Tokens in a sequence.  [default: 256, less if the model reads less]"),
+]
+TimeLimit = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        help="For measuring: chooses how many sequences to calibrate on, from 4 to 512.",
+    ),
+]
 Estimator = Annotated[
     str, typer.Option(help="gradient_covariance, fisher_diagonal or weight_error.")
 ]
@@ -156,8 +174,10 @@ def measure(
     ),
     calibration: Calibration = None,
     schemes: Schemes = None,
-    sequences: Sequences = 32,
-    length: Length = 256,
+    temperature: Temperature = 1.0,
+    sequences: Sequences = None,
+    length: Length = None,
+    time_limit: TimeLimit = None,
     estimator: Estimator = "gradient_covariance",
     quantizer: Quantizer = "gptq",
     through: Through = "auto",
@@ -175,9 +195,11 @@ def measure(
     with _bars(as_json) as bars:
         table = measure(
             model,
-            calibration=calibration,
+            calibration=_sources(calibration),
+            temperature=temperature,
             schemes=_names(schemes),
             sizes=Sizes(calibration=sequences, length=length),
+            time_limit_s=time_limit,
             estimator=estimator,
             quantizer=quantizer,
             through=through,
@@ -245,8 +267,10 @@ def allocate(
     schemes: Schemes = None,
     pins: Pins = None,
     fuse: Fuse = False,
-    sequences: Sequences = 32,
-    length: Length = 256,
+    temperature: Temperature = 1.0,
+    sequences: Sequences = None,
+    length: Length = None,
+    time_limit: TimeLimit = None,
     estimator: Estimator = "gradient_covariance",
     quantizer: Quantizer = "gptq",
     through: Through = "auto",
@@ -270,11 +294,13 @@ def allocate(
         outcome = run(
             model,
             budget_gb,
-            calibration=calibration,
+            calibration=_sources(calibration),
+            temperature=temperature,
             schemes=_names(schemes),
             pins=_pins(pins),
             fuse=fuse,
             sizes=Sizes(calibration=sequences, length=length),
+            time_limit_s=time_limit,
             estimator=estimator,
             quantizer=quantizer,
             through=through,
@@ -308,8 +334,11 @@ def apply(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A file that allocate wrote.")],
     folder: Annotated[Path, typer.Option("--out", help="Where the compressed model goes.")],
     calibration: Annotated[
-        Path | None,
-        typer.Option(help="The text that the plan was made with, on a machine without its work."),
+        list[str] | None,
+        typer.Option(
+            metavar="PATH[:WEIGHT]",
+            help="The text that the plan was made with, on a machine without its work.",
+        ),
     ] = None,
     workdir: Workdir = None,
     as_json: AsJson = False,
@@ -322,7 +351,13 @@ def apply(
     loaded = Plan.load(plan)
     make_folder(folder)
     with _bars(as_json) as bars:
-        packed = apply_plan(model, loaded, workdir=workdir, calibration=calibration, progress=bars)
+        packed = apply_plan(
+            model,
+            loaded,
+            workdir=workdir,
+            calibration=_sources(calibration),
+            progress=bars,
+        )
     save(packed, folder, loaded, tokenizer=_tokenizer_of(model))
     size = held_bytes(packed)
     _show(
@@ -340,7 +375,7 @@ def evaluate(
     text: Annotated[Path, typer.Option(help="Held-out text: a text or JSONL file.")],
     reference: Annotated[str | None, typer.Option(help="The model that it was made from.")] = None,
     sequences: Annotated[int, typer.Option(min=1, help="Sequences to read.")] = 16,
-    length: Length = 256,
+    length: Annotated[int, typer.Option(min=2, help="Tokens in a sequence.")] = 256,
     dtype: Dtype = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -385,6 +420,12 @@ def _tokenizer_of(model: str) -> Any:
 
 def _names(menu: str | None) -> list[str] | None:
     return None if menu is None else [name.strip() for name in menu.split(",") if name.strip()]
+
+
+def _sources(calibration: list[str] | None) -> Any:
+    from bitplan.calibration import parse_source
+
+    return [parse_source(text) for text in calibration] if calibration else None
 
 
 def _pins(pins: list[str] | None) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from pydantic import (
     GetJsonSchemaHandler,
     NonNegativeFloat,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     ValidationError,
     model_validator,
@@ -146,6 +147,16 @@ class Layer(Record):
         return math.prod(self.shape)
 
 
+class Domain(Record):
+    """What one source gave to the calibration tokens."""
+
+    name: str = Field(description="of the source, for people")
+    documents: PositiveInt = Field(description="in the source, those kept apart to judge included")
+    tokens: NonNegativeInt = Field(description="calibration tokens from it")
+    share: float = Field(ge=0, le=1, description="of all calibration tokens")
+    digest: str = Field(description="sha256 over its calibration tokens")
+
+
 class Provenance(Record):
     """What made a table or a plan: enough to make it again, and to refuse another model."""
 
@@ -155,12 +166,16 @@ class Provenance(Record):
     calibration: str = Field(description="where the calibration tokens came from, for people")
     calibration_digest: str = Field(description="sha256 over the calibration tokens")
     calibration_tokens: NonNegativeInt
+    domains: tuple[Domain, ...] = Field(default=(), description="sources of the calibration tokens")
+    temperature: PositiveFloat = Field(
+        default=1.0, description="at which text was sampled, where it was"
+    )
     estimator: str
     quantizer: str
     seed: int
     sizes: dict[str, PositiveInt] = Field(
         default_factory=dict,
-        description="sequences asked for to calibrate, search and judge on, and their length",
+        description="most sequences to calibrate, search and judge on, and their length",
     )
     versions: dict[str, str] = Field(description="of bitplan and the packages it computed with")
 

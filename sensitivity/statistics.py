@@ -75,7 +75,10 @@ class Sums:
         reached = self.reached
         if reached.dim() == 0 or reached.all() or not reached.any():
             return self
-        return replace(self, tensors=MOMENTS[self.moment].fill_unreached(self.tensors, reached))
+        rows = self.rows.clone()  # what is summed is divided by them
+        rows[~reached] = rows[reached].float().mean().round().long()
+        tensors = MOMENTS[self.moment].fill_unreached(self.tensors, reached)
+        return replace(self, tensors=tensors, rows=rows)
 
     def save(self, path: Path) -> None:
         """Write a safetensors file."""
@@ -177,9 +180,9 @@ class StatisticsFolder:
         return Sums.load(moment, layer, path, sequences=self.sequences)
 
     def has(self, layer: Layer, moment: str) -> bool:
-        """Whether a moment is there, and complete."""
+        """Whether a moment is there, complete, and over any tokens at all."""
         found = self.find(layer, moment)
-        return found is not None and found.is_complete
+        return found is not None and found.is_complete and found.tokens > 0
 
     def lacking(self, layers: Iterable[Layer], moments: Iterable[str]) -> dict[Layer, list[str]]:
         """The moments that are not there, or not complete, by layer."""

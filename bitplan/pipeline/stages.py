@@ -9,7 +9,15 @@ from torch import nn
 
 from bitplan.allocator import plan_of, refine, smallest_bytes, solve, uniform
 from bitplan.apply import check_plan, pack_layers
-from bitplan.calibration import SAMPLED, Calibration, Sizes, TokenSets, tokens_digest
+from bitplan.calibration import (
+    SAMPLED,
+    Calibration,
+    Counts,
+    Sizes,
+    TokenSets,
+    settle,
+    tokens_digest,
+)
 from bitplan.compress import render
 from bitplan.errors import CalibrationError, InfeasibleError, ModelError, PlanError
 from bitplan.footprint import scheme_bytes
@@ -17,6 +25,7 @@ from bitplan.formats import Packed
 from bitplan.models import Source, weight_of
 from bitplan.pipeline.judge import Judge
 from bitplan.pipeline.settings import Settings
+from bitplan.pipeline.time_limit import choose_counts
 from bitplan.pipeline.workspace import Workspace
 from bitplan.progress import Progress, quiet, track
 from bitplan.schema import (
@@ -167,8 +176,13 @@ def measure_in(
     workspace: Workspace, settings: Settings, progress: Progress = quiet
 ) -> tuple[CostTable, Meter, TokenSets]:
     """The cost table of an open workspace, with the meter and the tokens that made it."""
+    counts = choose_counts(workspace, settings)
     tokens = workspace.tokens(
-        settings.calibration, sizes=settings.sizes, seed=settings.seed, progress=progress
+        settings.calibration,
+        counts=counts,
+        seed=settings.seed,
+        temperature=settings.temperature,
+        progress=progress,
     )
     meter = workspace.meter(
         tokens,
@@ -178,20 +192,26 @@ def measure_in(
         progress=progress,
     )
     table = CostTable(
-        provenance=_provenance(workspace, tokens, settings),
+        provenance=_provenance(workspace, tokens, settings, counts),
         rest_bytes=workspace.description.rest_bytes,
         rows=meter.rows(workspace.legal(settings.schemes), progress=progress),
     )
     return table, meter, tokens
 
 
-def _provenance(workspace: Workspace, tokens: TokenSets | None, settings: Settings) -> Provenance:
+def _provenance(
+    workspace: Workspace,
+    tokens: TokenSets | None,
+    settings: Settings,
+    counts: Counts | None = None,
+) -> Provenance:
     return workspace.provenance(
         tokens,
         estimator=settings.estimator,
         quantizer=settings.quantizer,
         seed=settings.seed,
-        sizes=settings.sizes,
+        temperature=settings.temperature,
+        counts=counts,
     )
 
 
@@ -326,7 +346,11 @@ def _render(
             "as calibration, or the work folder where the plan was made."
         )
     tokens = workspace.tokens(
-        calibration, sizes=Sizes(**made.sizes), seed=made.seed, progress=progress
+        calibration,
+        counts=settle(Sizes(**made.sizes), workspace.model),
+        seed=made.seed,
+        temperature=made.temperature,
+        progress=progress,
     )
     if tokens_digest(tokens.calibration) != made.calibration_digest:
         advice = "Give the same text, or allocate again with the new one."

@@ -8,7 +8,10 @@ from bitplan.sensitivity.estimators.block_influence import BlockInfluence
 from bitplan.sensitivity.estimators.estimator import AbstractEstimator as AbstractEstimator
 from bitplan.sensitivity.estimators.estimator import Part as Part
 from bitplan.sensitivity.estimators.fisher_diagonal import FisherDiagonal
-from bitplan.sensitivity.estimators.gradient_covariance import GradientCovariance
+from bitplan.sensitivity.estimators.gradient_covariance import (
+    GradientCovariance,
+    GroupedGradientCovariance,
+)
 from bitplan.sensitivity.estimators.hessian_trace import HessianTrace
 from bitplan.sensitivity.estimators.kronecker import Kronecker
 from bitplan.sensitivity.estimators.model_estimator import (
@@ -26,6 +29,7 @@ Estimator = AbstractEstimator | AbstractModelEstimator
 
 ESTIMATORS: dict[str, Estimator] = {
     "gradient_covariance": GradientCovariance(),
+    "grouped_gradient_covariance": GroupedGradientCovariance(),
     "fisher_diagonal": FisherDiagonal(labels="data"),
     "fisher_sampled": FisherDiagonal(labels="sampled"),
     "output_fisher": OutputFisher(),
