@@ -84,6 +84,15 @@ class Meter:
             stored |= result.rendered
         return [packed for packed in stored.values() if packed is not None]
 
+    def share_of_tokens(self, layer: Layer) -> float:
+        """The share of tokens that reach a matrix of the layer, a mean over its experts."""
+        if not self.needs:
+            return layer.tokens  # nothing was gathered
+        labels, moments = next(iter(self.needs.items()))
+        found = self.statistics[labels].read(layer, moments)
+        # A tied embedding sees each token twice.
+        return min(1.0, found.rows.double().mean().item() / found.tokens)
+
     def _tasks(self, schemes: Mapping[Layer, Sequence[Scheme]]) -> Iterator[LayerTask]:
         for layer, legal in schemes.items():
             lacking = [s for s in legal if not self._is_done(layer, s)]
@@ -153,16 +162,7 @@ class Meter:
                 f"Costs of {layer.name} in {self.shards.folder} were removed or damaged while they "
                 "were in use. Run the same command again: it measures what is missing."
             )
-        return row_of(layer.model_copy(update={"tokens": self._share(layer)}), known)
-
-    def _share(self, layer: Layer) -> float:
-        """The share of tokens that reach a matrix of the layer, a mean over its experts."""
-        if not self.needs:
-            return layer.tokens  # nothing was gathered
-        labels, moments = next(iter(self.needs.items()))
-        found = self.statistics[labels].read(layer, moments)
-        # A tied embedding sees each token twice.
-        return min(1.0, found.rows.double().mean().item() / found.tokens)
+        return row_of(layer, known)
 
 
 def _portions(layer: Layer, schemes: Sequence[Scheme]) -> Iterator[list[Scheme]]:
