@@ -80,6 +80,12 @@ Workers = Annotated[
     int | None,
     typer.Option(min=1, help="Processes, or tasks on a cluster at a time.  [default: one a core]"),
 ]
+Through = Annotated[
+    str,
+    typer.Option(
+        help="whole (model at once), blocks (one in memory at a time), or auto: by the memory here."
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Of all that is drawn at random.")]
 Pins = Annotated[
     list[str] | None,
@@ -198,6 +204,7 @@ def measure(
     context: Context = 0,
     batch: Batch = 1,
     cache_schemes: CacheSchemes = None,
+    through: Through = "auto",
     seed: Seed = 0,
     dtype: Dtype = "auto",
     engine: Engine = "auto",
@@ -224,6 +231,7 @@ def measure(
             context=context,
             batch=batch,
             cache_schemes=_names(cache_schemes),
+            through=through,
             seed=seed,
             dtype=dtype,
             engine=engine,
@@ -296,6 +304,7 @@ def allocate(
     time_limit: TimeLimit = None,
     estimator: Estimator = "gradient_covariance",
     quantizer: Quantizer = "gptq",
+    through: Through = "auto",
     solver: Solver = "auto",
     refine_tokens: Annotated[
         int, typer.Option(min=0, help="Tokens that refinement may run; 0: none.")
@@ -330,6 +339,7 @@ def allocate(
             time_limit_s=time_limit,
             estimator=estimator,
             quantizer=quantizer,
+            through=through,
             solver=solver,
             refine_tokens=refine_tokens,
             verify=verify,

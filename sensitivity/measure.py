@@ -10,6 +10,7 @@ from bitplan.compress import Store, reads_covariance
 from bitplan.errors import InputError
 from bitplan.footprint import scheme_bytes
 from bitplan.formats import Packed
+from bitplan.memory import release
 from bitplan.models import weight_of
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Cost, Layer, Row, Scheme
@@ -26,6 +27,9 @@ from bitplan.sensitivity.statistics import LayerStatistics, StatisticsFolder
 from bitplan.sensitivity.task import LayerResult, LayerTask, run_task
 
 log = logging.getLogger(__name__)
+
+RENDERED_BYTES = 1 << 30
+"""Of one layer in several schemes, held in memory at a time; a scheme that takes more is alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,7 @@ class Meter:
             for result in engine.map(run_task, self._tasks(schemes)):
                 progress("measure", done, total)
                 self._keep(result)
+                release([weight_of(self.model, result.layer)])
                 done += result.layer.parameters
         progress("measure", total, total)
         self._judge_on_model(schemes)
@@ -97,11 +102,20 @@ class Meter:
         log.info("The engine is %s: %s", name, why)
         return get_engine(name, workers=self.workers)
 
+    def share_of_tokens(self, layer: Layer) -> float:
+        """The share of tokens that reach a matrix of the layer, a mean over its experts."""
+        if not self.needs:
+            return layer.tokens  # nothing was gathered
+        labels, moments = next(iter(self.needs.items()))
+        found = self.statistics[labels].read(layer, moments)
+        # A tied embedding sees each token twice.
+        return min(1.0, found.rows.double().mean().item() / found.tokens)
+
     def _tasks(self, schemes: Mapping[Layer, Sequence[Scheme]]) -> Iterator[LayerTask]:
         for layer, legal in schemes.items():
             lacking = [s for s in legal if not self._is_done(layer, s)]
-            if lacking:
-                yield self._task(layer, lacking, judged=True)
+            for portion in _portions(layer, lacking):
+                yield self._task(layer, portion, judged=True)
 
     def _is_done(self, layer: Layer, scheme: Scheme) -> bool:
         is_rendered = self.store.path(layer, scheme).is_file()
@@ -166,6 +180,21 @@ class Meter:
                 "were in use. Run the same command again: it measures what is missing."
             )
         return row_of(layer, known)
+
+
+def _portions(layer: Layer, schemes: Sequence[Scheme]) -> Iterator[list[Scheme]]:
+    """The schemes in order, as many at a time as may be held rendered."""
+    portion: list[Scheme] = []
+    held = 0
+    for scheme in schemes:
+        size = scheme_bytes(layer.shape, scheme)
+        if portion and held + size > RENDERED_BYTES:
+            yield portion
+            portion, held = [], 0
+        portion.append(scheme)
+        held += size
+    if portion:
+        yield portion
 
 
 def row_of(layer: Layer, losses: Mapping[Scheme, Losses]) -> Row:

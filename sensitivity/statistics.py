@@ -189,6 +189,15 @@ class StatisticsFolder:
         found = self.find(layer, moment)
         return found is not None and found.is_complete and found.tokens > 0
 
+    def lacking(self, layers: Iterable[Layer], moments: Iterable[str]) -> dict[Layer, list[str]]:
+        """The moments that are not there, or not complete, by layer."""
+        names = tuple(moments)
+        return {
+            layer: missing
+            for layer in layers
+            if (missing := [name for name in names if not self.has(layer, name)])
+        }
+
     def save(self, layer: Layer, sums: Sums) -> None:
         """Write a moment, whole or as far as it came."""
         partial = self.partial(layer, sums.moment)

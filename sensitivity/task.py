@@ -61,9 +61,10 @@ def _run(task: LayerTask) -> LayerResult:
     missing = [scheme for scheme in task.schemes if scheme not in task.known]
     rendered = {}
     if missing:
-        covariance = None if task.rendering is None else task.rendering.covariance
+        # A sum in place of a mean: mapped from its file, where a mean would be a copy.
+        read = task.rendering
+        covariance = None if read is None else read["covariance"]["covariance"]
         rendered = render(task.weight, missing, quantizer=task.quantizer, covariance=covariance)
-        del covariance
     packed = task.known | rendered
     losses = {}
     if task.estimator is not None:

@@ -17,7 +17,7 @@ from bitplan.calibration import (
 from bitplan.compress import get_quantizer
 from bitplan.errors import InputError
 from bitplan.schema import Scheme
-from bitplan.sensitivity import check_engine, get_estimator
+from bitplan.sensitivity import check_engine, check_pass, get_estimator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,8 @@ class Settings:
             chooses how many sequences to calibrate on, from 4 to 512; None: as `sizes` says.
         estimator: a name of `bitplan.sensitivity.ESTIMATORS`.
         quantizer: a name of `bitplan.compress.QUANTIZERS`.
+        through: how calibration goes through the model: "whole", "blocks" (one block in memory at a
+            time, hidden states on disk), or "auto" by the memory of the machine.
         seed: of all that is drawn at random.
         workdir: where work is kept; None: bitplan's folder in the user's cache.
         dtype: to load files in; "auto" is bfloat16.
@@ -59,6 +61,7 @@ class Settings:
     time_limit_s: float | None = None
     estimator: str = "gradient_covariance"
     quantizer: str = "gptq"
+    through: str = "auto"
     seed: int = 0
     workdir: str | Path | None = None
     dtype: str = "auto"
@@ -78,6 +81,7 @@ class Settings:
         """Refuse here what would otherwise be found after hours."""
         get_estimator(self.estimator)
         get_quantizer(self.quantizer)
+        check_pass(self.through)
         check_solver(self.solver)
         for menu in (self.schemes, self.cache_schemes):
             _check_menu(menu)

@@ -1,6 +1,6 @@
 """The plain way: one sequence after another, forward and backward through the whole model."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +33,7 @@ class WholeModel(AbstractPass):
         """Tokens in one sequence."""
         return self.tokens.shape[1]
 
-    def groups(self, layers: Sequence[Layer]) -> Iterator[list[Layer]]:
+    def groups(self, layers: Sequence[Layer]) -> Generator[list[Layer], None, None]:
         """One group of all."""
         if layers:
             yield list(layers)
