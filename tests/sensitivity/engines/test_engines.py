@@ -12,11 +12,14 @@ import psutil
 import pytest
 import torch
 
+from bitplan import measure
+from bitplan.calibration import Sizes
 from bitplan.errors import EngineError, InputError
 from bitplan.sensitivity.engines import ENGINES, check_engine, choose_engine, get_engine
 from bitplan.sensitivity.engines.choose import WORTH_STARTING
 from bitplan.sensitivity.engines.engine import BYTES_IN_FLIGHT, AbstractEngine, Room
 from bitplan.sensitivity.engines.parcel import unwrap, wrap
+from bitplan.tensors import load_tensors
 
 DEADLINE_S = 60
 
@@ -82,6 +85,49 @@ def test_a_task_that_kills_every_worker_is_given_up(processes):
     with pytest.raises(EngineError, match=r"3 worker processes died.*exit code -9.*fewer workers"):
         list(processes.map(signal.raise_signal, [signal.SIGKILL]))
     assert list(processes.map(abs, [-1])) == [1]
+
+
+def test_a_table_is_the_same_from_processes_of_which_one_is_killed(tiny_model, tmp_path):
+    # Conv1D: the weights are transposed views. float32, kept in fp32: what is decoded is stored.
+    model, killed = tiny_model("gpt2"), []
+    settings = {
+        "sizes": Sizes(calibration=8, search=4, held_out=4, length=16),
+        "schemes": ["int2", "int4", "int8s", "fp32"],
+    }
+
+    def kill(stage: str, done: int, total: int) -> None:
+        if stage == "measure" and not killed:
+            child = multiprocessing.active_children()[0]
+            child.kill()
+            killed.append(child)
+
+    work = {name: tmp_path / name for name in ("serial", "processes")}
+    tables = [
+        measure(model, workdir=work["serial"], engine="serial", **settings),
+        measure(
+            model,
+            workdir=work["processes"],
+            engine="processes",
+            workers=2,
+            progress=kill,
+            **settings,
+        ),
+    ]
+    assert killed
+    assert tables[0].to_json() == tables[1].to_json()
+    files = [
+        {
+            path.relative_to(folder): path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
+        for folder in work.values()
+    ]
+    assert files[0] == files[1]
+    for path in work["serial"].rglob("fp32.safetensors"):
+        kept = load_tensors(path)
+        assert kept is not None
+        assert kept["weight"].any()
 
 
 PARENT = """
