@@ -90,6 +90,14 @@ Pins = Annotated[
 ]
 Fuse = Annotated[bool, typer.Option("--fuse", help="One scheme for q, k, v and for gate, up.")]
 Solver = Annotated[str, typer.Option(help="auto, cp_sat or lagrangian.")]
+Context = Annotated[
+    int, typer.Option(min=0, help="Tokens whose KV cache counts too; 0: weights alone.")
+]
+Batch = Annotated[int, typer.Option(min=1, help="Sequences of that context.")]
+CacheSchemes = Annotated[
+    str | None,
+    typer.Option(help="The cache's menu.  [default: 2, 4 and 8 bits and the dtype]"),
+]
 PlanOut = Annotated[Path, typer.Option("--out", help="Where the plan goes.")]
 
 out = Console()
@@ -154,14 +162,20 @@ def demo(
 
 
 @app.command()
-def describe(model: Model, dtype: Dtype = "auto", as_json: AsJson = False) -> None:
+def describe(
+    model: Model,
+    context: Context = 0,
+    batch: Batch = 1,
+    dtype: Dtype = "auto",
+    as_json: AsJson = False,
+) -> None:
     """List a model's layers: kinds, shapes, bytes, ties, and what stays in full precision."""
     from bitplan.models import describe, load_model
     from bitplan.report import description_table
 
     with _bars(as_json) as bars:
         bars("load", 0, 1)
-        description = describe(load_model(model, dtype=dtype))
+        description = describe(load_model(model, dtype=dtype), context=context, batch=batch)
         bars("load", 1, 1)
     _show(description.model_dump_json(indent=2), as_json, lambda: [description_table(description)])
 
@@ -181,6 +195,9 @@ def measure(
     estimator: Estimator = "gradient_covariance",
     quantizer: Quantizer = "gptq",
     through: Through = "auto",
+    context: Context = 0,
+    batch: Batch = 1,
+    cache_schemes: CacheSchemes = None,
     seed: Seed = 0,
     dtype: Dtype = "auto",
     workdir: Workdir = None,
@@ -203,6 +220,9 @@ def measure(
             estimator=estimator,
             quantizer=quantizer,
             through=through,
+            context=context,
+            batch=batch,
+            cache_schemes=_names(cache_schemes),
             seed=seed,
             dtype=dtype,
             workdir=workdir,
@@ -279,6 +299,9 @@ def allocate(
         int, typer.Option(min=0, help="Tokens that refinement may run; 0: none.")
     ] = 50_000,
     verify: Annotated[bool, typer.Option(help="Measure on held-out tokens.")] = True,
+    context: Context = 0,
+    batch: Batch = 1,
+    cache_schemes: CacheSchemes = None,
     seed: Seed = 0,
     dtype: Dtype = "auto",
     workdir: Workdir = None,
@@ -307,6 +330,9 @@ def allocate(
             solver=solver,
             refine_tokens=refine_tokens,
             verify=verify,
+            context=context,
+            batch=batch,
+            cache_schemes=_names(cache_schemes),
             seed=seed,
             dtype=dtype,
             workdir=workdir,
@@ -363,7 +389,7 @@ def apply(
     _show(
         json.dumps({"folder": str(folder), "bytes": size}),
         as_json,
-        lambda: [f"{size:,} bytes of parameters and buffers, saved in {folder}."],
+        lambda: [f"{size:,} bytes of parameters and buffers, saved in {folder}.{_cache(loaded)}"],
     )
 
 
@@ -416,6 +442,16 @@ def _tokenizer_of(model: str) -> Any:
     except ModelError as error:
         log.warning("The model is saved without a tokenizer. %s", error)
         return None
+
+
+def _cache(plan: Plan) -> str:
+    if not plan.cache_bytes:
+        return ""
+    made = plan.provenance
+    return (
+        f" Its cache takes {plan.cache_bytes:,} bytes for {made.context:,} tokens"
+        f"{f' of {made.batch} sequences each' if made.batch > 1 else ''}."
+    )
 
 
 def _names(menu: str | None) -> list[str] | None:

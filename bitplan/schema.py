@@ -117,20 +117,23 @@ class Record(BaseModel):
 
 
 class Kind(StrEnum):
-    """What a layer does with its weight."""
+    """What a layer does with its weight; `keys` and `values` are what attention caches."""
 
     LINEAR = "linear"
     CONV1D = "conv1d"
     EMBEDDING = "embedding"
     EXPERTS = "experts"
+    KEYS = "keys"
+    VALUES = "values"
 
 
 class Layer(Record):
-    """One weight that gets a scheme.
+    """One weight that gets a scheme, or the keys or values that one attention module caches.
 
-    `name` is the path of the module that holds the weight (for experts, of the parameter).
-    `shape` is [out, in] as a matrix product reads it, [experts, out, in] for experts and
-    [vocabulary, hidden] for embeddings, whatever way round the model stores it.
+    `name` is the path of the module that holds the weight (for experts, of the parameter; for a
+    cache, of the attention module, with `.keys` or `.values`). `shape` is [out, in] as a matrix
+    product reads it, [experts, out, in] for experts and [vocabulary, hidden] for embeddings,
+    whatever way round the model stores it; for a cache, [batch x tokens kept, heads x head_dim].
     """
 
     name: str
@@ -143,8 +146,13 @@ class Layer(Record):
 
     @property
     def parameters(self) -> int:
-        """Number of weights."""
+        """Number of weights, or of cached numbers."""
         return math.prod(self.shape)
+
+    @property
+    def is_cache(self) -> bool:
+        """Whether it is cached keys or values, not a weight."""
+        return self.kind in (Kind.KEYS, Kind.VALUES)
 
 
 class Domain(Record):
@@ -177,6 +185,10 @@ class Provenance(Record):
         default_factory=dict,
         description="most sequences to calibrate, search and judge on, and their length",
     )
+    context: NonNegativeInt = Field(
+        default=0, description="tokens of each sequence that the cache is counted for; 0: it is not"
+    )
+    batch: PositiveInt = Field(default=1, description="sequences that the cache is counted for")
     versions: dict[str, str] = Field(description="of bitplan and the packages it computed with")
 
 
@@ -330,7 +342,7 @@ class Plan(Artefact):
 
     provenance: Provenance
     budget_bytes: PositiveInt
-    bytes: NonNegativeInt = Field(description="of the whole model under this plan")
+    bytes: NonNegativeInt = Field(description="of the whole model, and its cache if it is counted")
     rest_bytes: NonNegativeInt = Field(description="all that no scheme touches: norms, biases, ...")
     predicted_kl: NonNegativeFloat = Field(description="sum of the choices' losses")
     lower_bound: float = Field(description="no plan of the table can predict less")
@@ -351,6 +363,16 @@ class Plan(Artefact):
     def schemes(self) -> dict[str, Scheme]:
         """Scheme by layer name."""
         return {choice.layer.name: choice.scheme for choice in self.choices}
+
+    @property
+    def cache_bytes(self) -> int:
+        """Of the keys and values of `provenance.batch` sequences of `provenance.context` tokens."""
+        return sum(choice.bytes for choice in self.choices if choice.layer.is_cache)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of the applied model's parameters and buffers: all but the cache."""
+        return self.bytes - self.cache_bytes
 
     @classmethod
     def _error(cls) -> type[InputError]:

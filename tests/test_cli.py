@@ -137,6 +137,31 @@ def test_the_whole_path(name, bitplan, tiny_folder, tiny_tokenizer, tmp_path):
     assert "perplexity" in good(bitplan(*arguments)).out
 
 
+def test_a_budget_holds_the_cache_too(bitplan, tiny_folder, tmp_path):
+    folder, cache = tiny_folder("llama-tied"), ["--context", 40, "--batch", 2]
+    described = good(bitplan("describe", folder, *cache, "--json")).json
+    weights = good(bitplan("describe", folder, "--json")).json
+    assert described["bytes"] - weights["bytes"] == 2 * 2 * 80 * 16 * 2
+    assert "model and cache" in good(bitplan("describe", folder, *cache)).out
+    menu = ["--cache-schemes", "int4, int8s"]
+    budget = f"{(described['smallest_bytes'] + described['bytes']) / 2e9:.9f}"
+    arguments = ("allocate", folder, "--budget-gb", budget, *SIZES, *cache, *menu, "--no-verify")
+    assert "model and cache" in good(bitplan(*arguments)).out
+    plan = Plan.load("plan.json")
+    assert plan.bytes <= float(budget) * 1e9
+    schemes = {str(choice.scheme) for choice in plan.choices if choice.layer.is_cache}
+    assert schemes <= {"int4", "int8s"}
+    assert schemes
+    measured = good(bitplan("measure", folder, *SIZES, *cache, *menu, "--json"))
+    assert CostTable.from_json(measured.out).provenance == plan.provenance
+    said = good(bitplan("apply", folder, "plan.json", "--out", "small")).out
+    words = " ".join(said.split())
+    assert f"{plan.weight_bytes:,} bytes of parameters and buffers" in words
+    assert f"Its cache takes {plan.cache_bytes:,} bytes for 40 tokens of 2 sequences each." in words
+    assert hasattr(load(tmp_path / "small"), "new_cache")
+    refused(bitplan("measure", folder, "--context", 65), "the model reads at most 64")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_tables_for_people(name, bitplan, tiny_folder):
     folder = tiny_folder(name)

@@ -280,6 +280,25 @@ def test_a_plan_must_add_up():
         Plan.from_json(unknown)
 
 
+def test_a_plan_tells_weights_and_cache_apart():
+    plan = make_plan()
+    assert (plan.weight_bytes, plan.cache_bytes) == (9160, 0)
+    keys = Layer(name="layers.0.attn.keys", kind=Kind.KEYS, shape=(80, 16), block=0)
+    assert keys.is_cache
+    assert not EXPERTS.is_cache
+    cached = Choice(layer=keys, scheme=Scheme.parse("int8s"), bytes=1440, loss=0.0)
+    both = plan.model_copy(update={"choices": (*plan.choices, cached), "bytes": 10_600})
+    assert Plan.from_json(both.to_json()) == both
+    assert (both.weight_bytes, both.cache_bytes) == (9160, 1440)
+
+
+def test_a_file_from_before_the_cache_is_read():
+    def older(content: dict) -> None:
+        del content["provenance"]["context"], content["provenance"]["batch"]
+
+    assert Plan.from_json(resealed(older)(make_plan().to_json())) == make_plan()
+
+
 def test_a_table_names_each_layer_and_scheme_once():
     twice = resealed(lambda c: c["rows"].append(c["rows"][0]))(make_table().to_json())
     with pytest.raises(TableError, match="a layer has two rows"):

@@ -46,6 +46,9 @@ class Settings:
         solver: "auto", or a name of `bitplan.allocator.SOLVERS`.
         refine_tokens: tokens that refinement may send through the model; 0 turns it off.
         verify: measure the plan on held-out tokens, beside the uniform plan.
+        context: tokens of each sequence whose keys and values the budget holds too; 0: none.
+        batch: sequences whose keys and values it holds.
+        cache_schemes: names of the schemes for them; None: 2, 4 and 8 bits, and as they are.
     """
 
     schemes: Sequence[str | Scheme] | None = None
@@ -65,6 +68,9 @@ class Settings:
     solver: str = "auto"
     refine_tokens: int = 50_000
     verify: bool = True
+    context: int = 0
+    batch: int = 1
+    cache_schemes: Sequence[str | Scheme] | None = None
 
     def __post_init__(self) -> None:
         """Refuse here what would otherwise be found after hours."""
@@ -72,12 +78,13 @@ class Settings:
         get_quantizer(self.quantizer)
         check_pass(self.through)
         check_solver(self.solver)
-        if self.schemes is not None and not self.schemes:
-            raise InputError("The list of schemes is empty. Name some, or leave it out.")
-        if isinstance(self.schemes, str):
-            raise InputError(f"The schemes are the string {self.schemes!r}. Give a list of names.")
-        for scheme in self.schemes or ():
-            Scheme.parse(scheme)
+        for menu in (self.schemes, self.cache_schemes):
+            _check_menu(menu)
+        if self.context < 0 or self.batch < 1:
+            raise InputError(
+                f"The cache is of {self.batch} sequences of {self.context} tokens; it needs a "
+                "batch of 1 or more and a context of 1 or more, or of 0 to leave it out."
+            )
         if self.refine_tokens < 0:
             raise InputError(f"refine_tokens is {self.refine_tokens}; it must be 0 or more.")
         check_sources(self.calibration)
@@ -93,3 +100,12 @@ class Settings:
                 "A time limit chooses how many sequences to calibrate on, and that number is "
                 "given, too. Leave one of them out."
             )
+
+
+def _check_menu(menu: Sequence[str | Scheme] | None) -> None:
+    if menu is not None and not menu:
+        raise InputError("The list of schemes is empty. Name some, or leave it out.")
+    if isinstance(menu, str):
+        raise InputError(f"The schemes are the string {menu!r}. Give a list of names.")
+    for scheme in menu or ():
+        Scheme.parse(scheme)

@@ -138,7 +138,7 @@ class Workspace:
 
     def kept(self) -> dict[str, Scheme]:
         """The scheme that keeps each layer as it is."""
-        return {s.layer.name: Scheme.parse(_KEPT[s.dtype]) for s in self.description.layers}
+        return {s.layer.name: kept_scheme(s.dtype) for s in self.description.layers}
 
     def tokens(
         self,
@@ -245,6 +245,8 @@ class Workspace:
         seed: int,
         temperature: float = 1.0,
         counts: Counts | None = None,
+        context: int = 0,
+        batch: int = 1,
     ) -> Provenance:
         """What a table or plan of this model says of itself; no tokens: nothing was measured."""
         return Provenance(
@@ -260,6 +262,8 @@ class Workspace:
             quantizer=quantizer,
             seed=seed,
             sizes=asdict(counts) if counts else {},
+            context=context,
+            batch=batch,
             versions={name: importlib.metadata.version(name) for name in _PACKAGES},
         )
 
@@ -272,6 +276,11 @@ def _decode(model: nn.Module, store: Store, layer: Layer, scheme: Scheme) -> Ten
             "in use. Run the same command again: it renders what is missing."
         )
     return packed.decode(weight_of(model, layer).dtype)
+
+
+def kept_scheme(dtype: str) -> Scheme:
+    """The scheme that keeps what is stored in a dtype as it is."""
+    return Scheme.parse(_KEPT[dtype])
 
 
 def short_digest(*parts: object) -> str:

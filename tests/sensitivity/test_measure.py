@@ -15,7 +15,7 @@ from bitplan.footprint import legal_schemes, scheme_bytes
 from bitplan.models import find_layers, weight_of
 from bitplan.schema import Kind, Layer, Scheme
 from bitplan.sensitivity import (
-    ESTIMATORS,
+    LAYER_ESTIMATORS,
     Meter,
     Shards,
     StatisticsFolder,
@@ -175,7 +175,7 @@ def test_costs_removed_while_they_are_read_are_told(tiny_model, tmp_path):
     assert meter.rows(legal_of(model)) == meter_of(model, tmp_path / "new").rows(legal_of(model))
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", LAYER_ESTIMATORS)
 def test_every_estimator_fills_the_table(estimator, tiny_model, tmp_path):
     model = tiny_model("mixtral", torch.bfloat16)
     legal = legal_of(model)

@@ -6,7 +6,7 @@ import torch
 from bitplan.compress import render
 from bitplan.models import find_layers, weight_of
 from bitplan.schema import Kind, Layer, Scheme
-from bitplan.sensitivity import ESTIMATORS, get_estimator, task
+from bitplan.sensitivity import LAYER_ESTIMATORS, get_estimator, task
 from bitplan.sensitivity.moments import MOMENTS
 from bitplan.sensitivity.statistics import LayerStatistics, Sums
 from bitplan.sensitivity.task import LayerTask, run_task
@@ -44,7 +44,7 @@ def statistics(tiny_model, some_tokens, gathered) -> dict:
 
 @pytest.mark.parametrize("kind", ["linear", "embedding", "experts"])
 def test_rows_are_judged_in_parts_as_the_whole_is(kind, statistics, monkeypatch):
-    for name, estimator in ESTIMATORS.items():
+    for name, estimator in LAYER_ESTIMATORS.items():
         layer, weight, of_layer = statistics[kind, estimator.labels]
         one = task_of(layer, weight, of_layer, estimator=estimator)
         monkeypatch.setattr(task, "WEIGHTS_AT_ONCE", weight.numel())
@@ -93,7 +93,7 @@ def test_without_an_estimator_it_only_renders(statistics):
     assert result.losses == {}
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name", LAYER_ESTIMATORS)
 @pytest.mark.parametrize("at_once", [1, 1 << 24])
 def test_a_layer_that_was_never_reached_costs_its_relative_error(name, at_once, monkeypatch):
     monkeypatch.setattr(task, "WEIGHTS_AT_ONCE", at_once)

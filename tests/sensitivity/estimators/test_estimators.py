@@ -8,7 +8,7 @@ from bitplan.calibration import sample_tokens
 from bitplan.errors import InputError
 from bitplan.models import eager_experts, find_layers, weight_of
 from bitplan.schema import Layer
-from bitplan.sensitivity import ESTIMATORS, get_estimator
+from bitplan.sensitivity import LAYER_ESTIMATORS, get_estimator
 
 COUNTS_OUTLIERS = {"outlier_ratio"}
 """These call an error free where a layer has no outliers, as the tiny random ones do not."""
@@ -69,7 +69,7 @@ def test_twice_the_error_is_four_times_the_loss(name, tiny_model, some_tokens, g
     for layer in find_layers(model):
         weight = weight_of(model, layer)
         [error] = errors_of(layer, weight, 1)
-        for estimator, judge in ESTIMATORS.items():
+        for estimator, judge in LAYER_ESTIMATORS.items():
             statistics = found[judge.labels][layer.name].completed()
             one, two, none = (
                 judge.judge(part_of(times * error, weight, statistics)) for times in (1, 2, 0)
@@ -83,14 +83,14 @@ def test_twice_the_error_is_four_times_the_loss(name, tiny_model, some_tokens, g
             assert one.standard_error < one.loss or one.loss == 0
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name", LAYER_ESTIMATORS)
 def test_an_estimator_names_what_it_reads(name):
     estimator = get_estimator(name)
-    assert estimator is ESTIMATORS[name]
+    assert estimator is LAYER_ESTIMATORS[name]
     assert estimator.labels in {"data", "sampled"}
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name", LAYER_ESTIMATORS)
 def test_an_expert_that_was_never_chosen_costs_about_what_the_others_cost(
     name, some_sequences, statistics_of, part_of
 ):
