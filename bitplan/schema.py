@@ -116,10 +116,15 @@ class Record(BaseModel):
 
 
 class Kind(StrEnum):
-    """What a layer does with its weight."""
+    """What a layer does with its weight.
+
+    `conv1d` is what GPT-2 calls a linear; a convolution over time, of speech, is `timeconv`.
+    """
 
     LINEAR = "linear"
     CONV1D = "conv1d"
+    CONV2D = "conv2d"
+    TIMECONV = "timeconv"
     EMBEDDING = "embedding"
     EXPERTS = "experts"
 
@@ -128,8 +133,9 @@ class Layer(Record):
     """One weight that gets a scheme.
 
     `name` is the path of the module that holds the weight (for experts, of the parameter).
-    `shape` is [out, in] as a matrix product reads it, [experts, out, in] for experts and
-    [vocabulary, hidden] for embeddings, whatever way round the model stores it.
+    `shape` is [out, in] as a matrix product reads it, [experts, out, in] for experts,
+    [vocabulary, hidden] for embeddings and [out, in x height x width] for convolutions, whatever
+    way round the model stores it.
     """
 
     name: str
@@ -296,7 +302,7 @@ class Measured(Record):
     bytes: NonNegativeInt
     kl: float = Field(description="KL(reference || compressed), nats per token")
     standard_error: NonNegativeFloat = Field(description="of kl over sequences")
-    perplexity: NonNegativeFloat
+    perplexity: NonNegativeFloat | None = Field(description="null: no next token is predicted")
 
 
 class Evidence(Record):
@@ -304,7 +310,7 @@ class Evidence(Record):
 
     tokens: PositiveInt
     tokens_digest: str
-    reference_perplexity: NonNegativeFloat
+    reference_perplexity: NonNegativeFloat | None
     plan: Measured
     uniform: Measured | None = Field(description="the best uniform plan that fits, if one does")
     others: tuple[Measured, ...] = Field(default=(), description="what else was tried")

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from bitplan.models import module_of
+from bitplan.models import module_of, patches
 from bitplan.schema import Kind, Layer
 
 
@@ -85,6 +85,7 @@ class _Hook:
             inputs=inputs,
             factor=factor,
             lookup=self.lookup,
+            convolution=module if isinstance(module, nn.Conv1d | nn.Conv2d) else None,
         )
         _listen(output, call)
 
@@ -146,7 +147,8 @@ class _Experts(Tensor):
 class _Call:
     """One call of a layer, waiting for its gradient.
 
-    `stacked`: inputs and gradients are of several experts, from `expert` on.
+    `stacked`: inputs and gradients are of several experts, from `expert` on. A `convolution`'s
+    inputs are cut into patches when they are needed: they take several times the memory.
     """
 
     report: Report
@@ -156,10 +158,13 @@ class _Call:
     stacked: bool = False
     factor: float | Tensor | None = None
     lookup: bool = False
+    convolution: nn.Conv1d | nn.Conv2d | None = None
 
     def __call__(self, gradients: Tensor) -> None:
         gradients = gradients.detach() if self.factor is None else gradients.detach() * self.factor
         inputs = self.inputs.detach()
+        if self.convolution is not None:
+            inputs, gradients = patches(inputs, self.convolution), gradients.movedim(1, -1)
         if self.expert is not None and self.stacked:
             inputs = inputs.expand(*gradients.shape[:2], inputs.shape[-1])
             for index, (rows, slopes) in enumerate(zip(inputs, gradients, strict=True)):

@@ -1,6 +1,7 @@
 """Text -> tokens: what a model is calibrated, searched and judged on, kept apart by document."""
 
 from bitplan.calibration.documents import read_documents as read_documents
+from bitplan.calibration.limits import check_inputs as check_inputs
 from bitplan.calibration.limits import check_length as check_length
 from bitplan.calibration.limits import check_tokens as check_tokens
 from bitplan.calibration.sample import sample_tokens as sample_tokens

@@ -1,9 +1,8 @@
 """Three sets of tokens, apart by document: to calibrate, to search, to judge."""
 
-import hashlib
 import random
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -14,9 +13,10 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from bitplan.calibration.documents import read_documents
-from bitplan.calibration.limits import check_length, check_tokens
+from bitplan.calibration.limits import check_inputs, check_length
 from bitplan.calibration.sample import sample_tokens
 from bitplan.errors import CalibrationError
+from bitplan.models import Inputs
 from bitplan.progress import Progress, quiet
 
 SAMPLED = "sampled from the model"
@@ -51,25 +51,28 @@ class Sizes:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenSets:
-    """Token ids, int64 [sequences, length], and where they came from."""
+    """Token ids, int64 [sequences, length], or other inputs, and where they came from."""
 
-    calibration: Int[Tensor, "calibration length"]
-    search: Int[Tensor, "search length"]
-    held_out: Int[Tensor, "held_out length"]
+    calibration: Int[Tensor, "calibration length"] | Inputs
+    search: Int[Tensor, "search length"] | Inputs
+    held_out: Int[Tensor, "held_out length"] | Inputs
     source: str
 
     def checked(self, model: nn.Module) -> "TokenSets":
         """The same sets as int64. Raises `CalibrationError` where a model cannot read them."""
         return replace(
             self,
-            calibration=check_tokens(self.calibration, model),
-            search=check_tokens(self.search, model),
-            held_out=check_tokens(self.held_out, model),
+            calibration=check_inputs(self.calibration, model),
+            search=check_inputs(self.search, model),
+            held_out=check_inputs(self.held_out, model),
         )
 
 
-Calibration = str | Path | Sequence[str] | Tensor | TokenSets | None
-"""A text or JSONL file, documents, tokens [sequences, length], ready sets, or None: sample."""
+Calibration = str | Path | Sequence[str] | Tensor | Mapping[str, Tensor] | TokenSets | None
+"""A text or JSONL file, documents, tokens [sequences, length], ready sets, or None: sample.
+
+A model that reads something else is given tensors by name: {"pixel_values": [images, ...]}.
+"""
 
 
 def prepare(
@@ -97,8 +100,13 @@ def prepare(
         )
         return _cut(tokens, sizes, f"{SAMPLED}, seed {seed}")
     if isinstance(calibration, Tensor):
-        tokens = check_tokens(calibration, model)
-        return _cut(tokens, sizes, f"tokens {list(tokens.shape)}")
+        tokens = check_inputs(calibration, model)
+        return _cut(tokens, sizes, f"tokens {list(calibration.shape)}")
+    if isinstance(calibration, Mapping):
+        inputs = check_inputs(calibration, model)
+        shapes = {name: list(tensor.shape) for name, tensor in calibration.items()}
+        named = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        return _cut(inputs, sizes, named)
     if tokenizer is None:
         raise CalibrationError(
             "Text needs a tokenizer, and this model came without one. Give tokenizer=, or tokens."
@@ -129,10 +137,9 @@ def tokenize(documents: Sequence[str], tokenizer: Any, sequences: int, length: i
     return torch.tensor(ids[: rows * length], dtype=torch.int64).reshape(rows, length)
 
 
-def tokens_digest(tokens: Tensor) -> str:
-    """sha256 over shape and values."""
-    tokens = tokens.to(torch.int64).contiguous()
-    return hashlib.sha256(repr(list(tokens.shape)).encode() + tokens.numpy().tobytes()).hexdigest()
+def tokens_digest(tokens: Tensor | Inputs) -> str:
+    """sha256 over shape and values, and of other inputs than tokens their names."""
+    return Inputs.of(tokens).digest
 
 
 def _tokenize_apart(
@@ -167,11 +174,11 @@ def _share(documents: list[str], share: float) -> int:
     return max(1, min(bisect_left(ends, wanted) + 1, len(documents) - 1))
 
 
-def _cut(tokens: Tensor, sizes: Sizes, source: str) -> TokenSets:
-    if len(tokens) < 3 or tokens.shape[1] < 2:
+def _cut(tokens: Tensor | Inputs, sizes: Sizes, source: str) -> TokenSets:
+    if len(tokens) < 3:
         raise CalibrationError(
-            f"The tokens have shape {list(tokens.shape)}; calibrating, searching and judging need "
-            "at least 3 sequences of 2. Give more."
+            f"There are {len(tokens)} sequences ({source}); calibrating, searching and judging "
+            "need at least 3. Give more."
         )
     held_out = min(sizes.held_out, max(1, len(tokens) * sizes.held_out // sizes.total))
     search = min(sizes.search, max(1, len(tokens) * sizes.search // sizes.total))

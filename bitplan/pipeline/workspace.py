@@ -3,7 +3,7 @@
 import hashlib
 import importlib.metadata
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from bitplan.files import make_folder, replacing
 from bitplan.footprint import default_schemes, legal_schemes
 from bitplan.models import (
     Description,
+    Inputs,
     Source,
     check_finite,
     describe,
@@ -137,7 +138,7 @@ class Workspace:
         if calibration is not None:
             tokenizer = self.tokenizer
             if tokenizer is None and not isinstance(self.source, nn.Module):
-                is_text = not isinstance(calibration, Tensor | TokenSets)
+                is_text = not isinstance(calibration, Tensor | TokenSets | Mapping)
                 tokenizer = load_tokenizer(self.source) if is_text else None
             return prepare(
                 calibration, model=self.model, tokenizer=tokenizer, sizes=sizes, seed=seed
@@ -212,7 +213,7 @@ class Workspace:
             dtype=self.dtype,
             calibration=tokens.source if tokens else "none needed",
             calibration_digest=tokens_digest(tokens.calibration) if tokens else "",
-            calibration_tokens=tokens.calibration.numel() if tokens else 0,
+            calibration_tokens=Inputs.of(tokens.calibration).tokens if tokens else 0,
             estimator=estimator,
             quantizer=quantizer,
             seed=seed,

@@ -1,0 +1,110 @@
+"""What a model says: of the next token, of each position, of the whole, or its hidden states."""
+
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from bitplan.errors import ModelError
+from bitplan.models.inputs import Inputs, complete
+
+
+class Says(StrEnum):
+    """What the numbers at each position are."""
+
+    NEXT = "logits of the next token of the inputs"
+    LABELS = "logits of something else than the inputs' next token"
+    STATES = "hidden states"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What a model gives for some inputs.
+
+    A position is what counts as one token: a token, a frame, a patch of an image, or all of an
+    image or text that is given one class or one vector.
+    """
+
+    values: Float[Tensor, "sequences positions width"]
+    says: Says
+
+
+def read_outputs(model: nn.Module, inputs: Inputs) -> Outputs:
+    """Run the model: its logits, or else `last_hidden_state`, or else the first floating tensor.
+
+    Channels come before heights and widths in hidden states of four dimensions. Raises `ModelError`
+    for a model that gives none of these, one row for each sequence.
+    """
+    output: Any = model(**complete(inputs, model).tensors, **_cache(model))
+    logits = getattr(output, "logits", None)
+    if predicts_next_token(model):
+        is_next = isinstance(logits, Tensor) and logits.dim() == 3
+        if is_next and logits.shape[:2] == getattr(inputs.ids, "shape", None):
+            return Outputs(values=logits, says=Says.NEXT)
+    elif isinstance(logits, Tensor) and logits.dim() in (2, 3) and logits.shape[-1] > 1:
+        # One logit alone is a number, not the distribution of anything.
+        return _outputs(model, inputs, logits, Says.LABELS)
+    states = getattr(output, "last_hidden_state", None)
+    states = states if isinstance(states, Tensor) else _first_floating(output)
+    if states is None or states.dim() < 2 or len(states) != len(inputs):
+        raise ModelError(
+            f"{type(model).__name__} gives neither logits nor hidden states for each of the "
+            f"{len(inputs):,} sequences that it was given, which bitplan measures by. Load it with "
+            "a head that does, or measure the part of it that does."
+        )
+    return _outputs(model, inputs, states, Says.STATES)
+
+
+def predicts_next_token(model: nn.Module) -> bool:
+    """Whether a model predicts each next token of what it reads, and so can go on by itself.
+
+    A module of no library that gives `logits` is taken for one that does.
+    """
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return False
+    can_generate: Any = getattr(model, "can_generate", None)
+    return can_generate is None or bool(can_generate())
+
+
+def positions(model: nn.Module, inputs: Inputs) -> int:
+    """Positions in the outputs of one sequence: what its loss is summed over."""
+    if inputs.is_text and predicts_next_token(model):
+        return inputs.tokens_each
+    return read_outputs(model, inputs[:1]).values.shape[1]
+
+
+def _outputs(model: nn.Module, inputs: Inputs, values: Tensor, says: Says) -> Outputs:
+    if len(values) != len(inputs):
+        raise ModelError(
+            f"{type(model).__name__} gives {len(values):,} rows for {len(inputs):,} sequences; it "
+            "must give one for each. Give sequences that it reads apart from each other."
+        )
+    if values.dim() == 2:
+        values = values.unsqueeze(1)
+    elif values.dim() > 3:
+        values = values.flatten(2).transpose(1, 2)
+    return Outputs(values=values, says=says)
+
+
+def _first_floating(output: Any) -> Tensor | None:
+    if isinstance(output, Tensor):
+        return output if output.is_floating_point() else None
+    parts: Iterable[Any] = ()
+    if isinstance(output, Mapping):
+        parts = output.values()
+    elif isinstance(output, tuple | list):
+        parts = output
+    found = (_first_floating(part) for part in parts)
+    return next((tensor for tensor in found if tensor is not None), None)
+
+
+def _cache(model: nn.Module) -> dict[str, Any]:
+    """No cache of keys and values, where a model can be told so."""
+    parameters = inspect.signature(model.forward).parameters
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    is_told = "use_cache" in parameters or (takes_any and predicts_next_token(model))
+    return {"use_cache": False} if is_told else {}
