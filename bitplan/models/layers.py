@@ -22,8 +22,8 @@ def find_layers(model: nn.Module) -> tuple[Layer, ...]:
     if not layers:
         raise ModelError(
             f"{type(model).__name__} has no layer that bitplan can quantize: no Linear, Conv1D, "
-            "convolution, Embedding or expert weights in floating point. If it was quantized by another tool, "
-            "load the original model instead."
+            "convolution, Embedding or expert weights in floating point. If it was quantized by "
+            "another tool, load the original model instead."
         )
     return layers
 
