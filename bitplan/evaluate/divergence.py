@@ -157,11 +157,12 @@ def _forward(
 ) -> Iterator[tuple[Inputs, Outputs]]:
     each = BATCH_TOKENS if inputs.ids is None else inputs.tokens_each
     step = max(1, BATCH_TOKENS // each)
-    for start in range(0, len(inputs), step):
-        progress(stage, start, len(inputs))
-        batch = inputs[start : start + step]
+    batches = -(-len(inputs) // step)
+    for done in range(batches):
+        progress(stage, done, batches)
+        batch = inputs[done * step : (done + 1) * step]
         yield batch, read_outputs(model, batch)
-    progress(stage, len(inputs), len(inputs))
+    progress(stage, batches, batches)
 
 
 def _check_alike(outputs: Outputs, reference: Reference) -> None:
