@@ -189,8 +189,9 @@ class PackedConvolution(nn.Module):
         self.in_channels, self.out_channels = dense.in_channels, dense.out_channels
         self.kernel_size, self.stride = dense.kernel_size, dense.stride
         self.padding, self.dilation = dense.padding, dense.dilation
-        self.weight = weight
-        self.register_parameter("bias", dense.bias)
+        self.weight, bias = weight, dense.bias
+        assert bias is None or isinstance(bias, nn.Parameter)
+        self.register_parameter("bias", bias)
 
     def forward(self, inputs: Float[Tensor, "batch in *size"]) -> Float[Tensor, "batch out *to"]:
         """Decode the weight, then convolve."""

@@ -1,9 +1,11 @@
 """Model + candidate schemes + calibration tokens -> cost table."""
 
 from bitplan.sensitivity.estimators import ESTIMATORS as ESTIMATORS
+from bitplan.sensitivity.estimators import Bench as Bench
 from bitplan.sensitivity.estimators import get_estimator as get_estimator
 from bitplan.sensitivity.gather import gather as gather
 from bitplan.sensitivity.measure import Meter as Meter
+from bitplan.sensitivity.objective import LABELS as LABELS
 from bitplan.sensitivity.passes import AbstractPass as AbstractPass
 from bitplan.sensitivity.passes import WholeModel as WholeModel
 from bitplan.sensitivity.shards import Shards as Shards

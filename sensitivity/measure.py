@@ -13,7 +13,12 @@ from bitplan.formats import Packed
 from bitplan.models import weight_of
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Cost, Layer, Row, Scheme
-from bitplan.sensitivity.estimators import AbstractEstimator
+from bitplan.sensitivity.estimators import (
+    AbstractEstimator,
+    AbstractModelEstimator,
+    Bench,
+    Estimator,
+)
 from bitplan.sensitivity.losses import Losses
 from bitplan.sensitivity.shards import Shards
 from bitplan.sensitivity.statistics import LayerStatistics, StatisticsFolder
@@ -36,7 +41,8 @@ class Meter:
     store: Store
     shards: Shards
     quantizer: str
-    estimator: AbstractEstimator
+    estimator: Estimator
+    bench: Bench | None = None
 
     def rows(
         self, schemes: Mapping[Layer, Sequence[Scheme]], *, progress: Progress = quiet
@@ -48,7 +54,20 @@ class Meter:
             self._keep(result)
             done += result.layer.parameters
         progress("measure", total, total)
+        self._judge_on_model(schemes)
         return tuple(self._row(layer, legal) for layer, legal in schemes.items())
+
+    @property
+    def needs(self) -> dict[str, tuple[str, ...]]:
+        """The moments that quantizer and estimator read, by the labels they are gathered with."""
+        needs: dict[str, set[str]] = {}
+        if reads_covariance(self.quantizer):
+            needs["data"] = {"covariance"}
+        if isinstance(self.estimator, AbstractEstimator):
+            # Whatever is read, any moment tells which experts were reached.
+            wanted = set(self.estimator.moments) or {"covariance"}
+            needs[self.estimator.labels] = needs.get(self.estimator.labels, set()) | wanted
+        return {labels: tuple(sorted(moments)) for labels, moments in needs.items()}
 
     def packed(self, layer: Layer, schemes: Sequence[Scheme]) -> list[Packed]:
         """The layer's weight in each scheme, from the store or rendered into it."""
@@ -68,16 +87,34 @@ class Meter:
 
     def _is_done(self, layer: Layer, scheme: Scheme) -> bool:
         is_rendered = self.store.path(layer, scheme).is_file()
+        if isinstance(self.estimator, AbstractModelEstimator):
+            return is_rendered  # judged on the model, when all is rendered
         return is_rendered and self.shards.get(layer, scheme) is not None
+
+    def _judge_on_model(self, schemes: Mapping[Layer, Sequence[Scheme]]) -> None:
+        if not isinstance(self.estimator, AbstractModelEstimator):
+            return
+        assert self.bench is not None
+        lacking = {
+            layer: missing
+            for layer, legal in schemes.items()
+            if (missing := [s for s in legal if self.shards.get(layer, s) is None])
+        }
+        if lacking:
+            for layer, losses in self.estimator.judge(self.bench, lacking):
+                for scheme, found in losses.items():
+                    self.shards.put(layer, scheme, found)
+            self.bench.through.close()
 
     def _task(self, layer: Layer, schemes: Sequence[Scheme], *, judged: bool) -> LayerTask:
         stored = {scheme: self.store.get(layer, scheme) for scheme in schemes}
         known = {scheme: packed for scheme, packed in stored.items() if packed is not None}
-        covariance, statistics = None, None
+        covariance, statistics, estimator = None, None, None
         if reads_covariance(self.quantizer) and len(known) < len(schemes):
             covariance = self._read("data", layer, ("covariance",)).covariance
-        if judged:
-            statistics = self._read(self.estimator.labels, layer, self.estimator.moments)
+        if judged and isinstance(self.estimator, AbstractEstimator):
+            estimator = self.estimator
+            statistics = self._read(estimator.labels, layer, estimator.moments)
             _warn_if_unreached(layer, statistics)
         return LayerTask(
             layer=layer,
@@ -86,7 +123,7 @@ class Meter:
             known=known,
             quantizer=self.quantizer,
             covariance=covariance,
-            estimator=self.estimator if judged else None,
+            estimator=estimator,
             statistics=statistics,
         )
 

@@ -34,16 +34,29 @@ def objective_of(outputs: Outputs, inputs: Inputs, *, labels: str = "data") -> F
 
     What is drawn has a seed that the inputs give: the same sequence always draws the same.
     """
-    values = outputs.values
     if outputs.says is Says.STATES:
-        return _project(values, inputs)
-    if outputs.says is Says.NEXT and labels == "data":
+        return _project(outputs.values, inputs)
+    if outputs.says is Says.NEXT:
         assert inputs.ids is not None
-        values, targets = values[:, :-1], inputs.ids[:, 1:].to(values.device)
-    else:
-        targets = _draw(values.detach(), inputs)
+        return likelihood(outputs.values, inputs.ids, labels=labels)
+    return _cross_entropy(outputs.values, _draw(outputs.values.detach(), inputs))
+
+
+def likelihood(
+    logits: Float[Tensor, "sequences length vocabulary"],
+    tokens: Int[Tensor, "sequences length"],
+    *,
+    labels: str = "data",
+) -> Float[Tensor, ""]:
+    """The negative log-likelihood that logits of next tokens give the labels, summed, in nats."""
+    if labels == "sampled":
+        return _cross_entropy(logits, _draw(logits.detach(), Inputs.of(tokens)))
+    return _cross_entropy(logits[:, :-1], tokens[:, 1:].to(logits.device))
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.nn.functional.cross_entropy(
-        values.flatten(0, 1).float(), targets.flatten(), reduction="sum"
+        logits.flatten(0, 1).float(), targets.flatten(), reduction="sum"
     )
 
 

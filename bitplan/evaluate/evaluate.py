@@ -97,7 +97,7 @@ def _load(source: Source, dtype: str) -> nn.Module:
     return load_model(source, dtype=dtype)
 
 
-def _side(model: nn.Module, source: Source, **figures: float) -> Side:
+def _side(model: nn.Module, source: Source, **figures: float | None) -> Side:
     gc.collect()
     reset_peak_memory()
     speed = tokens_per_second(model)

@@ -1,5 +1,9 @@
 """Models: loading them, the layers in them, and the way from a layer to its weight."""
 
+from bitplan.models.blocks import block_of as block_of
+from bitplan.models.blocks import blocks_of as blocks_of
+from bitplan.models.blocks import recorded as recorded
+from bitplan.models.blocks import replayed as replayed
 from bitplan.models.convolution import patches as patches
 from bitplan.models.demo import DemoFiles as DemoFiles
 from bitplan.models.demo import demo_documents as demo_documents
@@ -20,6 +24,8 @@ from bitplan.models.load import load_tokenizer as load_tokenizer
 from bitplan.models.load import model_class as model_class
 from bitplan.models.outputs import Outputs as Outputs
 from bitplan.models.outputs import Says as Says
+from bitplan.models.outputs import explained as explained
+from bitplan.models.outputs import next_token_logits as next_token_logits
 from bitplan.models.outputs import positions as positions
 from bitplan.models.outputs import predicts_next_token as predicts_next_token
 from bitplan.models.outputs import read_outputs as read_outputs

@@ -1,15 +1,17 @@
 """What a model says: of the next token, of each position, of the whole, or its hidden states."""
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from bitplan.errors import ModelError
+from bitplan.errors import BitplanError, ModelError
 from bitplan.models.inputs import Inputs, complete
 
 
@@ -37,13 +39,14 @@ def read_outputs(model: nn.Module, inputs: Inputs) -> Outputs:
     """Run the model: its logits, or else `last_hidden_state`, or else the first floating tensor.
 
     Channels come before heights and widths in hidden states of four dimensions. Raises `ModelError`
-    for a model that gives none of these, one row for each sequence.
+    for a model that gives none of these, one row for each sequence, or that cannot be run.
     """
-    output: Any = model(**complete(inputs, model).tensors, **_cache(model))
+    with explained(model, "run on what it was given"):
+        output: Any = model(**complete(inputs, model).tensors, **_cache(model))
     logits = getattr(output, "logits", None)
     if predicts_next_token(model):
-        is_next = isinstance(logits, Tensor) and logits.dim() == 3
-        if is_next and logits.shape[:2] == getattr(inputs.ids, "shape", None):
+        told_of = None if inputs.ids is None else inputs.ids.shape
+        if isinstance(logits, Tensor) and logits.dim() == 3 and logits.shape[:2] == told_of:
             return Outputs(values=logits, says=Says.NEXT)
     elif isinstance(logits, Tensor) and logits.dim() in (2, 3) and logits.shape[-1] > 1:
         # One logit alone is a number, not the distribution of anything.
@@ -57,6 +60,19 @@ def read_outputs(model: nn.Module, inputs: Inputs) -> Outputs:
             "a head that does, or measure the part of it that does."
         )
     return _outputs(model, inputs, states, Says.STATES)
+
+
+def next_token_logits(
+    model: nn.Module, tokens: Int[Tensor, "sequences length"]
+) -> Float[Tensor, "sequences length vocabulary"]:
+    """The logits at every token. Raises `ModelError` for a model that predicts no next token."""
+    outputs = read_outputs(model, Inputs.of(tokens))
+    if outputs.says is not Says.NEXT:
+        raise ModelError(
+            f"{type(model).__name__} gives no next-token logits, which this estimator reads. "
+            "Choose another estimator, or load the model with a language-modelling head."
+        )
+    return outputs.values
 
 
 def predicts_next_token(model: nn.Module) -> bool:
@@ -75,6 +91,24 @@ def positions(model: nn.Module, inputs: Inputs) -> int:
     if inputs.is_text and predicts_next_token(model):
         return inputs.tokens_each
     return read_outputs(model, inputs[:1]).values.shape[1]
+
+
+@contextmanager
+def explained(model: nn.Module, what: str) -> Iterator[None]:
+    """Turn what a model raises when it cannot do something into a `ModelError` that says so."""
+    try:
+        yield
+    except (BitplanError, torch.OutOfMemoryError):
+        raise
+    except _FAILURES as error:
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0].rstrip(".")
+        raise ModelError(
+            f"{type(model).__name__} cannot {what}: {reason}. Give it other inputs, or measure "
+            "another part of it."
+        ) from error
+
+
+_FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
 
 
 def _outputs(model: nn.Module, inputs: Inputs, values: Tensor, says: Says) -> Outputs:

@@ -5,7 +5,7 @@ import importlib.metadata
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bitplan.calibration import SAMPLED, Calibration, Sizes, TokenSets, prepare, tokens_digest
-from bitplan.compress import Store, reads_covariance
-from bitplan.errors import ModelError, SchemeError
+from bitplan.compress import Store
+from bitplan.errors import InputError, ModelError, SchemeError
 from bitplan.files import make_folder, replacing
 from bitplan.footprint import default_schemes, legal_schemes
 from bitplan.models import (
@@ -36,6 +36,8 @@ from bitplan.models import (
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Layer, Provenance, Scheme
 from bitplan.sensitivity import (
+    LABELS,
+    Bench,
     Meter,
     Shards,
     StatisticsFolder,
@@ -170,27 +172,31 @@ class Workspace:
     ) -> Meter:
         """What renders and judges this model's weights; gathers the statistics that it needs."""
         found = get_estimator(estimator)
-        needs = {found.labels: set(found.moments)}
-        if reads_covariance(quantizer):
-            needs.setdefault("data", set()).add("covariance")
-        # Any moment tells which experts were reached.
-        needs = {labels: moments or {"covariance"} for labels, moments in needs.items()}
-        statistics = {}
-        for labels, moments in needs.items():
-            statistics[labels] = self.statistics(tokens, labels)
-            through = WholeModel(
-                model=self.model, tokens=tokens.calibration, labels=labels, progress=progress
-            )
-            gather(self.layers, sorted(moments), through, statistics[labels])
         store = self.store(tokens_digest(tokens.calibration), quantizer)
-        return Meter(
+        through = WholeModel(
+            model=self.model, tokens=tokens.calibration, labels=found.labels, progress=progress
+        )
+        meter = Meter(
             model=self.model,
-            statistics=statistics,
+            statistics={labels: self.statistics(tokens, labels) for labels in LABELS},
             store=store,
             shards=Shards(folder=store.folder / "costs" / estimator),
             quantizer=quantizer,
             estimator=found,
+            bench=Bench(
+                model=self.model,
+                tokens=tokens.calibration,
+                through=through,
+                decode=partial(_decode, self.model, store),
+                progress=progress,
+            ),
         )
+        for labels, moments in meter.needs.items():
+            through = WholeModel(
+                model=self.model, tokens=tokens.calibration, labels=labels, progress=progress
+            )
+            gather(self.layers, moments, through, meter.statistics[labels])
+        return meter
 
     def statistics(self, tokens: TokenSets, labels: str) -> StatisticsFolder:
         """The statistics gathered over one set of calibration tokens, with one kind of labels."""
@@ -220,6 +226,16 @@ class Workspace:
             sizes=asdict(sizes),
             versions={name: importlib.metadata.version(name) for name in _PACKAGES},
         )
+
+
+def _decode(model: nn.Module, store: Store, layer: Layer, scheme: Scheme) -> Tensor:
+    packed = store.get(layer, scheme)
+    if packed is None:
+        raise InputError(
+            f"The weight of {layer.name} in {scheme} was removed from {store.folder} while it was "
+            "in use. Run the same command again: it renders what is missing."
+        )
+    return packed.decode(weight_of(model, layer).dtype)
 
 
 def short_digest(*parts: object) -> str:

@@ -4,21 +4,42 @@ Each takes the error dW of the weight as rendered, so that cost and compression 
 """
 
 from bitplan.errors import InputError
+from bitplan.sensitivity.estimators.block_influence import BlockInfluence
 from bitplan.sensitivity.estimators.estimator import AbstractEstimator as AbstractEstimator
 from bitplan.sensitivity.estimators.estimator import Part as Part
 from bitplan.sensitivity.estimators.fisher_diagonal import FisherDiagonal
-from bitplan.sensitivity.estimators.gradient_covariance import GradientCovariance
+from bitplan.sensitivity.estimators.gradient_covariance import (
+    GradientCovariance,
+    GroupedGradientCovariance,
+)
+from bitplan.sensitivity.estimators.hessian_trace import HessianTrace
 from bitplan.sensitivity.estimators.kronecker import Kronecker
+from bitplan.sensitivity.estimators.model_estimator import (
+    AbstractModelEstimator as AbstractModelEstimator,
+)
+from bitplan.sensitivity.estimators.model_estimator import Bench as Bench
+from bitplan.sensitivity.estimators.operating_point import OperatingPoint
 from bitplan.sensitivity.estimators.outliers import OutlierRatio, WeightOutliers
 from bitplan.sensitivity.estimators.output_error import OutputError
+from bitplan.sensitivity.estimators.output_fisher import KlFisher, OutputFisher
+from bitplan.sensitivity.estimators.single_swaps import SingleSwaps
 from bitplan.sensitivity.estimators.weight_error import Sqnr, WeightError
 
-ESTIMATORS: dict[str, AbstractEstimator] = {
+Estimator = AbstractEstimator | AbstractModelEstimator
+
+ESTIMATORS: dict[str, Estimator] = {
     "gradient_covariance": GradientCovariance(),
+    "grouped_gradient_covariance": GroupedGradientCovariance(),
     "fisher_diagonal": FisherDiagonal(labels="data"),
     "fisher_sampled": FisherDiagonal(labels="sampled"),
+    "output_fisher": OutputFisher(),
+    "kl_fisher": KlFisher(),
+    "operating_point": OperatingPoint(),
+    "single_swaps": SingleSwaps(),
     "kronecker_fisher": Kronecker(),
     "output_error": OutputError(),
+    "hessian_trace": HessianTrace(),
+    "block_influence": BlockInfluence(),
     "outlier_ratio": OutlierRatio(),
     "weight_outliers": WeightOutliers(),
     "weight_error": WeightError(),
@@ -27,7 +48,7 @@ ESTIMATORS: dict[str, AbstractEstimator] = {
 """In order of preference."""
 
 
-def get_estimator(name: str) -> AbstractEstimator:
+def get_estimator(name: str) -> Estimator:
     """The estimator of a name; raises `InputError` with those there are."""
     if name not in ESTIMATORS:
         raise InputError(f"There is no estimator {name!r}. Choose one of: {', '.join(ESTIMATORS)}.")

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from bitplan.models import Inputs, eager_experts, positions
+from bitplan.models import Inputs, eager_experts, explained, positions
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Layer
 from bitplan.sensitivity.objective import objective
@@ -29,9 +29,13 @@ class WholeModel(AbstractPass):
     labels: str = "data"
     progress: Progress = quiet
 
-    @cached_property
+    @property
     def tokens_each(self) -> int:
         """Tokens in one sequence: positions of the model's output."""
+        return self._positions
+
+    @cached_property
+    def _positions(self) -> int:
         with torch.no_grad():
             return positions(self.model, Inputs.of(self.tokens))
 
@@ -57,5 +61,6 @@ class WholeModel(AbstractPass):
             loss = objective(self.model, sequence, labels=self.labels)
             is_finite = bool(loss.isfinite())
             if is_finite and loss.requires_grad:
-                loss.backward()
+                with explained(self.model, "be differentiated"):
+                    loss.backward()
         return is_finite

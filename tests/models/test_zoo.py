@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bitplan import Budget, apply_plan, measure, solve
 from bitplan.apply import held_bytes
 from bitplan.calibration import Sizes
+from bitplan.errors import InputError
 from bitplan.models import Inputs, describe, read_outputs
 
 LENGTH = 12
@@ -384,6 +385,10 @@ ENCODERS = {
         "CanineConfig",
         {**TEXT, "num_hash_buckets": 16, "local_transformer_stride": 4},
     ),
+    "layoutlm": Case("LayoutLMModel", "LayoutLMConfig", TEXT),
+    "xmod": Case(
+        "XmodModel", "XmodConfig", {**TEXT, "languages": ["en"], "default_language": "en"}
+    ),
     "t5-encoder": Case("T5EncoderModel", "T5Config", T5),
     "clip-text": Case("CLIPTextModel", "CLIPTextConfig", TEXT),
     "siglip-text": Case("SiglipTextModel", "SiglipTextConfig", TEXT),
@@ -494,17 +499,6 @@ VISIONS = {
         {"depth_multiplier": 0.25, "image_size": 32},
         "images",
     ),
-    "mobilevit": Case(
-        "MobileViTModel",
-        "MobileViTConfig",
-        {
-            "image_size": 32,
-            "hidden_sizes": [16, 20, 24],
-            "neck_hidden_sizes": [8, 8, 8, 8, 8, 8, 32],
-            "num_attention_heads": 4,
-        },
-        "images",
-    ),
     "segformer": Case(
         "SegformerForSemanticSegmentation",
         "SegformerConfig",
@@ -552,10 +546,73 @@ VISIONS = {
         },
         "images",
     ),
-    "bit": Case(
-        "BitModel",
-        "BitConfig",
-        {"embedding_size": 16, "hidden_sizes": [32, 64], "depths": [1, 1], "num_groups": 4},
+    "levit": Case(
+        "LevitModel",
+        "LevitConfig",
+        {
+            "image_size": 16,
+            "hidden_sizes": [16, 16, 16],
+            "num_attention_heads": [2, 2, 2],
+            "depths": [1, 1, 1],
+            "key_dim": [8, 8, 8],
+        },
+        "images",
+    ),
+    "focalnet": Case(
+        "FocalNetModel",
+        "FocalNetConfig",
+        {
+            "image_size": 16,
+            "patch_size": 2,
+            "embed_dim": 16,
+            "hidden_sizes": [16, 32],
+            "depths": [1, 1],
+            "focal_levels": [1, 1],
+            "focal_windows": [3, 3],
+        },
+        "images",
+    ),
+    "hiera": Case(
+        "HieraModel",
+        "HieraConfig",
+        {
+            "image_size": (16, 16),
+            "patch_size": (3, 3),
+            "patch_stride": (2, 2),
+            "patch_padding": (1, 1),
+            "embed_dim": 16,
+            "depths": [1, 1],
+            "num_heads": [1, 2],
+            "masked_unit_size": (4, 4),
+            "query_stride": (2, 2),
+            "num_query_pool": 1,
+        },
+        "images",
+    ),
+    "detr": Case(
+        "DetrForObjectDetection",
+        "DetrConfig",
+        {
+            "use_timm_backbone": False,
+            "backbone": None,
+            "use_pretrained_backbone": False,
+            "backbone_config": {
+                "model_type": "resnet",
+                "embedding_size": 16,
+                "hidden_sizes": [16, 32],
+                "depths": [1, 1],
+                "layer_type": "basic",
+                "out_features": ["stage2"],
+            },
+            "d_model": 32,
+            "encoder_layers": 1,
+            "decoder_layers": 1,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4,
+            "encoder_ffn_dim": 48,
+            "decoder_ffn_dim": 48,
+            "num_queries": 5,
+        },
         "images",
     ),
     "yolos": Case(
@@ -567,18 +624,12 @@ VISIONS = {
     "videomae": Case(
         "VideoMAEModel", "VideoMAEConfig", {**VISION, "num_frames": 2, "tubelet_size": 2}, "video"
     ),
-    "clip": Case(
-        "CLIPModel",
-        "CLIPConfig",
-        {"text_config": TEXT, "vision_config": VISION},
-        "images and tokens",
-    ),
     "llava": Case(
         "LlavaForConditionalGeneration",
         "LlavaConfig",
         {
             "text_config": {**LLAMA, "model_type": "llama"},
-            "vision_config": {**VISION, "model_type": "clip_vision_model"},
+            "vision_config": {**VISION, "image_size": 8, "model_type": "clip_vision_model"},
             "image_token_id": 63,
             "vision_feature_layer": -1,
         },
@@ -630,6 +681,80 @@ SPEECHES = {
         "frames and tokens",
     ),
 }
+CANNOT = {
+    "reformer": (
+        Case(
+            "ReformerModelWithLMHead",
+            "ReformerConfig",
+            {
+                **TEXT,
+                "attention_head_size": 8,
+                "attn_layers": ["local"],
+                "axial_pos_shape": (4, 4),
+                "axial_pos_embds_dim": (16, 16),
+                "local_attn_chunk_length": 4,
+                "feed_forward_size": 48,
+                "is_decoder": True,
+            },
+        ),
+        "ReformerModelWithLMHead cannot be differentiated: If you want to train `ReformerModel`",
+    ),
+    "big-transfer": (
+        Case(
+            "BitModel",
+            "BitConfig",
+            {"embedding_size": 16, "hidden_sizes": [32, 64], "depths": [1, 1], "num_groups": 4},
+            "images",
+        ),
+        "BitModel has no layer that bitplan can quantize",
+    ),
+    "encodec": (
+        Case(
+            "EncodecModel",
+            "EncodecConfig",
+            {
+                "num_filters": 4,
+                "hidden_size": 16,
+                "codebook_dim": 16,
+                "codebook_size": 16,
+                "upsampling_ratios": [2, 2],
+            },
+            "audio",
+        ),
+        "EncodecModel has no layer that bitplan can quantize",
+    ),
+    "vit-on-text": (
+        Case("ViTModel", "ViTConfig", VISION),
+        "ViTModel needs pixel_values, but it was given input_ids. Give calibration, a mapping of",
+    ),
+    "vit-on-images-of-another-size": (
+        Case("ViTModel", "ViTConfig", VISION, "images of 8"),
+        r"ViTModel cannot run on what it was given: Input image size \(8\*8\) doesn't match",
+    ),
+    "llama-on-images": (
+        Case("LlamaForCausalLM", "LlamaConfig", LLAMA, "images"),
+        "LlamaForCausalLM needs input_ids, but it was given pixel_values. Give calibration text",
+    ),
+    "whisper-without-a-decoder": (
+        Case(
+            "WhisperForConditionalGeneration",
+            "WhisperConfig",
+            {**SEQ2SEQ, "num_mel_bins": 8, "max_source_positions": 16, "max_target_positions": 32},
+            "features",
+        ),
+        "needs decoder_input_ids, but it was given input_features. Give calibration, a mapping",
+    ),
+    "bert-on-nothing": (
+        Case("BertModel", "BertConfig", TEXT, "nothing"),
+        "BertModel predicts no next token, so no text can be sampled from it. Give calibration",
+    ),
+    "vit-on-nothing": (
+        Case("ViTModel", "ViTConfig", VISION, "nothing"),
+        'ViTModel predicts no next token.* Give calibration, a mapping of tensors with "pixel',
+    ),
+}
+"""What cannot work, and the sentence that says why."""
+
 ZOO = {
     **DECODERS,
     **MIXTURES,
@@ -653,11 +778,11 @@ def build(case: Case) -> nn.Module:
     return model.to(case.dtype).requires_grad_(False)
 
 
-def inputs_for(case: Case, model: nn.Module, rows: int) -> dict[str, Tensor] | Tensor:
+def inputs_for(case: Case, model: nn.Module, rows: int) -> dict[str, Tensor] | Tensor | None:
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(3, 60, (rows, LENGTH), generator=generator)
-    if case.reads == "tokens":
-        return tokens
+    if case.reads in ("tokens", "nothing"):
+        return tokens if case.reads == "tokens" else None
 
     def noise(*shape: int) -> Tensor:
         return torch.randn(rows, *shape, generator=generator).to(case.dtype)
@@ -670,6 +795,7 @@ def inputs_for(case: Case, model: nn.Module, rows: int) -> dict[str, Tensor] | T
     main, _, more = case.reads.partition(" and ")
     given = {
         "images": lambda: {"pixel_values": noise(3, size, size)},
+        "images of 8": lambda: {"pixel_values": noise(3, 8, 8)},
         "video": lambda: {"pixel_values": noise(2, 3, size, size)},
         "audio": lambda: {"input_values": noise(160)},
         "frames": lambda: {model.main_input_name: noise(32, bins)},
@@ -679,7 +805,7 @@ def inputs_for(case: Case, model: nn.Module, rows: int) -> dict[str, Tensor] | T
         name = "decoder_input_ids" if model.config.is_encoder_decoder else "input_ids"
         given[name] = tokens
         if case.model.startswith("Llava"):
-            given[name][:, :16] = 63
+            given[name][:, :4] = 63
     return given
 
 
@@ -707,3 +833,22 @@ def test_a_model_is_measured_solved_applied_and_run(name, tmp_path):
     assert held_bytes(model) == plan.bytes <= budget
     with torch.no_grad():
         assert read_outputs(model, Inputs.of(given)).values.isfinite().all()
+
+
+@pytest.mark.parametrize("name", CANNOT)
+def test_what_cannot_work_says_why(name, tmp_path):
+    case, sentence = CANNOT[name]
+    model = build(case)
+    with pytest.raises(InputError, match=sentence):
+        measure(
+            model,
+            calibration=inputs_for(case, model, 4),
+            sizes=Sizes(calibration=2, search=1, held_out=1, length=LENGTH),
+            schemes=["int4s", "bf16"],
+            quantizer="rtn",
+            workdir=tmp_path,
+        )
+
+
+def test_there_are_many_classes():
+    assert len({case.model for case in ZOO.values()}) >= 150

@@ -1,0 +1,162 @@
+"""Output-space Fisher: the loss's gradient at a layer's output times the output's change.
+
+A token's change of the loss is g_t' dW x_t, and half of its expected square the increase of KL.
+All schemes are judged in one backward pass: with random signs s_t,
+
+    E (sum_t s_t g_t' dW x_t)^2 = sum_t (g_t' dW x_t)^2,     sum_t s_t g_t' dW x_t = <M, dW>,
+
+so the matrix M = sum_t s_t g_t x_t' of a few tokens is made once, and every further scheme costs
+one inner product with it.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import ClassVar
+
+import psutil
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bitplan.models import weight_of
+from bitplan.schema import Layer, Scheme
+from bitplan.sensitivity.estimators.model_estimator import (
+    AbstractModelEstimator,
+    Bench,
+    Judged,
+    Schemes,
+)
+from bitplan.sensitivity.losses import Losses
+from bitplan.sensitivity.watch import Seen
+
+SHARE_OF_MEMORY = 0.25
+"""Of the machine's memory, for the errors of all schemes of the layers that are judged together."""
+
+TOKENS_A_SKETCH = 16
+"""Tokens that share one matrix M."""
+
+SKETCHES_AT_ONCE = 1 << 25
+"""Numbers of the matrices M that are held at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputFisher(AbstractModelEstimator):
+    """1/2T sum_t (g_t' dW x_t)^2, tokens apart (compare ModelOpt's gradient score, element-wise).
+
+    `tokens_a_sketch` share one matrix M: more are quicker, and add noise.
+    """
+
+    tokens_a_sketch: int = TOKENS_A_SKETCH
+
+    def judge(self, bench: Bench, schemes: Schemes) -> Iterator[Judged]:
+        """Judge the layers in groups whose errors fit into memory."""
+        for group in bench.through.groups(list(schemes)):
+            for part in _parts(bench, group, schemes):
+                yield from self._judge(bench, part, schemes)
+
+    def squares(
+        self, seen: Sequence[Seen], errors: Float[Tensor, "schemes ..."], sequence: int
+    ) -> Float[Tensor, "schemes"]:
+        """What all calls of one layer in one sequence add to sum_t (g_t' dW x_t)^2."""
+        total = torch.zeros(len(errors))
+        for one in seen:
+            signs = random_signs(len(one.gradients), sequence)
+            total += products(one, errors, self.tokens_a_sketch, signs).square().sum(1)
+        return total
+
+    def _judge(self, bench: Bench, group: Sequence[Layer], schemes: Schemes) -> Iterator[Judged]:
+        errors = {layer: errors_of(bench, layer, schemes[layer]) for layer in group}
+        sums: dict[Layer, list[Tensor]] = {layer: [] for layer in group}
+        with closing(bench.through.run(group)) as run:
+            for sequence, seen in run:
+                if seen is None:
+                    continue
+                for layer in group:
+                    calls = [one for one in seen if one.layer == layer]
+                    sums[layer].append(self.squares(calls, errors[layer], sequence))
+        for layer in group:
+            # Half of the sum over tokens, by token.
+            by_sequence = torch.stack(sums[layer], dim=1).double() / (2 * bench.through.tokens_each)
+            losses = [
+                Losses(loss=row.mean().item(), by_sequence=row.numpy()) for row in by_sequence
+            ]
+            yield layer, dict(zip(schemes[layer], losses, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class KlFisher(OutputFisher):
+    """1/2T E <grad, dW>^2, with the gradient of whole sequences under labels the model draws.
+
+    The Fisher information itself along dW, correlations between tokens and between outputs
+    included, and no label of the data's (Martens, 2020, section 5). Unbiased, and noisy: each
+    sequence is one sample.
+    """
+
+    labels: ClassVar[str] = "sampled"
+
+    def squares(
+        self, seen: Sequence[Seen], errors: Float[Tensor, "schemes ..."], sequence: int
+    ) -> Float[Tensor, "schemes"]:
+        """The square of what all calls add up to."""
+        total = torch.zeros(len(errors))
+        for one in seen:
+            ones = torch.ones(len(one.gradients))
+            total += products(one, errors, len(one.gradients), ones).sum(1)
+        return total.square()
+
+
+def products(
+    one: Seen, errors: Float[Tensor, "schemes ..."], tokens: int, signs: Float[Tensor, "tokens"]
+) -> Float[Tensor, "schemes sketches"]:
+    """<M, dW> of every scheme, M = sum_t s_t g_t x_t' over so many tokens at a time."""
+    gradients = one.gradients.to(errors.dtype) * signs.to(errors.dtype)[:, None]
+    if one.is_lookup:
+        return (errors[:, one.inputs] * gradients).float().sum(-1)
+    if one.expert is not None:
+        errors = errors[:, one.expert]
+    inputs = one.inputs.to(errors.dtype)
+    filled = (0, 0, 0, -len(inputs) % tokens)
+    inputs, gradients = (
+        torch.nn.functional.pad(part, filled).unflatten(0, (-1, tokens))
+        for part in (inputs, gradients)
+    )
+    flat, found = errors.flatten(1), []
+    step = max(1, SKETCHES_AT_ONCE // flat.shape[1])
+    for slopes, rows in zip(gradients.split(step), inputs.split(step), strict=True):
+        found.append((flat @ (slopes.mT @ rows).flatten(1).mT).float())
+    return torch.cat(found, dim=1)
+
+
+def errors_of(
+    bench: Bench, layer: Layer, schemes: Sequence[Scheme]
+) -> Float[Tensor, "schemes *experts out in"]:
+    """The error of every scheme, in the layer's own dtype."""
+    weight = weight_of(bench.model, layer)
+    errors = torch.empty(len(schemes), *layer.shape, dtype=weight.dtype)
+    for index, scheme in enumerate(schemes):
+        error = bench.decode(layer, scheme).float().sub_(weight.float())
+        errors[index] = error
+    return errors
+
+
+def _parts(bench: Bench, group: Sequence[Layer], schemes: Schemes) -> Iterator[list[Layer]]:
+    most = SHARE_OF_MEMORY * psutil.virtual_memory().total
+    part: list[Layer] = []
+    held = 0.0
+    for layer in group:
+        itemsize = weight_of(bench.model, layer).itemsize
+        takes = layer.parameters * itemsize * len(schemes[layer])
+        if part and held + takes > most:
+            yield part
+            part, held = [], 0.0
+        part.append(layer)
+        held += takes
+    if part:
+        yield part
+
+
+def random_signs(tokens: int, sequence: int) -> Float[Tensor, "tokens"]:
+    """Signs of the tokens of a sequence: always the same ones."""
+    generator = torch.Generator().manual_seed(sequence)
+    return torch.randint(0, 2, (tokens,), generator=generator).float().mul_(2).sub_(1)

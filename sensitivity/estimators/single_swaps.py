@@ -1,0 +1,94 @@
+"""The measured KL of single swaps: the slow truth.
+
+One layer at a time takes its rendered weight, all others stay as they are, and the KL from the
+model as it was is measured. Blocks before the changed one return what they returned before: on
+average half of the model is computed.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bitplan.models import block_of, blocks_of, next_token_logits, recorded, replayed, weight_of
+from bitplan.schema import Layer, Scheme
+from bitplan.sensitivity.estimators.model_estimator import (
+    AbstractModelEstimator,
+    Bench,
+    Judged,
+    Schemes,
+)
+from bitplan.sensitivity.losses import Losses
+
+CHUNK = 256
+"""Positions whose distributions are compared at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleSwaps(AbstractModelEstimator):
+    """KL(model || model with one layer swapped), nats per token.
+
+    Run it in float32: the KL of 5 bits and more is below the noise of bfloat16 arithmetic. What
+    the blocks return and the logits of all calibration sequences are kept in memory.
+    """
+
+    def judge(self, bench: Bench, schemes: Schemes) -> Iterator[Judged]:
+        """Swap and measure, layer after layer."""
+        memory = [_Memory.of(bench, index) for index in range(len(bench.text))]
+        total = sum(map(len, schemes.values()))
+        done = 0
+        for layer, legal in schemes.items():
+            losses = {}
+            for scheme in legal:
+                bench.progress("swaps", done, total)
+                by_sequence = _swap(bench, memory, layer, scheme)
+                losses[scheme] = Losses(loss=float(by_sequence.mean()), by_sequence=by_sequence)
+                done += 1
+            yield layer, losses
+        bench.progress("swaps", total, total)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Memory:
+    """What the model as it was made of one sequence."""
+
+    tokens: Tensor
+    outputs: Mapping[int, Any]  # of each block
+    logits: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, bench: Bench, index: int) -> "_Memory":
+        tokens = bench.text[index : index + 1]
+        with recorded(blocks_of(bench.model)) as outputs:
+            logits = next_token_logits(bench.model, tokens)[0]
+        return cls(tokens=tokens, outputs=outputs, logits=logits)
+
+
+@torch.no_grad()
+def _swap(bench: Bench, memory: Sequence[_Memory], layer: Layer, scheme: Scheme) -> np.ndarray:
+    weight, blocks = weight_of(bench.model, layer), blocks_of(bench.model)
+    rendered, original = bench.decode(layer, scheme), weight.clone()
+    first = block_of(bench.model, layer) or 0
+    try:
+        weight.copy_(rendered)
+        found = []
+        for one in memory:
+            unchanged = {index: out for index, out in one.outputs.items() if index < first}
+            with replayed(blocks, unchanged):
+                found.append(_kl(one.logits, next_token_logits(bench.model, one.tokens)[0]))
+    finally:
+        weight.copy_(original)
+    # Rounding of float32 can make a KL of nothing less than nothing.
+    return np.maximum(found, 0.0)
+
+
+def _kl(reference: Tensor, logits: Tensor) -> float:
+    total = 0.0
+    for told, found in zip(reference.split(CHUNK), logits.split(CHUNK), strict=True):
+        told, found = told.float().log_softmax(-1), found.float().log_softmax(-1)
+        total += torch.nn.functional.kl_div(found, told, reduction="sum", log_target=True).item()
+    return total / len(logits)
