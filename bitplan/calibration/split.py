@@ -178,7 +178,7 @@ def _cut(tokens: Tensor | Inputs, sizes: Sizes, source: str) -> TokenSets:
     if len(tokens) < 3:
         raise CalibrationError(
             f"There are {len(tokens)} sequences ({source}); calibrating, searching and judging "
-            "need at least 3. Give more."
+            "need at least 3 sequences. Give more."
         )
     held_out = min(sizes.held_out, max(1, len(tokens) * sizes.held_out // sizes.total))
     search = min(sizes.search, max(1, len(tokens) * sizes.search // sizes.total))
