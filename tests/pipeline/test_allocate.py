@@ -411,7 +411,7 @@ def test_a_model_that_breaks_under_every_plan_is_refused(tiny_model, tmp_path):
 
     model.lm_head.register_forward_hook(overflow)
     settings = {**SETTINGS, "schemes": ["int2", "fp16"]}
-    with pytest.raises(ModelError, match="logits are not finite"):
+    with pytest.raises(ModelError, match="outputs are not finite"):
         allocate(model, budget_of(model), workdir=tmp_path, progress=stop, **settings)
 
 
