@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bitplan.cache import pack_caches
 from bitplan.errors import PlanError
 from bitplan.formats import TORCH_DTYPES, Packed
 from bitplan.models import module_of, weight_of
@@ -55,6 +56,14 @@ def pack_layer(model: nn.Module, layer: Layer, packed: Packed) -> None:
         weight.arrange(lookup=lookup)
     for name in names:
         model.set_submodule(name, _replacement(model.get_submodule(name), weight))
+
+
+def pack_caches_of(model: nn.Module, plan: Plan) -> nn.Module:
+    """Let a model generate with the cache of a plan, if the plan has one."""
+    schemes = {c.layer.name: c.scheme for c in plan.choices if c.layer.is_cache}
+    if schemes:
+        pack_caches(model, schemes, context=plan.provenance.context)
+    return model
 
 
 def held_bytes(model: nn.Module) -> int:

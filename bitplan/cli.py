@@ -42,15 +42,33 @@ Workdir = Annotated[
     typer.Option(help="Where work is kept, to go on from.  [default: the user's cache]"),
 ]
 Calibration = Annotated[
-    Path | None,
-    typer.Option(help="Text or JSONL file.  [default: text sampled from the model]"),
+    list[str] | None,
+    typer.Option(
+        metavar="PATH[:WEIGHT]",
+        help="A text, JSONL or .safetensors file, or a folder of data sets; several with weights.  "
+        "[default: text sampled from the model]",
+    ),
 ]
+Temperature = Annotated[float, typer.Option(help="At which text is sampled from the model.")]
 Schemes = Annotated[
     str | None,
     typer.Option(help="Menu, as int3g64,int4g64,bf16.  [default: 2 to 8 bits and the dtype]"),
 ]
-Sequences = Annotated[int, typer.Option(min=1, help="Sequences to calibrate on.")]
-Length = Annotated[int, typer.Option(min=2, help="Tokens in a sequence.")]
+Sequences = Annotated[
+    int | None,
+    typer.Option(min=1, help="Sequences to calibrate on.  [default: 32, or by the time limit]"),
+]
+Length = Annotated[
+    int | None,
+    typer.Option(min=2, help="Tokens in a sequence.  [default: 256, less if the model reads less]"),
+]
+TimeLimit = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        help="For measuring: chooses how many sequences to calibrate on, from 4 to 512.",
+    ),
+]
 Estimator = Annotated[
     str, typer.Option(help="gradient_covariance, fisher_diagonal or weight_error.")
 ]
@@ -66,6 +84,14 @@ Pins = Annotated[
 ]
 Fuse = Annotated[bool, typer.Option("--fuse", help="One scheme for q, k, v and for gate, up.")]
 Solver = Annotated[str, typer.Option(help="auto, cp_sat or lagrangian.")]
+Context = Annotated[
+    int, typer.Option(min=0, help="Tokens whose KV cache counts too; 0: weights alone.")
+]
+Batch = Annotated[int, typer.Option(min=1, help="Sequences of that context.")]
+CacheSchemes = Annotated[
+    str | None,
+    typer.Option(help="The cache's menu.  [default: 2, 4 and 8 bits and the dtype]"),
+]
 PlanOut = Annotated[Path, typer.Option("--out", help="Where the plan goes.")]
 
 out = Console()
@@ -130,14 +156,20 @@ def demo(
 
 
 @app.command()
-def describe(model: Model, dtype: Dtype = "auto", as_json: AsJson = False) -> None:
+def describe(
+    model: Model,
+    context: Context = 0,
+    batch: Batch = 1,
+    dtype: Dtype = "auto",
+    as_json: AsJson = False,
+) -> None:
     """List a model's layers: kinds, shapes, bytes, ties, and what stays in full precision."""
     from bitplan.models import describe, load_model
     from bitplan.report import description_table
 
     with _bars(as_json) as bars:
         bars("load", 0, 1)
-        description = describe(load_model(model, dtype=dtype))
+        description = describe(load_model(model, dtype=dtype), context=context, batch=batch)
         bars("load", 1, 1)
     _show(description.model_dump_json(indent=2), as_json, lambda: [description_table(description)])
 
@@ -150,10 +182,15 @@ def measure(
     ),
     calibration: Calibration = None,
     schemes: Schemes = None,
-    sequences: Sequences = 32,
-    length: Length = 256,
+    temperature: Temperature = 1.0,
+    sequences: Sequences = None,
+    length: Length = None,
+    time_limit: TimeLimit = None,
     estimator: Estimator = "gradient_covariance",
     quantizer: Quantizer = "gptq",
+    context: Context = 0,
+    batch: Batch = 1,
+    cache_schemes: CacheSchemes = None,
     seed: Seed = 0,
     dtype: Dtype = "auto",
     workdir: Workdir = None,
@@ -168,11 +205,16 @@ def measure(
     with _bars(as_json) as bars:
         table = measure(
             model,
-            calibration=calibration,
+            calibration=_sources(calibration),
+            temperature=temperature,
             schemes=_names(schemes),
             sizes=Sizes(calibration=sequences, length=length),
+            time_limit_s=time_limit,
             estimator=estimator,
             quantizer=quantizer,
+            context=context,
+            batch=batch,
+            cache_schemes=_names(cache_schemes),
             seed=seed,
             dtype=dtype,
             workdir=workdir,
@@ -237,8 +279,10 @@ def allocate(
     schemes: Schemes = None,
     pins: Pins = None,
     fuse: Fuse = False,
-    sequences: Sequences = 32,
-    length: Length = 256,
+    temperature: Temperature = 1.0,
+    sequences: Sequences = None,
+    length: Length = None,
+    time_limit: TimeLimit = None,
     estimator: Estimator = "gradient_covariance",
     quantizer: Quantizer = "gptq",
     solver: Solver = "auto",
@@ -246,6 +290,9 @@ def allocate(
         int, typer.Option(min=0, help="Tokens that refinement may run; 0: none.")
     ] = 50_000,
     verify: Annotated[bool, typer.Option(help="Measure on held-out tokens.")] = True,
+    context: Context = 0,
+    batch: Batch = 1,
+    cache_schemes: CacheSchemes = None,
     seed: Seed = 0,
     dtype: Dtype = "auto",
     workdir: Workdir = None,
@@ -261,16 +308,21 @@ def allocate(
         outcome = run(
             model,
             budget_gb,
-            calibration=calibration,
+            calibration=_sources(calibration),
+            temperature=temperature,
             schemes=_names(schemes),
             pins=_pins(pins),
             fuse=fuse,
             sizes=Sizes(calibration=sequences, length=length),
+            time_limit_s=time_limit,
             estimator=estimator,
             quantizer=quantizer,
             solver=solver,
             refine_tokens=refine_tokens,
             verify=verify,
+            context=context,
+            batch=batch,
+            cache_schemes=_names(cache_schemes),
             seed=seed,
             dtype=dtype,
             workdir=workdir,
@@ -298,8 +350,11 @@ def apply(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A file that allocate wrote.")],
     folder: Annotated[Path, typer.Option("--out", help="Where the compressed model goes.")],
     calibration: Annotated[
-        Path | None,
-        typer.Option(help="The text that the plan was made with, on a machine without its work."),
+        list[str] | None,
+        typer.Option(
+            metavar="PATH[:WEIGHT]",
+            help="The text that the plan was made with, on a machine without its work.",
+        ),
     ] = None,
     workdir: Workdir = None,
     as_json: AsJson = False,
@@ -312,13 +367,19 @@ def apply(
     loaded = Plan.load(plan)
     make_folder(folder)
     with _bars(as_json) as bars:
-        packed = apply_plan(model, loaded, workdir=workdir, calibration=calibration, progress=bars)
+        packed = apply_plan(
+            model,
+            loaded,
+            workdir=workdir,
+            calibration=_sources(calibration),
+            progress=bars,
+        )
     save(packed, folder, loaded, tokenizer=_tokenizer_of(model))
     size = held_bytes(packed)
     _show(
         json.dumps({"folder": str(folder), "bytes": size}),
         as_json,
-        lambda: [f"{size:,} bytes of parameters and buffers, saved in {folder}."],
+        lambda: [f"{size:,} bytes of parameters and buffers, saved in {folder}.{_cache(loaded)}"],
     )
 
 
@@ -330,7 +391,7 @@ def evaluate(
     text: Annotated[Path, typer.Option(help="Held-out text: a text or JSONL file.")],
     reference: Annotated[str | None, typer.Option(help="The model that it was made from.")] = None,
     sequences: Annotated[int, typer.Option(min=1, help="Sequences to read.")] = 16,
-    length: Length = 256,
+    length: Annotated[int, typer.Option(min=2, help="Tokens in a sequence.")] = 256,
     dtype: Dtype = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -373,8 +434,24 @@ def _tokenizer_of(model: str) -> Any:
         return None
 
 
+def _cache(plan: Plan) -> str:
+    if not plan.cache_bytes:
+        return ""
+    made = plan.provenance
+    return (
+        f" Its cache takes {plan.cache_bytes:,} bytes for {made.context:,} tokens"
+        f"{f' of {made.batch} sequences each' if made.batch > 1 else ''}."
+    )
+
+
 def _names(menu: str | None) -> list[str] | None:
     return None if menu is None else [name.strip() for name in menu.split(",") if name.strip()]
+
+
+def _sources(calibration: list[str] | None) -> Any:
+    from bitplan.calibration import parse_source
+
+    return [parse_source(text) for text in calibration] if calibration else None
 
 
 def _pins(pins: list[str] | None) -> dict[str, Any] | None:

@@ -51,7 +51,7 @@ class DemoResult:
             self.plan.status,
             "",
             f"The compressed model holds {self.held_bytes:,} bytes; the plan says "
-            f"{self.plan.bytes:,}, the budget {self.plan.budget_bytes:,}.",
+            f"{self.plan.weight_bytes:,}, the budget {self.plan.budget_bytes:,}.",
             f"Asked: {QUESTION}\nIt says: {self.answer}",
             "",
             f"In {self.folder}: plan.json, report.html, and the model in model/.",

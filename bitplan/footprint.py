@@ -27,6 +27,8 @@ _DEFAULT_INTEGERS = (
     "int8s",
     "int8g64",
 )
+_CACHE_BITS = (2, 4, 8)
+_CACHE_GROUPS = (32, 64)
 
 
 def scheme_bytes(shape: Sequence[int], scheme: Scheme) -> int:
@@ -79,9 +81,22 @@ def default_schemes(dtype: object) -> tuple[Scheme, ...]:
 
     A float32 or float64 model may keep a layer in bf16 or fp32.
     """
+    return tuple(map(Scheme.parse, (*_DEFAULT_INTEGERS, *_floats(dtype))))
+
+
+def default_cache_schemes(dtype: object, head_dim: int) -> tuple[Scheme, ...]:
+    """The menu of cached keys and values when none is given: 2, 4, 8 bits, and as they are.
+
+    A group lies along one token's vector and, where 32 or 64 divides `head_dim`, within one head.
+    """
+    groups = [size for size in _CACHE_GROUPS if head_dim % size == 0] or _CACHE_GROUPS[:1]
+    integers = [f"int{bits}g{group}" for bits in _CACHE_BITS for group in groups]
+    return tuple(map(Scheme.parse, (*integers, *_floats(dtype))))
+
+
+def _floats(dtype: object) -> tuple[str, ...]:
     own = _float_of(dtype)
-    floats = ("bf16", "fp32") if own == "fp32" else (own,)
-    return tuple(map(Scheme.parse, (*_DEFAULT_INTEGERS, *floats)))
+    return ("bf16", "fp32") if own == "fp32" else (own,)
 
 
 def _all_schemes() -> tuple[Scheme, ...]:

@@ -20,6 +20,7 @@ from pydantic import (
     GetJsonSchemaHandler,
     NonNegativeFloat,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     ValidationError,
     model_validator,
@@ -116,7 +117,7 @@ class Record(BaseModel):
 
 
 class Kind(StrEnum):
-    """What a layer does with its weight.
+    """What a layer does with its weight; `keys` and `values` are what attention caches.
 
     `conv1d` is what GPT-2 calls a linear; a convolution over time, of speech, is `timeconv`.
     """
@@ -127,15 +128,18 @@ class Kind(StrEnum):
     TIMECONV = "timeconv"
     EMBEDDING = "embedding"
     EXPERTS = "experts"
+    KEYS = "keys"
+    VALUES = "values"
 
 
 class Layer(Record):
-    """One weight that gets a scheme.
+    """One weight that gets a scheme, or the keys or values that one attention module caches.
 
-    `name` is the path of the module that holds the weight (for experts, of the parameter).
-    `shape` is [out, in] as a matrix product reads it, [experts, out, in] for experts,
-    [vocabulary, hidden] for embeddings and [out, in x height x width] for convolutions, whatever
-    way round the model stores it.
+    `name` is the path of the module that holds the weight (for experts, of the parameter; for a
+    cache, of the attention module, with `.keys` or `.values`). `shape` is [out, in] as a matrix
+    product reads it, [experts, out, in] for experts, [vocabulary, hidden] for embeddings and
+    [out, in x height x width] for convolutions, whatever way round the model stores it; for a
+    cache, [batch x tokens kept, heads x head_dim].
     """
 
     name: str
@@ -148,8 +152,23 @@ class Layer(Record):
 
     @property
     def parameters(self) -> int:
-        """Number of weights."""
+        """Number of weights, or of cached numbers."""
         return math.prod(self.shape)
+
+    @property
+    def is_cache(self) -> bool:
+        """Whether it is cached keys or values, not a weight."""
+        return self.kind in (Kind.KEYS, Kind.VALUES)
+
+
+class Domain(Record):
+    """What one source gave to the calibration tokens."""
+
+    name: str = Field(description="of the source, for people")
+    documents: PositiveInt = Field(description="in the source, those kept apart to judge included")
+    tokens: NonNegativeInt = Field(description="calibration tokens from it")
+    share: float = Field(ge=0, le=1, description="of all calibration tokens")
+    digest: str = Field(description="sha256 over its calibration tokens")
 
 
 class Provenance(Record):
@@ -161,13 +180,21 @@ class Provenance(Record):
     calibration: str = Field(description="where the calibration tokens came from, for people")
     calibration_digest: str = Field(description="sha256 over the calibration tokens")
     calibration_tokens: NonNegativeInt
+    domains: tuple[Domain, ...] = Field(default=(), description="sources of the calibration tokens")
+    temperature: PositiveFloat = Field(
+        default=1.0, description="at which text was sampled, where it was"
+    )
     estimator: str
     quantizer: str
     seed: int
     sizes: dict[str, PositiveInt] = Field(
         default_factory=dict,
-        description="sequences asked for to calibrate, search and judge on, and their length",
+        description="most sequences to calibrate, search and judge on, and their length",
     )
+    context: NonNegativeInt = Field(
+        default=0, description="tokens of each sequence that the cache is counted for; 0: it is not"
+    )
+    batch: PositiveInt = Field(default=1, description="sequences that the cache is counted for")
     versions: dict[str, str] = Field(description="of bitplan and the packages it computed with")
 
 
@@ -321,7 +348,7 @@ class Plan(Artefact):
 
     provenance: Provenance
     budget_bytes: PositiveInt
-    bytes: NonNegativeInt = Field(description="of the whole model under this plan")
+    bytes: NonNegativeInt = Field(description="of the whole model, and its cache if it is counted")
     rest_bytes: NonNegativeInt = Field(description="all that no scheme touches: norms, biases, ...")
     predicted_kl: NonNegativeFloat = Field(description="sum of the choices' losses")
     lower_bound: float = Field(description="no plan of the table can predict less")
@@ -342,6 +369,16 @@ class Plan(Artefact):
     def schemes(self) -> dict[str, Scheme]:
         """Scheme by layer name."""
         return {choice.layer.name: choice.scheme for choice in self.choices}
+
+    @property
+    def cache_bytes(self) -> int:
+        """Of the keys and values of `provenance.batch` sequences of `provenance.context` tokens."""
+        return sum(choice.bytes for choice in self.choices if choice.layer.is_cache)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of the applied model's parameters and buffers: all but the cache."""
+        return self.bytes - self.cache_bytes
 
     @classmethod
     def _error(cls) -> type[InputError]:

@@ -19,7 +19,7 @@ from typing import Any
 import typer
 
 import bitplan
-from bitplan.calibration import Sizes
+from bitplan.calibration import Sizes, Source
 from bitplan.pipeline import Settings
 from bitplan.schema import CostTable, Plan, Record, json_schema
 
@@ -86,10 +86,12 @@ def api_page() -> str:
     names = "".join(f"\n## {name}\n{_entry(name, entry)}" for name, entry in entries.items())
     intro = "Everything here is imported from `bitplan`: `from bitplan import allocate`."
     settings = (
-        "\n# Settings\n\nKeyword arguments of `allocate` and `measure`; `Sizes` is imported from "
-        "`bitplan.calibration`.\n"
+        "\n# Settings\n\nKeyword arguments of `allocate` and `measure`; `Sizes` and `Source` are "
+        "imported from `bitplan.calibration`.\n"
     )
-    settings += "".join(f"\n## {e.__name__}\n{_entry(e.__name__, e)}" for e in (Settings, Sizes))
+    settings += "".join(
+        f"\n## {e.__name__}\n{_entry(e.__name__, e)}" for e in (Settings, Sizes, Source)
+    )
     return f"{GENERATED}\n# Python\n\n{intro}\n{names}{settings}"
 
 
@@ -130,7 +132,7 @@ def _members(entry: type) -> Iterator[tuple[str, type]]:
 def _fields(entry: type) -> str:
     if not issubclass(entry, Record):
         annotations = inspect.get_annotations(entry)
-        described = dict.fromkeys(annotations, "")
+        described = {name: "" for name in annotations if not name.startswith("_")}
     else:
         described = {name: field.description or "" for name, field in entry.model_fields.items()}
     lines = []

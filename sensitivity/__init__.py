@@ -1,6 +1,9 @@
 """Model + candidate schemes + calibration tokens -> cost table."""
 
+from bitplan.sensitivity.caches import cache_rows as cache_rows
 from bitplan.sensitivity.estimators import ESTIMATORS as ESTIMATORS
+from bitplan.sensitivity.estimators import LAYER_ESTIMATORS as LAYER_ESTIMATORS
+from bitplan.sensitivity.estimators import MODEL_ESTIMATORS as MODEL_ESTIMATORS
 from bitplan.sensitivity.estimators import Bench as Bench
 from bitplan.sensitivity.estimators import get_estimator as get_estimator
 from bitplan.sensitivity.gather import gather as gather

@@ -32,7 +32,7 @@ class Losses:
 
     def is_separate_from(self, other: "Losses", errors: float = 2.0) -> bool:
         """Whether the paired difference is more than so many of its standard errors."""
-        if self.is_guess or other.is_guess:
+        if self.is_guess or other.is_guess or len(self.by_sequence) == 1:
             return False
         difference = abs(self.loss - other.loss)
         if not len(self.by_sequence):

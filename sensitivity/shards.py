@@ -18,7 +18,7 @@ class Shards:
     """The losses that one estimator found, in a folder of one model, calibration and quantizer.
 
     Two processes may write the same shard: they write the same bytes. A damaged shard counts as
-    missing, and is measured again.
+    missing, and is measured again; so does one that was written for another place.
     """
 
     folder: Path
@@ -32,14 +32,15 @@ class Shards:
         try:
             content = json.loads(read_text(self.path(layer, scheme)))
             digest = content.pop("digest")
-            if digest != _digest(content):
+            named = content["layer"], content["scheme"]
+            if digest != _digest(content) or named != (layer.name, str(scheme)):
                 return None
             return Losses(
                 loss=content["loss"],
                 by_sequence=np.array(content["by_sequence"], dtype=np.float64),
                 is_guess=content["is_guess"],
             )
-        except (InputError, ValueError, KeyError, TypeError, AttributeError):
+        except (InputError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     def put(self, layer: Layer, scheme: Scheme, losses: Losses) -> None:

@@ -77,8 +77,9 @@ class Sums:
         reached = self.reached
         if reached.dim() == 0 or reached.all() or not reached.any():
             return self
+        rows = self.rows.clone()  # what is summed is divided by them
+        rows[~reached] = rows[reached].float().mean().round().long()
         tensors = MOMENTS[self.moment].fill_unreached(self.tensors, reached)
-        rows = torch.where(reached, self.rows, _mean_rows(self.rows[reached]))
         return replace(self, tensors=tensors, rows=rows)
 
     def or_mean(self, siblings: Sequence["Sums"]) -> "Sums":
@@ -94,7 +95,7 @@ class Sums:
             name: torch.stack([one.tensors[name] for one in known]).float().mean(0)
             for name in self.tensors
         }
-        rows = _mean_rows(torch.stack([one.rows for one in known]))
+        rows = torch.stack([one.rows for one in known]).float().mean(0).round().long()
         return replace(self, tensors=tensors, rows=rows, reached=torch.ones_like(self.reached))
 
     def save(self, path: Path) -> None:
@@ -131,10 +132,6 @@ class Sums:
             rows=self.rows.clone(),
             reached=self.reached.clone(),
         )
-
-
-def _mean_rows(rows: Int[Tensor, "experts"]) -> Int[Tensor, ""]:
-    return rows.double().mean().round().clamp_min(1).to(torch.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,9 +198,9 @@ class StatisticsFolder:
         return Sums.load(moment, layer, path, sequences=self.sequences)
 
     def has(self, layer: Layer, moment: str) -> bool:
-        """Whether a moment is there, and complete."""
+        """Whether a moment is there, complete, and over any tokens at all."""
         found = self.find(layer, moment)
-        return found is not None and found.is_complete
+        return found is not None and found.is_complete and found.tokens > 0
 
     def save(self, layer: Layer, sums: Sums) -> None:
         """Write a moment, whole or as far as it came."""

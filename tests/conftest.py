@@ -46,6 +46,16 @@ CONFIGS: dict[str, tuple[str, str, dict]] = {
         {**EXPERTS, "num_experts_per_tok": 1, "intermediate_size_mlp": 40, "head_dim": 8},
     ),
     "gemma": ("Gemma3ForCausalLM", "Gemma3TextConfig", {**LLAMA, "head_dim": 8}),
+    "gemma-window": (
+        "Gemma3ForCausalLM",
+        "Gemma3TextConfig",
+        {
+            **LLAMA,
+            "head_dim": 8,
+            "sliding_window": 6,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+    ),
     "mamba": (
         "MambaForCausalLM",
         "MambaConfig",

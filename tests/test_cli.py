@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,6 +137,31 @@ def test_the_whole_path(name, bitplan, tiny_folder, tiny_tokenizer, tmp_path):
     assert "perplexity" in good(bitplan(*arguments)).out
 
 
+def test_a_budget_holds_the_cache_too(bitplan, tiny_folder, tmp_path):
+    folder, cache = tiny_folder("llama-tied"), ["--context", 40, "--batch", 2]
+    described = good(bitplan("describe", folder, *cache, "--json")).json
+    weights = good(bitplan("describe", folder, "--json")).json
+    assert described["bytes"] - weights["bytes"] == 2 * 2 * 80 * 16 * 2
+    assert "model and cache" in good(bitplan("describe", folder, *cache)).out
+    menu = ["--cache-schemes", "int4, int8s"]
+    budget = f"{(described['smallest_bytes'] + described['bytes']) / 2e9:.9f}"
+    arguments = ("allocate", folder, "--budget-gb", budget, *SIZES, *cache, *menu, "--no-verify")
+    assert "model and cache" in good(bitplan(*arguments)).out
+    plan = Plan.load("plan.json")
+    assert plan.bytes <= float(budget) * 1e9
+    schemes = {str(choice.scheme) for choice in plan.choices if choice.layer.is_cache}
+    assert schemes <= {"int4", "int8s"}
+    assert schemes
+    measured = good(bitplan("measure", folder, *SIZES, *cache, *menu, "--json"))
+    assert CostTable.from_json(measured.out).provenance == plan.provenance
+    said = good(bitplan("apply", folder, "plan.json", "--out", "small")).out
+    words = " ".join(said.split())
+    assert f"{plan.weight_bytes:,} bytes of parameters and buffers" in words
+    assert f"Its cache takes {plan.cache_bytes:,} bytes for 40 tokens of 2 sequences each." in words
+    assert hasattr(load(tmp_path / "small"), "new_cache")
+    refused(bitplan("measure", folder, "--context", 65), "the model reads at most 64")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_tables_for_people(name, bitplan, tiny_folder):
     folder = tiny_folder(name)
@@ -175,6 +201,44 @@ def test_a_tokenizer_goes_with_the_model(bitplan, tiny_folder, tiny_tokenizer, t
     )
     weights = [(Path(name) / "model.safetensors").read_bytes() for name in ("small", "again")]
     assert weights[0] == weights[1]
+
+
+def words(start: int) -> list[str]:
+    return [f"w{i} w{start} w{start + 1} w{i % 5}" for i in range(90)]
+
+
+def test_sources_have_weights_and_colons(bitplan, tiny_folder, tiny_tokenizer, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder("llama"), folder)
+    tiny_tokenizer.save_pretrained(folder)
+    Path("talk.txt").write_text("\n\n".join(words(30)))
+    Path("a:2").write_text("\n\n".join(words(50)))
+    sources = ("--calibration", "talk.txt:0.75", "--calibration", "a:2:0.25")
+    menu = ("--schemes", "int4,bf16", "--quantizer", "rtn")
+    table = good(bitplan("measure", folder, *sources, *SIZES, *menu, "--json"))
+    made = CostTable.from_json(table.out).provenance
+    assert made.calibration == "talk.txt (75%), a:2 (25%), seed 0"
+    assert [(domain.name, domain.tokens) for domain in made.domains] == [
+        ("talk.txt", 9 * 16),
+        ("a:2", 3 * 16),
+    ]
+    said = good(bitplan("measure", folder, "--calibration", "a:2", *SIZES, *menu))
+    assert CostTable.load("costs.json").provenance.calibration == "a:2, 90 documents, seed 0"
+    assert "176 tokens" in " ".join(said.out.split())
+
+
+def test_a_time_limit_and_a_temperature_reach_the_table(bitplan, tiny_folder):
+    arguments = ("measure", tiny_folder("gpt2"), "--schemes", "int4,bf16", "--quantizer", "rtn")
+    limited = ("--time-limit", 1e-9, "--length", 8, "--temperature", 0.5)
+    said = good(bitplan(*arguments, *limited))
+    made = CostTable.load("costs.json").provenance
+    assert (made.sizes["calibration"], made.calibration_tokens) == (4, 32)
+    assert made.temperature == 0.5
+    assert "with the fewest sequences, 4, measuring takes about" in " ".join(said.err.split())
+    # The default length is the model's context, and that is said.
+    said = good(bitplan(*arguments, "--sequences", 2))
+    assert CostTable.load("costs.json").provenance.sizes["length"] == 64
+    assert "The model reads at most 64 tokens" in said.err
 
 
 def test_every_choice_reaches_the_plan(bitplan, tiny_folder):
@@ -232,6 +296,11 @@ def nothing_was_written(folder: Path) -> bool:
         (["--pin", "nothing=int4g64"], "matches no layer"),
         (["--pin", "*=int9"], "'int9' is not a scheme"),
         (["--calibration", "missing.txt"], "no calibration file 'missing.txt'"),
+        (["--calibration", "missing.txt:0.5"], "no calibration file 'missing.txt'"),
+        (["--calibration", "missing.txt:-1"], "The weight of missing.txt is -1.0"),
+        (["--temperature", "0"], "The temperature is 0"),
+        (["--time-limit", "0"], "The time limit is 0"),
+        (["--time-limit", "60", "--sequences", "8"], "Leave one of them out"),
         (["--dtype", "int8"], "not a dtype"),
         (["--length", "256"], "256 tokens long, but the model reads at most 64"),
         (["--out", "."], "is a folder"),
@@ -251,7 +320,7 @@ def test_allocate_refuses_bad_input_at_once(arguments, message, bitplan, tiny_fo
 
 def test_text_without_a_tokenizer_is_refused(bitplan, tiny_folder, tmp_path):
     (tmp_path / "text.txt").write_text("some words\n\nmore words")
-    arguments = ("--budget-gb", "0.00003", "--calibration", "text.txt")
+    arguments = ("--budget-gb", "0.00003", "--calibration", "text.txt", "--length", 16)
     refused(bitplan("allocate", tiny_folder("llama"), *arguments), "no tokenizer files")
     assert not Path("plan.json").exists()
 
@@ -369,7 +438,7 @@ def test_an_interrupt_says_that_the_work_is_kept(bitplan, tiny_folder, monkeypat
     assert said.err == "Stopped. What was done is kept: the same command goes on from there.\n"
     assert not (tmp_path / "plan.json").exists()
     monkeypatch.undo()
-    assert list((tmp_path / "cache").rglob("*.partial"))
+    assert list((tmp_path / "cache").rglob("statistics-*/*/*.safetensors"))
 
 
 def test_a_fault_of_our_own_is_a_traceback(bitplan, tiny_folder, monkeypatch):

@@ -229,6 +229,21 @@ def test_tables_fit_the_terminal(plan, table, width):
         assert "…" not in "".join(lines)
 
 
+def test_a_plan_with_a_cache_says_so_in_table_and_page():
+    keys = Layer(name="model.layers.0.self_attn.keys", kind=Kind.KEYS, shape=(80, 16), block=0)
+    table = make_table([*make_layers(), keys])
+    made = table.provenance.model_copy(update={"context": 40, "batch": 2})
+    table = table.model_copy(update={"provenance": made})
+    plan = make_plan(table, mixed)
+    text = shown(plan_table(plan, table))
+    assert "model and cache" in text
+    assert "whole model" not in text
+    assert re.search(r"^ *keys ", text, re.MULTILINE)
+    page = render(plan, table, [plan], [])
+    assert f"{plan.cache_bytes:,} bytes for 40 tokens × 2" in page
+    assert "model and cache" in page
+
+
 def test_evidence_table_sets_plan_beside_uniform_and_reference(plan):
     text = shown(evidence_table(plan))
     order = [text.index(name) for name in ("reference", "uniform int3g64", "plan  ", "solved")]

@@ -1,5 +1,6 @@
 """Files that cross machines: round trips, golden bytes, the published schema, and bad files."""
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from bitplan.schema import (
     Choice,
     Cost,
     CostTable,
+    Domain,
     Evidence,
     Kind,
     Layer,
@@ -49,6 +51,7 @@ PROVENANCE = Provenance(
     calibration="text.jsonl, 60 documents, seed 0",
     calibration_digest="c" * 64,
     calibration_tokens=640,
+    domains=(Domain(name="text.jsonl", documents=60, tokens=640, share=1.0, digest="c" * 64),),
     estimator="gradient_covariance",
     quantizer="gptq",
     seed=0,
@@ -88,14 +91,23 @@ def make_plan() -> Plan:
 
 
 def make_table() -> CostTable:
-    def cost(name: str, size: int, loss: float) -> Cost:
-        return Cost(scheme=Scheme.parse(name), bytes=size, loss=loss, standard_error=loss / 10)
+    def cost(name: str, size: int, loss: float, *inseparable: str) -> Cost:
+        return Cost(
+            scheme=Scheme.parse(name),
+            bytes=size,
+            loss=loss,
+            standard_error=loss / 10,
+            inseparable=tuple(map(Scheme.parse, inseparable)),
+        )
 
     return CostTable(
         provenance=PROVENANCE,
         rest_bytes=1000,
         rows=(
-            Row(layer=EMBEDDING, costs=(cost("int4", 1920, 0.1), cost("bf16", 6144, 0.0))),
+            Row(
+                layer=EMBEDDING,
+                costs=(cost("int4", 1920, 0.1, "int5g32s"), cost("bf16", 6144, 0.0)),
+            ),
             Row(layer=EXPERTS, costs=(cost("int3g32s", 2016, 5e-324),)),
         ),
     )
@@ -122,6 +134,14 @@ def test_the_bytes_of_a_plan_are_those_of_the_golden_file(tmp_path):
     assert Plan.load(GOLDEN) == make_plan()
 
 
+def test_a_plan_from_before_there_were_domains_is_read():
+    """It is the golden file of version 0.1.0."""
+    old = Plan.load(GOLDEN.with_name("plan-0.1.0.json"))
+    assert old.provenance == PROVENANCE.model_copy(update={"domains": ()})
+    assert old.provenance.temperature == 1.0
+    assert old.choices == make_plan().choices
+
+
 @both
 def test_files_are_as_their_published_schema_says(make):
     artefact = make()
@@ -144,6 +164,29 @@ def test_files_are_as_their_published_schema_says(make):
     ]
     for change in bad:
         assert list(checker.iter_errors(change)), change
+
+
+def test_a_cost_names_the_schemes_that_noise_cannot_tell_from_it():
+    content = json.loads(make_table().to_json())
+    first, second = content["rows"][0]["costs"]
+    assert first["inseparable"] == ["int5g32s"]
+    assert second["inseparable"] == []
+    cost = {"scheme": "int4", "bytes": 1, "loss": 0.5, "standard_error": 0.1}
+    assert Cost.model_validate(cost).inseparable == ()
+    with pytest.raises(ValidationError, match="'int9' is not a scheme"):
+        Cost.model_validate({**cost, "inseparable": ["int9"]})
+
+
+def test_a_table_from_before_costs_named_such_schemes_is_read():
+    content = json.loads(make_table().to_json())
+    del content["digest"]
+    for row in content["rows"]:
+        for cost in row["costs"]:
+            del cost["inseparable"]
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    content["digest"] = hashlib.sha256(text.encode()).hexdigest()
+    found = CostTable.from_json(json.dumps(content))
+    assert [cost.inseparable for row in found.rows for cost in row.costs] == [(), (), ()]
 
 
 def test_published_schemas_are_those_of_the_classes():
@@ -235,6 +278,25 @@ def test_a_plan_must_add_up():
     unknown = resealed(lambda c: last_of(c).update(scheme="int9"))(make_plan().to_json())
     with pytest.raises(PlanError, match="'int9' is not a scheme"):
         Plan.from_json(unknown)
+
+
+def test_a_plan_tells_weights_and_cache_apart():
+    plan = make_plan()
+    assert (plan.weight_bytes, plan.cache_bytes) == (9160, 0)
+    keys = Layer(name="layers.0.attn.keys", kind=Kind.KEYS, shape=(80, 16), block=0)
+    assert keys.is_cache
+    assert not EXPERTS.is_cache
+    cached = Choice(layer=keys, scheme=Scheme.parse("int8s"), bytes=1440, loss=0.0)
+    both = plan.model_copy(update={"choices": (*plan.choices, cached), "bytes": 10_600})
+    assert Plan.from_json(both.to_json()) == both
+    assert (both.weight_bytes, both.cache_bytes) == (9160, 1440)
+
+
+def test_a_file_from_before_the_cache_is_read():
+    def older(content: dict) -> None:
+        del content["provenance"]["context"], content["provenance"]["batch"]
+
+    assert Plan.from_json(resealed(older)(make_plan().to_json())) == make_plan()
 
 
 def test_a_table_names_each_layer_and_scheme_once():

@@ -90,11 +90,33 @@ def check_tokens(tokens: Tensor, model: nn.Module) -> Int[Tensor, "sequences len
 
 def check_length(length: int, model: nn.Module) -> None:
     """Raise `CalibrationError` for sequences longer than the model reads."""
-    longest = of_config(model, "max_position_embeddings")
+    longest = context_of(model)
     if longest is not None and length > longest:
         raise CalibrationError(
             f"The sequences are {length:,} tokens long, but the model reads at most {longest:,}. "
             "Give a smaller length."
+        )
+
+
+def context_of(model: nn.Module) -> int | None:
+    """Tokens that the model reads at most; None: its config names no limit."""
+    return of_config(model, "max_position_embeddings") or of_config(model, "max_seq_len")
+
+
+def check_vocabulary(tokenizer: Any, model: nn.Module) -> None:
+    """Raise `CalibrationError` for a tokenizer that was plainly made for another model.
+
+    Models round their vocabulary up, and tokenizers gain a token or two that models never learned:
+    those go, as long as the tokens themselves are of the vocabulary, which `check_tokens` sees to.
+    """
+    vocabulary, known = of_config(model, "vocab_size"), getattr(tokenizer, "vocab_size", None)
+    if vocabulary is None or not isinstance(known, int):
+        return
+    everything = max(known, len(tokenizer))  # with the tokens that were added
+    if known > vocabulary or 2 * everything < vocabulary:
+        raise CalibrationError(
+            f"The tokenizer has {everything:,} tokens, but the model's vocabulary has "
+            f"{vocabulary:,}. Use the model's own tokenizer, or give tokens in place of text."
         )
 
 

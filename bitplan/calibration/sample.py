@@ -1,5 +1,6 @@
 """Text sampled from the model itself: calibration for whoever has none."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,15 @@ def sample_tokens(
     length: int,
     *,
     seed: int = 0,
-    partial: Path | None = None,
+    temperature: float = 1.0,
+    kept: Path | None = None,
     progress: Progress = quiet,
 ) -> Int[Tensor, "sequences length"]:
     """Sequences drawn token by token from the model, after its own start token.
 
     The first token is the configured start (or end) of text; without one it is drawn at random.
-    What an interrupted run has drawn is in the file `partial`, and is not drawn again. Raises
+    Logits are divided by `temperature`: below 1, likely tokens are drawn still more often. What is
+    drawn is kept in the file `kept`, batch by batch, and is not drawn again. Raises
     `CalibrationError` for a model that does not predict next tokens.
     """
     if not predicts_next_token(model):
@@ -41,9 +44,11 @@ def sample_tokens(
             f"{what_to_give(model)}"
         )
     check_length(length, model)
-    parts = [] if partial is None else _read(partial, sequences, length)
+    check_temperature(temperature)
+    parts = [] if kept is None else _read(kept, sequences, length)
     total = -(-sequences // BATCH) * length
-    for batch in range(len(parts), -(-sequences // BATCH)):
+    missing = range(len(parts), -(-sequences // BATCH))
+    for batch in missing:
         rows = min(BATCH, sequences - batch * BATCH)
         generator = torch.Generator().manual_seed((seed * 1_000_003 + batch) % 2**63)
         tokens = [_first(model, rows, generator)]
@@ -51,19 +56,29 @@ def sample_tokens(
         for position in range(1, length):
             progress("sample", batch * length + position, total)
             logits, cache = _next(model, tokens, cache)
-            tokens.append(_draw(logits, generator))
+            tokens.append(_draw(logits, temperature, generator))
         parts.append(torch.cat(tokens, dim=1))
-        if partial is not None:
-            with replacing(partial) as temporary:
+        if kept is not None:
+            with replacing(kept) as temporary:
                 save_file({"tokens": torch.cat(parts)}, temporary)
-    progress("sample", total, total)
+    if missing:
+        progress("sample", total, total)
     return torch.cat(parts)
 
 
-def _read(partial: Path, sequences: int, length: int) -> list[Tensor]:
-    """The whole batches of an interrupted run."""
+def check_temperature(temperature: float) -> None:
+    """Raise `CalibrationError` for a temperature that is not a number above zero."""
+    if not (isinstance(temperature, int | float) and 0 < temperature < math.inf):
+        raise CalibrationError(
+            f"The temperature is {temperature!r}; it must be a number above zero. 1 samples from "
+            "the model as it is."
+        )
+
+
+def _read(kept: Path, sequences: int, length: int) -> list[Tensor]:
+    """The whole batches of an earlier run."""
     try:
-        tokens = load_file(partial)["tokens"]
+        tokens = load_file(kept)["tokens"]
     except (OSError, SafetensorError, KeyError):
         return []
     if tokens.shape[1:] != (length,) or len(tokens) > sequences:
@@ -84,13 +99,15 @@ def _next(model: nn.Module, tokens: list[Tensor], cache: object) -> tuple[Tensor
     return output.logits[:, -1], getattr(output, "past_key_values", None)
 
 
-def _draw(logits: Tensor, generator: torch.Generator) -> Int[Tensor, "rows 1"]:
+def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Int[Tensor, "rows 1"]:
     if not logits.isfinite().all():
         raise ModelError(
             "The model's logits are not finite. Check its weights, or load it in a wider dtype: "
             "bfloat16 in place of float16, or float32."
         )
-    return torch.multinomial(logits.float().softmax(-1).cpu(), 1, generator=generator)
+    # The largest logit becomes zero, which no temperature makes infinite.
+    below = logits.float() - logits.float().amax(-1, keepdim=True)
+    return torch.multinomial((below / temperature).softmax(-1).cpu(), 1, generator=generator)
 
 
 def _first(model: nn.Module, rows: int, generator: torch.Generator) -> Int[Tensor, "rows 1"]:

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,9 @@ def evaluate(
 ) -> Report:
     """Measure a model, packed or not, and its reference on held-out text.
 
-    `text` is a text or JSONL file, a list of documents, tokens [sequences, length], or tensors by
-    name for a model that reads something else; of text, the first `sequences` x `length` tokens are
-    read. The two models are loaded one after the other.
+    `text` is a text or JSONL file, a folder of data sets, a list of documents, tokens
+    [sequences, length], or tensors by name for a model that reads something else; of text, the
+    first `sequences` x `length` tokens are read. The two models are loaded one after the other.
     Raises `CalibrationError` for too little text and `ModelError` for a model without outputs.
     """
     tokens = _tokens(text, tokenizer, reference or model, sequences, length)
@@ -119,8 +120,13 @@ def _tokens(
 ) -> Tensor | Mapping[str, Tensor]:
     if isinstance(text, Tensor | Mapping):
         return text
-    documents = read_documents(text)
-    tokens = tokenize(documents, tokenizer or load_tokenizer(source), sequences, length)
+
+    @cache
+    def tokenizer_of() -> Any:
+        return tokenizer or load_tokenizer(source)
+
+    documents = read_documents(text, tokenizer_of)
+    tokens = tokenize(documents, tokenizer_of(), sequences, length)
     if not len(tokens):
         raise CalibrationError(
             f"The text has fewer than {length:,} tokens. Give more text, or a smaller length."

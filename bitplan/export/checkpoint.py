@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig
 
-from bitplan.apply import pack_layers
+from bitplan.apply import pack_caches_of, pack_layers
 from bitplan.errors import ModelError, OutputError
 from bitplan.files import make_folder, read_text, write_text
 from bitplan.formats import Packed
@@ -83,7 +83,7 @@ def load(folder: str | Path) -> nn.Module:
     plan = Plan.from_json(json.dumps(settings["plan"]))
     model = _empty(folder, getattr(torch, plan.provenance.dtype))
     state = _read(folder)
-    choices = {choice.layer: choice for choice in plan.choices}
+    choices = {choice.layer: choice for choice in plan.choices if not choice.layer.is_cache}
     pack_layers(
         model,
         {layer: choice.scheme for layer, choice in choices.items()},
@@ -93,7 +93,7 @@ def load(folder: str | Path) -> nn.Module:
     _fill(model, state, folder)
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
-    return model.eval().requires_grad_(False)
+    return pack_caches_of(model, plan).eval().requires_grad_(False)
 
 
 def _folder_for(folder: str | Path) -> Path:

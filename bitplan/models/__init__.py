@@ -4,6 +4,11 @@ from bitplan.models.blocks import block_of as block_of
 from bitplan.models.blocks import blocks_of as blocks_of
 from bitplan.models.blocks import recorded as recorded
 from bitplan.models.blocks import replayed as replayed
+from bitplan.models.caches import Cached as Cached
+from bitplan.models.caches import find_caches as find_caches
+from bitplan.models.caches import hooked_caches as hooked_caches
+from bitplan.models.caches import rounded_caches as rounded_caches
+from bitplan.models.caches import why_no_cache as why_no_cache
 from bitplan.models.convolution import patches as patches
 from bitplan.models.demo import DemoFiles as DemoFiles
 from bitplan.models.demo import demo_documents as demo_documents

@@ -3,10 +3,17 @@
 from collections import Counter
 from typing import Self
 
+import torch
 from pydantic import NonNegativeInt, model_validator
 from torch import Tensor, nn
 
-from bitplan.footprint import default_schemes, legal_schemes, scheme_bytes
+from bitplan.footprint import (
+    default_cache_schemes,
+    default_schemes,
+    legal_schemes,
+    scheme_bytes,
+)
+from bitplan.models.caches import Cached, find_caches, why_no_cache
 from bitplan.models.classify import Why
 from bitplan.models.layers import layers_of
 from bitplan.models.scan import scan
@@ -36,6 +43,8 @@ class Description(Record):
     """A model's layers and the rest; shared storage is counted once, everywhere.
 
     `smallest_bytes` and `largest_bytes` are of the whole model under the default menu of schemes.
+    All bytes have those of `caches` in them, which are there when they were asked for; `no_cache`
+    says why there are none all the same.
     """
 
     name: str
@@ -43,6 +52,8 @@ class Description(Record):
     dtype: str
     parameters: NonNegativeInt
     layers: tuple[StoredLayer, ...]
+    caches: tuple[StoredLayer, ...] = ()
+    no_cache: str | None = None
     rest: tuple[Rest, ...]
     bytes: NonNegativeInt
     smallest_bytes: NonNegativeInt
@@ -55,16 +66,17 @@ class Description(Record):
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
-        total = self.rest_bytes + sum(layer.bytes for layer in self.layers)
+        total = self.rest_bytes + sum(stored.bytes for stored in (*self.layers, *self.caches))
         if total != self.bytes:
             raise ValueError(f"its parts add up to {total:,} bytes, but it says {self.bytes:,}")
         return self
 
 
-def describe(model: nn.Module) -> Description:
+def describe(model: nn.Module, *, context: int = 0, batch: int = 1) -> Description:
     """Describe a model, parameters and buffers, persistent or not: all of them take memory.
 
-    A model without layers can be described too.
+    With a context, what it caches for `batch` sequences of so many tokens is counted too. A model
+    without layers can be described too. Raises `InputError` for a context longer than the model's.
     """
     found = scan(model)
     layers = [
@@ -82,17 +94,23 @@ def describe(model: nn.Module) -> Description:
         for left in found.rest
     ]
     rest_bytes = sum(item.bytes for item in rest)
-    sizes = [_sizes(stored) for stored in layers]
     parameters = [weight.slot.tensor for weight in found.weights]
     parameters += [left.tensor for left in found.rest if left.why is not Why.BUFFER]
+    dtype = _main_dtype(parameters)
+    cached = find_caches(model, context=context, batch=batch) if context else ()
+    caches = [_stored(one, dtype) for one in cached]
+    sizes = [_sizes(stored) for stored in layers]
+    sizes += [_cache_sizes(one, dtype) for one in cached]
     return Description(
         name=source_name(model),
         architecture=type(model).__name__,
-        dtype=_main_dtype(parameters),
+        dtype=dtype,
         parameters=sum(parameter.numel() for parameter in parameters),
         layers=tuple(layers),
+        caches=tuple(caches),
+        no_cache=why_no_cache(model) if context else None,
         rest=tuple(rest),
-        bytes=rest_bytes + sum(stored.bytes for stored in layers),
+        bytes=rest_bytes + sum(stored.bytes for stored in (*layers, *caches)),
         smallest_bytes=rest_bytes + sum(min(choices) for choices in sizes),
         largest_bytes=rest_bytes + sum(max(choices) for choices in sizes),
     )
@@ -101,6 +119,17 @@ def describe(model: nn.Module) -> Description:
 def _sizes(stored: StoredLayer) -> list[int]:
     schemes = legal_schemes(stored.layer, stored.dtype, default_schemes(stored.dtype))
     return [scheme_bytes(stored.layer.shape, scheme) for scheme in schemes]
+
+
+def _stored(cached: Cached, dtype: str) -> StoredLayer:
+    size = cached.layer.parameters * getattr(torch, dtype).itemsize
+    return StoredLayer(layer=cached.layer, dtype=dtype, bytes=size)
+
+
+def _cache_sizes(cached: Cached, dtype: str) -> list[int]:
+    schemes = default_cache_schemes(dtype, cached.head_dim)
+    legal = legal_schemes(cached.layer, dtype, schemes)
+    return [scheme_bytes(cached.layer.shape, scheme) for scheme in legal]
 
 
 def _main_dtype(tensors: list[Tensor]) -> str:

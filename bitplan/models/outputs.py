@@ -65,7 +65,10 @@ def read_outputs(model: nn.Module, inputs: Inputs) -> Outputs:
 def next_token_logits(
     model: nn.Module, tokens: Int[Tensor, "sequences length"]
 ) -> Float[Tensor, "sequences length vocabulary"]:
-    """The logits at every token. Raises `ModelError` for a model that predicts no next token."""
+    """The logits at every token, through its packed cache if it has one.
+
+    Raises `ModelError` for a model that predicts no next token.
+    """
     outputs = read_outputs(model, Inputs.of(tokens))
     if outputs.says is not Says.NEXT:
         raise ModelError(
@@ -137,7 +140,10 @@ def _first_floating(output: Any) -> Tensor | None:
 
 
 def _cache(model: nn.Module) -> dict[str, Any]:
-    """No cache of keys and values, where a model can be told so."""
+    """The model's packed cache, if it has one; else none, where a model can be told so."""
+    new_cache: Any = getattr(model, "new_cache", None)
+    if new_cache is not None:
+        return {"past_key_values": new_cache(), "use_cache": True}
     parameters = inspect.signature(model.forward).parameters
     takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
     is_told = "use_cache" in parameters or (takes_any and predicts_next_token(model))

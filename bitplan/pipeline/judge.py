@@ -16,7 +16,7 @@ from bitplan.errors import InternalError
 from bitplan.evaluate import Divergence, Reference, compare, make_reference
 from bitplan.files import read_text, write_text
 from bitplan.formats import Packed
-from bitplan.models import Inputs, weight_of
+from bitplan.models import Inputs, rounded_caches, weight_of
 from bitplan.pipeline.workspace import Workspace, short_digest
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Layer, Scheme
@@ -86,9 +86,16 @@ class Judge:
         known = _read(path)
         if known is None:
             self._swap(assignment)
-            known = compare(self.workspace.model, self._references[name], progress=self.progress)
+            known = self._compare(assignment, self._references[name])
             write_text(path, _dump(known))
         return known
+
+    def _compare(self, assignment: Mapping[str, Scheme], reference: Reference) -> Divergence:
+        """With the weights as they are swapped, and the cache rounded as the plan says."""
+        weights = {layer.name for layer in self.workspace.layers}
+        caches = {name: s for name, s in assignment.items() if name not in weights}
+        with rounded_caches(self.workspace.model, caches):
+            return compare(self.workspace.model, reference, progress=self.progress)
 
     @torch.no_grad()
     def _swap(self, assignment: Mapping[str, Scheme]) -> None:

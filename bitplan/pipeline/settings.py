@@ -1,14 +1,21 @@
 """What a caller may choose, in one place, with its defaults."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bitplan.allocator import Pins, check_solver
-from bitplan.calibration import Calibration, Sizes
+from bitplan.calibration import (
+    Calibration,
+    Sizes,
+    TokenSets,
+    check_sources,
+    check_temperature,
+)
 from bitplan.compress import get_quantizer
-from bitplan.errors import CalibrationError, InputError
+from bitplan.errors import InputError
 from bitplan.schema import Scheme
 from bitplan.sensitivity import get_estimator
 
@@ -19,9 +26,13 @@ class Settings:
 
     Args:
         schemes: names of the schemes to choose from; None: the default menu of the dtype.
-        calibration: a text or JSONL file, documents, tokens [sequences, length]; None: text sampled
-            from the model itself.
+        calibration: a text, JSONL or .safetensors file (its `input_ids`), a folder of data sets,
+            documents, tokens [sequences, length]; a list of `Source`, or path -> weight, for
+            several; None: text sampled from the model itself.
+        temperature: at which text is sampled from the model.
         sizes: sequences to calibrate, search and judge on, and their length.
+        time_limit_s: how long measuring may take, apart from loading, refinement and verification:
+            chooses how many sequences to calibrate on, from 4 to 512; None: as `sizes` says.
         estimator: a name of `bitplan.sensitivity.ESTIMATORS`.
         quantizer: a name of `bitplan.compress.QUANTIZERS`.
         seed: of all that is drawn at random.
@@ -33,11 +44,16 @@ class Settings:
         solver: "auto", or a name of `bitplan.allocator.SOLVERS`.
         refine_tokens: tokens that refinement may send through the model; 0 turns it off.
         verify: measure the plan on held-out tokens, beside the uniform plan.
+        context: tokens of each sequence whose keys and values the budget holds too; 0: none.
+        batch: sequences whose keys and values it holds.
+        cache_schemes: names of the schemes for them; None: 2, 4 and 8 bits, and as they are.
     """
 
     schemes: Sequence[str | Scheme] | None = None
     calibration: Calibration = None
+    temperature: float = 1.0
     sizes: Sizes = field(default_factory=Sizes)
+    time_limit_s: float | None = None
     estimator: str = "gradient_covariance"
     quantizer: str = "gptq"
     seed: int = 0
@@ -49,22 +65,43 @@ class Settings:
     solver: str = "auto"
     refine_tokens: int = 50_000
     verify: bool = True
+    context: int = 0
+    batch: int = 1
+    cache_schemes: Sequence[str | Scheme] | None = None
 
     def __post_init__(self) -> None:
         """Refuse here what would otherwise be found after hours."""
         get_estimator(self.estimator)
         get_quantizer(self.quantizer)
         check_solver(self.solver)
-        if self.schemes is not None and not self.schemes:
-            raise InputError("The list of schemes is empty. Name some, or leave it out.")
-        if isinstance(self.schemes, str):
-            raise InputError(f"The schemes are the string {self.schemes!r}. Give a list of names.")
-        for scheme in self.schemes or ():
-            Scheme.parse(scheme)
+        for menu in (self.schemes, self.cache_schemes):
+            _check_menu(menu)
+        if self.context < 0 or self.batch < 1:
+            raise InputError(
+                f"The cache is of {self.batch} sequences of {self.context} tokens; it needs a "
+                "batch of 1 or more and a context of 1 or more, or of 0 to leave it out."
+            )
         if self.refine_tokens < 0:
             raise InputError(f"refine_tokens is {self.refine_tokens}; it must be 0 or more.")
-        if isinstance(self.calibration, str | Path) and not Path(self.calibration).is_file():
-            raise CalibrationError(
-                f"There is no calibration file {str(self.calibration)!r}. Check the path; to give "
-                "text itself, put it into a list."
+        check_sources(self.calibration)
+        check_temperature(self.temperature)
+        if self.time_limit_s is not None:
+            self._check_time_limit(self.time_limit_s)
+
+    def _check_time_limit(self, limit_s: float) -> None:
+        if not 0 < limit_s < math.inf:
+            raise InputError(f"The time limit is {limit_s} s; it must be a number above zero.")
+        if self.sizes.calibration is not None or isinstance(self.calibration, TokenSets):
+            raise InputError(
+                "A time limit chooses how many sequences to calibrate on, and that number is "
+                "given, too. Leave one of them out."
             )
+
+
+def _check_menu(menu: Sequence[str | Scheme] | None) -> None:
+    if menu is not None and not menu:
+        raise InputError("The list of schemes is empty. Name some, or leave it out.")
+    if isinstance(menu, str):
+        raise InputError(f"The schemes are the string {menu!r}. Give a list of names.")
+    for scheme in menu or ():
+        Scheme.parse(scheme)

@@ -8,15 +8,31 @@ from typing import Any
 from torch import nn
 
 from bitplan.allocator import plan_of, refine, smallest_bytes, solve, uniform
-from bitplan.apply import check_plan, pack_layers
-from bitplan.calibration import SAMPLED, Calibration, Sizes, TokenSets, tokens_digest
+from bitplan.apply import check_plan, pack_caches_of, pack_layers
+from bitplan.calibration import (
+    SAMPLED,
+    Calibration,
+    Counts,
+    Sizes,
+    TokenSets,
+    settle,
+    tokens_digest,
+)
 from bitplan.compress import render
 from bitplan.errors import CalibrationError, InfeasibleError, ModelError, PlanError
 from bitplan.footprint import scheme_bytes
 from bitplan.formats import Packed
 from bitplan.models import Inputs, Source, weight_of
+from bitplan.pipeline.caches import (
+    caches_of,
+    kept_caches,
+    legal_caches,
+    measured_caches,
+    warn_of_no_cache,
+)
 from bitplan.pipeline.judge import Judge
 from bitplan.pipeline.settings import Settings
+from bitplan.pipeline.time_limit import choose_counts
 from bitplan.pipeline.workspace import Workspace
 from bitplan.progress import Progress, quiet, track
 from bitplan.schema import (
@@ -90,14 +106,17 @@ def run(
     """As `allocate`, and gives the table and the model as well."""
     chosen, budget = Settings(**settings), Budget.of(budget_gb)
     workspace = _open(model, chosen, progress)
-    legal, kept = workspace.legal(chosen.schemes), workspace.kept()
+    caches = legal_caches(workspace, chosen)
+    legal = workspace.legal(chosen.schemes) | caches
+    kept = workspace.kept() | kept_caches(workspace, caches)
     sizes = _sizes(workspace, legal, chosen)
     smallest = smallest_bytes(sizes, pins=chosen.pins, fuse=chosen.fuse)
     if budget.total_bytes < smallest:
         raise InfeasibleError(budget.total_bytes, smallest)
     may_keep = not chosen.pins and all(kept[layer.name] in menu for layer, menu in legal.items())
-    if may_keep and budget.total_bytes >= workspace.description.bytes:
-        return _keep_everything(workspace, budget, chosen)
+    whole = _sizes(workspace, {layer: (kept[layer.name],) for layer in legal}, chosen)
+    if may_keep and budget.total_bytes >= smallest_bytes(whole):
+        return _keep_everything(workspace, whole, kept, budget)
     table, meter, tokens = measure_in(workspace, chosen, progress)
     plan = solve(table, budget, solver=chosen.solver, pins=chosen.pins, fuse=chosen.fuse)
     if chosen.verify:
@@ -127,7 +146,9 @@ def apply_plan(
     workspace = Workspace.open(
         model, workdir=workdir, dtype=plan.provenance.dtype, tokenizer=tokenizer, progress=progress
     )
-    check_plan(plan, workspace.layers, workspace.digest)
+    made = plan.provenance
+    caches = caches_of(workspace, context=made.context, batch=made.batch)
+    check_plan(plan, (*workspace.layers, *(c.layer for c in caches)), workspace.digest)
     if workspace.dtype != plan.provenance.dtype:
         raise PlanError(
             f"The plan was made for the model in {plan.provenance.dtype}, but this one is in "
@@ -150,25 +171,33 @@ def apply_plan(
         assert packed is not None
         return packed
 
-    return pack_layers(workspace.model, schemes, packed_of, progress=progress)
+    packed = pack_layers(workspace.model, schemes, packed_of, progress=progress)
+    return pack_caches_of(packed, plan)
 
 
 def _open(model: Source, settings: Settings, progress: Progress) -> Workspace:
-    return Workspace.open(
+    workspace = Workspace.open(
         model,
         workdir=settings.workdir,
         dtype=settings.dtype,
         tokenizer=settings.tokenizer,
         progress=progress,
     )
+    warn_of_no_cache(workspace, settings)
+    return workspace
 
 
 def measure_in(
     workspace: Workspace, settings: Settings, progress: Progress = quiet
 ) -> tuple[CostTable, Meter, TokenSets]:
     """The cost table of an open workspace, with the meter and the tokens that made it."""
+    counts = choose_counts(workspace, settings)
     tokens = workspace.tokens(
-        settings.calibration, sizes=settings.sizes, seed=settings.seed, progress=progress
+        settings.calibration,
+        counts=counts,
+        seed=settings.seed,
+        temperature=settings.temperature,
+        progress=progress,
     )
     meter = workspace.meter(
         tokens,
@@ -177,20 +206,31 @@ def measure_in(
         progress=progress,
     )
     table = CostTable(
-        provenance=_provenance(workspace, tokens, settings),
+        provenance=_provenance(workspace, tokens, settings, counts),
         rest_bytes=workspace.description.rest_bytes,
-        rows=meter.rows(workspace.legal(settings.schemes), progress=progress),
+        rows=(
+            *meter.rows(workspace.legal(settings.schemes), progress=progress),
+            *measured_caches(workspace, settings, tokens, progress),
+        ),
     )
     return table, meter, tokens
 
 
-def _provenance(workspace: Workspace, tokens: TokenSets | None, settings: Settings) -> Provenance:
+def _provenance(
+    workspace: Workspace,
+    tokens: TokenSets | None,
+    settings: Settings,
+    counts: Counts | None = None,
+) -> Provenance:
     return workspace.provenance(
         tokens,
         estimator=settings.estimator,
         quantizer=settings.quantizer,
         seed=settings.seed,
-        sizes=settings.sizes,
+        temperature=settings.temperature,
+        counts=counts,
+        context=settings.context,
+        batch=settings.batch,
     )
 
 
@@ -215,9 +255,9 @@ def _sizes(
     )
 
 
-def _keep_everything(workspace: Workspace, budget: Budget, settings: Settings) -> Outcome:
-    kept = workspace.kept()
-    table = _sizes(workspace, {layer: (kept[layer.name],) for layer in workspace.layers}, settings)
+def _keep_everything(
+    workspace: Workspace, table: CostTable, kept: Mapping[str, Scheme], budget: Budget
+) -> Outcome:
     plan = plan_of(
         table,
         kept,
@@ -325,7 +365,11 @@ def _render(
             "as calibration, or the work folder where the plan was made."
         )
     tokens = workspace.tokens(
-        calibration, sizes=Sizes(**made.sizes), seed=made.seed, progress=progress
+        calibration,
+        counts=settle(Sizes(**made.sizes), workspace.model),
+        seed=made.seed,
+        temperature=made.temperature,
+        progress=progress,
     )
     if tokens_digest(tokens.calibration) != made.calibration_digest:
         advice = "Give the same text, or allocate again with the new one."

@@ -3,7 +3,7 @@
 import hashlib
 import importlib.metadata
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,14 +11,20 @@ from typing import Any
 
 import platformdirs
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bitplan.calibration import SAMPLED, Calibration, Sizes, TokenSets, prepare, tokens_digest
+from bitplan.calibration import (
+    Calibration,
+    Counts,
+    TokenSets,
+    has_tokens,
+    prepare,
+    sources_of,
+    tokens_digest,
+)
 from bitplan.compress import Store
 from bitplan.errors import InputError, ModelError, SchemeError
-from bitplan.files import make_folder, replacing
+from bitplan.files import make_folder
 from bitplan.footprint import default_schemes, legal_schemes
 from bitplan.models import (
     Description,
@@ -131,36 +137,33 @@ class Workspace:
 
     def kept(self) -> dict[str, Scheme]:
         """The scheme that keeps each layer as it is."""
-        return {s.layer.name: Scheme.parse(_KEPT[s.dtype]) for s in self.description.layers}
+        return {s.layer.name: kept_scheme(s.dtype) for s in self.description.layers}
 
     def tokens(
-        self, calibration: Calibration, *, sizes: Sizes, seed: int, progress: Progress = quiet
+        self,
+        calibration: Calibration,
+        *,
+        counts: Counts,
+        seed: int,
+        temperature: float = 1.0,
+        progress: Progress = quiet,
     ) -> TokenSets:
-        """Token sets; those sampled from the model are kept."""
-        if calibration is not None:
-            tokenizer = self.tokenizer
-            if tokenizer is None and not isinstance(self.source, nn.Module):
-                is_text = not isinstance(calibration, Tensor | TokenSets | Mapping)
-                tokenizer = load_tokenizer(self.source) if is_text else None
-            return prepare(
-                calibration, model=self.model, tokenizer=tokenizer, sizes=sizes, seed=seed
-            )
-        path = self.folder / f"sampled-{short_digest(repr(sizes), seed)}.safetensors"
-        source = f"{SAMPLED}, seed {seed}"
-        if path.is_file():
-            try:
-                return TokenSets(**load_file(path), source=source)
-            except (SafetensorError, TypeError):
-                path.unlink()
-        partial = path.with_name(path.name + ".partial")
-        sets = prepare(
-            None, model=self.model, sizes=sizes, seed=seed, partial=partial, progress=progress
+        """Token sets; what is sampled from the model is kept."""
+        tokenizer = self.tokenizer
+        if tokenizer is None and not isinstance(self.source, nn.Module):
+            is_tokens = all(map(has_tokens, sources_of(calibration)))
+            tokenizer = None if is_tokens else load_tokenizer(self.source)
+        key = short_digest(counts, seed, temperature)
+        return prepare(
+            calibration,
+            model=self.model,
+            counts=counts,
+            tokenizer=tokenizer,
+            seed=seed,
+            temperature=temperature,
+            kept=self.folder / f"sampled-{key}.safetensors",
+            progress=progress,
         )
-        tensors = {name: getattr(sets, name) for name in ("calibration", "search", "held_out")}
-        with replacing(path) as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-        partial.unlink(missing_ok=True)
-        return sets
 
     def meter(
         self,
@@ -210,7 +213,16 @@ class Workspace:
         return Store(self.folder / f"weights-{calibration_digest[:16]}-{quantizer}")
 
     def provenance(
-        self, tokens: TokenSets | None, *, estimator: str, quantizer: str, seed: int, sizes: Sizes
+        self,
+        tokens: TokenSets | None,
+        *,
+        estimator: str,
+        quantizer: str,
+        seed: int,
+        temperature: float = 1.0,
+        counts: Counts | None = None,
+        context: int = 0,
+        batch: int = 1,
     ) -> Provenance:
         """What a table or plan of this model says of itself; no tokens: nothing was measured."""
         return Provenance(
@@ -220,10 +232,14 @@ class Workspace:
             calibration=tokens.source if tokens else "none needed",
             calibration_digest=tokens_digest(tokens.calibration) if tokens else "",
             calibration_tokens=Inputs.of(tokens.calibration).tokens if tokens else 0,
+            domains=tokens.domains if tokens else (),
+            temperature=temperature,
             estimator=estimator,
             quantizer=quantizer,
             seed=seed,
-            sizes=asdict(sizes),
+            sizes=asdict(counts) if counts else {},
+            context=context,
+            batch=batch,
             versions={name: importlib.metadata.version(name) for name in _PACKAGES},
         )
 
@@ -236,6 +252,11 @@ def _decode(model: nn.Module, store: Store, layer: Layer, scheme: Scheme) -> Ten
             "in use. Run the same command again: it renders what is missing."
         )
     return packed.decode(weight_of(model, layer).dtype)
+
+
+def kept_scheme(dtype: str) -> Scheme:
+    """The scheme that keeps what is stored in a dtype as it is."""
+    return Scheme.parse(_KEPT[dtype])
 
 
 def short_digest(*parts: object) -> str:

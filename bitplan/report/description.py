@@ -35,11 +35,12 @@ def description_table(description: "Description") -> Table:
     view.add_column("dtype", no_wrap=True)
     view.add_column("bytes", justify="right", no_wrap=True)
     view.add_column("notes")
-    names = group_names(stored.layer for stored in description.layers)
+    everything = (*description.layers, *description.caches)
+    names = group_names(stored.layer for stored in everything)
     groups: dict[str, list[StoredLayer]] = defaultdict(list)
-    for stored in description.layers:
+    for stored in everything:
         groups[names[stored.layer.name]].append(stored)
-    fused = _fused([stored.layer for stored in description.layers], names)
+    fused = _fused([stored.layer for stored in everything], names)
     for name, members in groups.items():
         view.add_row(*_layer_cells(name, members, fused[name]))
     view.add_section()
@@ -49,7 +50,8 @@ def description_table(description: "Description") -> Table:
     for reason, items in reasons.items():
         view.add_row(*_rest_cells(reason, items), style="dim")
     view.add_section()
-    view.add_row("whole model", "", "", "", text.size(description.bytes), "", style="bold")
+    whole = "model and cache" if description.caches else "whole model"
+    view.add_row(whole, "", "", "", text.size(description.bytes), "", style="bold")
     return view
 
 
@@ -108,10 +110,12 @@ def _caption(description: "Description") -> str:
     if not description.layers:
         return "There is no layer to compress."
     blocks = {stored.layer.block for stored in description.layers} - {None}
-    return (
+    cache = " with the cache" if description.caches else ""
+    caption = (
         f"{len(description.layers)} layers in {len(blocks)} blocks. Plans range from "
-        f"{text.size(description.smallest_bytes)} to {text.size(description.largest_bytes)}."
+        f"{text.size(description.smallest_bytes)} to {text.size(description.largest_bytes)}{cache}."
     )
+    return f"{caption} {description.no_cache}" if description.no_cache else caption
 
 
 def _shape(shape: Sequence[int]) -> str:

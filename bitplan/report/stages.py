@@ -27,7 +27,9 @@ def costs_table(table: CostTable) -> Table:
     for name, entries in sorted(sums.items(), key=lambda item: sum(e[0] for e in item[1])):
         size, loss, error = (sum(column) for column in zip(*entries, strict=True))
         view.add_row(name, str(len(entries)), text.size(size), text.nats(loss, error))
-    view.caption = f"{table.provenance.calibration}; {table.provenance.estimator}"
+    made = table.provenance
+    tokens = f"{made.calibration_tokens:,} tokens"
+    view.caption = f"{made.calibration}, {tokens}; {made.estimator}"
     return view
 
 

@@ -48,7 +48,8 @@ def plan_table(plan: Plan, table: CostTable) -> Table:
     blank = [""] * len(columns)
     view.add_row("not compressed", *blank, "", text.size(plan.rest_bytes), "", style="dim")
     bits, _, loss = _sums(total)
-    view.add_row("whole model", *blank, bits, text.size(plan.bytes), loss, style="bold")
+    name = "model and cache" if plan.cache_bytes else "whole model"
+    view.add_row(name, *blank, bits, text.size(plan.bytes), loss, style="bold")
     return view
 
 

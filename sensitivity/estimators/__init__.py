@@ -27,25 +27,31 @@ from bitplan.sensitivity.estimators.weight_error import Sqnr, WeightError
 
 Estimator = AbstractEstimator | AbstractModelEstimator
 
-ESTIMATORS: dict[str, Estimator] = {
+LAYER_ESTIMATORS: dict[str, AbstractEstimator] = {
     "gradient_covariance": GradientCovariance(),
     "grouped_gradient_covariance": GroupedGradientCovariance(),
     "fisher_diagonal": FisherDiagonal(labels="data"),
     "fisher_sampled": FisherDiagonal(labels="sampled"),
-    "output_fisher": OutputFisher(),
-    "kl_fisher": KlFisher(),
-    "operating_point": OperatingPoint(),
-    "single_swaps": SingleSwaps(),
     "kronecker_fisher": Kronecker(),
     "output_error": OutputError(),
-    "hessian_trace": HessianTrace(),
-    "block_influence": BlockInfluence(),
     "outlier_ratio": OutlierRatio(),
     "weight_outliers": WeightOutliers(),
     "weight_error": WeightError(),
     "sqnr": Sqnr(),
 }
-"""In order of preference."""
+"""Those that judge a layer from its own statistics, in order of preference."""
+
+MODEL_ESTIMATORS: dict[str, AbstractModelEstimator] = {
+    "output_fisher": OutputFisher(),
+    "kl_fisher": KlFisher(),
+    "operating_point": OperatingPoint(),
+    "hessian_trace": HessianTrace(),
+    "block_influence": BlockInfluence(),
+    "single_swaps": SingleSwaps(),
+}
+"""Those that judge all layers on the model itself."""
+
+ESTIMATORS: dict[str, Estimator] = {**LAYER_ESTIMATORS, **MODEL_ESTIMATORS}
 
 
 def get_estimator(name: str) -> Estimator:

@@ -79,7 +79,7 @@ def test_a_file_without_text_is_refused(name, content, message, tmp_path):
         read_documents(path)
 
 
-@pytest.mark.parametrize("path", ["missing.txt", ".", "a\0b", "x" * 5000, ""])
+@pytest.mark.parametrize("path", ["missing.txt", "a\0b", "x" * 5000, ""])
 def test_a_file_that_is_none_is_refused(path):
     with pytest.raises(CalibrationError, match="Cannot read"):
         read_documents(path)

@@ -1,5 +1,6 @@
 """Three sets from every kind of source, apart by document; and sources that cannot be used."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -7,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitplan.calibration import SAMPLED, Sizes, TokenSets, prepare, tokens_digest
+from bitplan.calibration import SAMPLED, Counts, TokenSets, prepare, tokens_digest
 from bitplan.errors import CalibrationError, ModelError
 
-SIZES = Sizes(calibration=10, search=4, held_out=6, length=16)
+COUNTS = Counts(calibration=10, search=4, held_out=6, length=16)
 FIRST, LAST = 4, 63  # the tokens of w0 and w59, with which documents begin
 
 
@@ -43,12 +44,12 @@ def test_text_becomes_the_same_sets_whatever_it_is_in(
     kind, sources, tiny_documents, tiny_model, tiny_tokenizer
 ):
     model = tiny_model("llama")
-    sets = prepare(sources[kind], model=model, tokenizer=tiny_tokenizer, sizes=SIZES, seed=3)
+    sets = prepare(sources[kind], model=model, tokenizer=tiny_tokenizer, counts=COUNTS, seed=3)
     assert [list(tokens.shape) for tokens in sets_of(sets)] == [[10, 16], [4, 16], [6, 16]]
     assert all(tokens.dtype == torch.int64 for tokens in sets_of(sets))
     name = "" if kind == "list" else f"{kind}, "
     assert sets.source == f"{name}60 documents, seed 3"
-    expected = prepare(tiny_documents, model=model, tokenizer=tiny_tokenizer, sizes=SIZES, seed=3)
+    expected = prepare(tiny_documents, model=model, tokenizer=tiny_tokenizer, counts=COUNTS, seed=3)
     for found, wanted in zip(sets_of(sets), sets_of(expected), strict=True):
         assert torch.equal(found, wanted)
 
@@ -56,7 +57,7 @@ def test_text_becomes_the_same_sets_whatever_it_is_in(
 def test_the_seed_decides(tiny_documents, tiny_model, tiny_tokenizer):
     model = tiny_model("llama")
     by_seed = [
-        prepare(tiny_documents, model=model, tokenizer=tiny_tokenizer, sizes=SIZES, seed=seed)
+        prepare(tiny_documents, model=model, tokenizer=tiny_tokenizer, counts=COUNTS, seed=seed)
         for seed in (0, 0, 1)
     ]
     digests = [tokens_digest(sets.calibration) for sets in by_seed]
@@ -69,10 +70,10 @@ def test_the_seed_decides(tiny_documents, tiny_model, tiny_tokenizer):
 def test_no_document_is_in_two_sets(
     seed, length, wanted, tiny_documents, tiny_model, tiny_tokenizer
 ):
-    sizes = Sizes(calibration=wanted, search=wanted, held_out=wanted, length=length)
+    counts = Counts(calibration=wanted, search=wanted, held_out=wanted, length=length)
     twice = [*tiny_documents, *tiny_documents[20:40], *(f"{text}\n" for text in tiny_documents)]
     sets = prepare(
-        twice, model=tiny_model("llama"), tokenizer=tiny_tokenizer, sizes=sizes, seed=seed
+        twice, model=tiny_model("llama"), tokenizer=tiny_tokenizer, counts=counts, seed=seed
     )
     begun = [numbers_in(tokens) for tokens in sets_of(sets)]
     assert all(begun)
@@ -89,9 +90,9 @@ def test_no_document_is_in_two_sets(
 
 
 def test_too_little_text_shrinks_all_sets_in_proportion(tiny_documents, tiny_model, tiny_tokenizer):
-    sizes = Sizes(calibration=400, search=100, held_out=200, length=16)
+    counts = Counts(calibration=400, search=100, held_out=200, length=16)
     model = tiny_model("llama")
-    sets = prepare(tiny_documents, model=model, tokenizer=tiny_tokenizer, sizes=sizes)
+    sets = prepare(tiny_documents, model=model, tokenizer=tiny_tokenizer, counts=counts)
     calibration, search, held_out = map(len, sets_of(sets))
     total = sum(len(document.split()) for document in tiny_documents) // 16
     assert 0.9 * total < calibration + search + held_out <= total
@@ -112,35 +113,62 @@ def test_too_little_text_shrinks_all_sets_in_proportion(tiny_documents, tiny_mod
 )
 def test_too_little_text_is_refused(documents, tiny_model, tiny_tokenizer):
     with pytest.raises(CalibrationError, match=r"The text is too short: of .* smaller length"):
-        prepare(documents, model=tiny_model("llama"), tokenizer=tiny_tokenizer, sizes=SIZES)
+        prepare(documents, model=tiny_model("llama"), tokenizer=tiny_tokenizer, counts=COUNTS)
 
 
 def test_three_documents_are_enough(tiny_model, tiny_tokenizer):
     documents = [f"w{index} " + "w70 " * 40 for index in range(3)]
-    sets = prepare(documents, model=tiny_model("llama"), tokenizer=tiny_tokenizer, sizes=SIZES)
+    sets = prepare(documents, model=tiny_model("llama"), tokenizer=tiny_tokenizer, counts=COUNTS)
     assert [len(numbers_in(tokens)) for tokens in sets_of(sets)] == [1, 1, 1]
 
 
 def test_text_without_a_tokenizer_is_refused(tiny_documents, tiny_model):
     with pytest.raises(CalibrationError, match="Text needs a tokenizer"):
-        prepare(tiny_documents, model=tiny_model("llama"), sizes=SIZES)
+        prepare(tiny_documents, model=tiny_model("llama"), counts=COUNTS)
 
 
-def test_a_tokenizer_of_another_model_is_refused(tiny_documents, tiny_model, tiny_tokenizer):
+@pytest.mark.parametrize("vocabulary", [70, 95, 193, 128_000])
+def test_a_tokenizer_of_another_model_is_refused(
+    vocabulary, tiny_documents, tiny_model, tiny_tokenizer
+):
     model = tiny_model("llama")
-    model.config.vocab_size = 70
-    with pytest.raises(CalibrationError, match=r"Tokens run from \d+ to \d+, .* has 70\."):
-        prepare(tiny_documents, model=model, tokenizer=tiny_tokenizer, sizes=SIZES)
+    model.config.vocab_size = vocabulary
+    message = rf"tokenizer has 96 tokens, but the model's vocabulary has {vocabulary:,}\."
+    with pytest.raises(CalibrationError, match=message):
+        prepare(tiny_documents, model=model, tokenizer=tiny_tokenizer, counts=COUNTS)
+
+
+def test_a_vocabulary_that_was_rounded_up_is_the_tokenizers(
+    tiny_documents, tiny_model, tiny_tokenizer
+):
+    model = tiny_model("llama")
+    model.config.vocab_size = 128
+    prepare(tiny_documents, model=model, tokenizer=tiny_tokenizer, counts=COUNTS)
+
+
+def test_an_added_token_is_refused_only_where_the_text_has_it(
+    tiny_documents, tiny_model, tiny_tokenizer
+):
+    model, tokenizer = tiny_model("llama"), copy.deepcopy(tiny_tokenizer)
+    tokenizer.add_tokens(["<pad>"])
+    prepare(tiny_documents, model=model, tokenizer=tokenizer, counts=COUNTS)
+    padded = [f"{text} <pad>" for text in tiny_documents]
+    with pytest.raises(CalibrationError, match=r"Tokens run from \d+ to 96, .* has 96\."):
+        prepare(padded, model=model, tokenizer=tokenizer, counts=COUNTS)
 
 
 def tokens_of(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
-    return torch.arange(torch.Size(shape).numel()).reshape(shape).remainder(96).to(dtype)
+    """Tokens from 0 to 95; the rows of a matrix differ."""
+    tokens = torch.arange(torch.Size(shape).numel()).reshape(shape).remainder(96)
+    if tokens.dim() == 2 and tokens.shape[1] > 1 and len(tokens):
+        tokens[:, 1] = torch.arange(len(tokens)).remainder(95)
+    return tokens.to(dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
 def test_tokens_are_cut_into_sets(dtype, tiny_model):
     tokens = torch.randint(96, (40, 24), generator=torch.Generator().manual_seed(0)).to(dtype)
-    sets = prepare(tokens, model=tiny_model("llama"), sizes=SIZES)
+    sets = prepare(tokens, model=tiny_model("llama"), counts=COUNTS)
     assert [list(part.shape) for part in sets_of(sets)] == [[10, 24], [4, 24], [6, 24]]
     rows = {tuple(row) for part in sets_of(sets) for row in part.tolist()}
     assert len(rows) == 20
@@ -148,9 +176,18 @@ def test_tokens_are_cut_into_sets(dtype, tiny_model):
     assert sets.source == "tokens [40, 24]"
 
 
+def test_a_sequence_that_comes_again_is_left_out(tiny_model):
+    tokens = tokens_of(20, 8)
+    twice = torch.cat([tokens, tokens.flip(0)])
+    sets = prepare(twice, model=tiny_model("llama"), counts=COUNTS)
+    rows = [tuple(row) for part in sets_of(sets) for row in part.tolist()]
+    assert len(rows) == len(set(rows)) == 20
+    assert sets.source == "tokens [20, 8]"
+
+
 @pytest.mark.parametrize("sequences", [3, 4, 7, 19])
 def test_few_tokens_leave_no_set_empty(sequences, tiny_model):
-    sets = prepare(tokens_of(sequences, 8), model=tiny_model("llama"), sizes=SIZES)
+    sets = prepare(tokens_of(sequences, 8), model=tiny_model("llama"), counts=COUNTS)
     assert all(len(part) for part in sets_of(sets))
     assert sequences - 2 < sum(map(len, sets_of(sets))) <= sequences
 
@@ -164,7 +201,7 @@ def test_few_tokens_leave_no_set_empty(sequences, tiny_model):
         (tokens_of(40, 8).bool(), r"these are torch.bool \[40, 8\]"),
         (tokens_of(0, 8), r"shape \[0, 8\]"),
         (tokens_of(40, 1), r"shape \[40, 1\]"),
-        (tokens_of(2, 8), r"at least 3 sequences"),
+        (tokens_of(2, 8), r"at least 3 different sequences"),
         (tokens_of(40, 8) + 1, r"Tokens run from 1 to 96, .* has 96\."),
         (tokens_of(40, 8) - 1, r"Tokens run from -1 to 94"),
         (tokens_of(40, 65), r"65 tokens long, but the model reads at most 64"),
@@ -174,20 +211,20 @@ def test_few_tokens_leave_no_set_empty(sequences, tiny_model):
 def test_tokens_that_cannot_be_read_are_refused(name, tokens, message, tiny_model):
     model = tiny_model(name)
     with pytest.raises(CalibrationError, match=message):
-        prepare(tokens, model=model, sizes=SIZES)
+        prepare(tokens, model=model, counts=COUNTS)
     good = tokens_of(4, 8)
     if "at least 3" not in message:
         for sets in ({"calibration": tokens}, {"search": tokens}, {"held_out": tokens}):
             given = {"calibration": good, "search": good, "held_out": good, **sets}
             with pytest.raises(CalibrationError, match=message):
-                prepare(TokenSets(**given, source="given"), model=model, sizes=SIZES)
+                prepare(TokenSets(**given, source="given"), model=model, counts=COUNTS)
 
 
 def test_ready_sets_are_taken_as_they_are(tiny_model):
     given = TokenSets(
         calibration=tokens_of(4, 8), search=tokens_of(3, 16), held_out=tokens_of(2, 9), source="x"
     )
-    sets = prepare(given, model=tiny_model("llama"), sizes=SIZES)
+    sets = prepare(given, model=tiny_model("llama"), counts=COUNTS)
     assert sets.source == "x"
     for found, wanted in zip(sets_of(sets), sets_of(given), strict=True):
         assert torch.equal(found, wanted)
@@ -195,8 +232,11 @@ def test_ready_sets_are_taken_as_they_are(tiny_model):
 
 @pytest.mark.parametrize("name", ["llama-tied", "gpt2", "mixtral", "mamba"])
 def test_text_is_sampled_by_its_seed(name, tiny_model):
-    model, sizes = tiny_model(name), Sizes(calibration=12, search=3, held_out=4, length=10)
-    first, again, other = (prepare(None, model=model, sizes=sizes, seed=seed) for seed in (0, 0, 5))
+    model = tiny_model(name)
+    counts = Counts(calibration=12, search=3, held_out=4, length=10)
+    first, again, other = (
+        prepare(None, model=model, counts=counts, seed=seed) for seed in (0, 0, 5)
+    )
     assert first.source == f"{SAMPLED}, seed 0"
     assert [list(part.shape) for part in sets_of(first)] == [[12, 10], [3, 10], [4, 10]]
     for one, two, three in zip(sets_of(first), sets_of(again), sets_of(other), strict=True):
@@ -209,9 +249,10 @@ def test_text_is_sampled_by_its_seed(name, tiny_model):
 def test_what_is_sampled_is_likely_to_the_model(tiny_model):
     for name in ("llama", "mamba"):  # with a cache of keys and values, and with another
         model = tiny_model(name)
+        counts = Counts(calibration=32, search=8, held_out=16, length=20)
         for parameter in model.get_output_embeddings().parameters():
             parameter.mul_(4)
-        tokens = prepare(None, model=model, sizes=Sizes(calibration=32, length=20)).calibration
+        tokens = prepare(None, model=model, counts=counts).calibration
         other = torch.randint(96, tokens.shape, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             told = model(input_ids=tokens).logits.log_softmax(-1)
@@ -224,8 +265,9 @@ def test_what_is_sampled_is_likely_to_the_model(tiny_model):
 
 
 def test_sampling_goes_on_where_it_was_interrupted(tiny_model, tmp_path):
-    model, sizes = tiny_model("llama"), Sizes(calibration=30, search=5, held_out=5, length=6)
-    whole = prepare(None, model=model, sizes=sizes)
+    model = tiny_model("llama")
+    counts = Counts(calibration=30, search=5, held_out=5, length=6)
+    whole = prepare(None, model=model, counts=counts)
     steps: list[int] = []
 
     def stop(stage: str, done: int, total: int) -> None:
@@ -235,13 +277,13 @@ def test_sampling_goes_on_where_it_was_interrupted(tiny_model, tmp_path):
 
     partial = tmp_path / "partial"
     with pytest.raises(KeyboardInterrupt):
-        prepare(None, model=model, sizes=sizes, partial=partial, progress=stop)
+        prepare(None, model=model, counts=counts, kept=partial, progress=stop)
     rest: list[int] = []
     again = prepare(
         None,
         model=model,
-        sizes=sizes,
-        partial=partial,
+        counts=counts,
+        kept=partial,
         progress=lambda stage, done, total: rest.append(done),
     )
     assert min(rest) == 7  # the first batch was not drawn again
@@ -253,45 +295,40 @@ def test_sampling_goes_on_where_it_was_interrupted(tiny_model, tmp_path):
 @pytest.mark.parametrize("damage", ["cut", "other length"])
 def test_a_damaged_beginning_is_drawn_again(damage, tiny_model, tmp_path):
     model, partial = tiny_model("llama"), tmp_path / "partial"
-    sizes = Sizes(calibration=30, search=5, held_out=5, length=6)
-    whole = prepare(None, model=model, sizes=sizes, partial=partial)
+    counts = Counts(calibration=30, search=5, held_out=5, length=6)
+    whole = prepare(None, model=model, counts=counts, kept=partial)
     if damage == "cut":
         partial.write_bytes(partial.read_bytes()[:-9])
     else:
-        other = Sizes(calibration=30, search=5, held_out=5, length=7)
-        prepare(None, model=model, sizes=other, partial=partial)
-    again = prepare(None, model=model, sizes=sizes, partial=partial)
+        other = Counts(calibration=30, search=5, held_out=5, length=7)
+        prepare(None, model=model, counts=other, kept=partial)
+    again = prepare(None, model=model, counts=counts, kept=partial)
     assert torch.equal(again.calibration, whole.calibration)
+
+
+LONG = Counts(calibration=4, search=1, held_out=1, length=256)
 
 
 def test_sampling_longer_than_the_model_reads_is_refused(tiny_model):
     for name in ("llama", "gpt2"):
         with pytest.raises(CalibrationError, match=r"256 tokens long, .* at most 64"):
-            prepare(None, model=tiny_model(name))
+            prepare(None, model=tiny_model(name), counts=LONG)
 
 
 def test_text_longer_than_the_model_reads_is_refused(tiny_model, tiny_tokenizer, tiny_documents):
     with pytest.raises(CalibrationError, match=r"256 tokens long, .* at most 64"):
-        prepare(tiny_documents, model=tiny_model("gpt2"), tokenizer=tiny_tokenizer)
+        prepare(tiny_documents, model=tiny_model("gpt2"), tokenizer=tiny_tokenizer, counts=LONG)
 
 
 def test_a_model_to_sample_nothing_from_is_refused(tiny_model):
     with pytest.raises(CalibrationError, match="no vocabulary size"):
-        prepare(None, model=nn.Embedding(4, 4), sizes=SIZES)
+        prepare(None, model=nn.Embedding(4, 4), counts=COUNTS)
     with pytest.raises(CalibrationError, match="predicts no next token"):
-        prepare(None, model=tiny_model("bert"), sizes=SIZES)
+        prepare(None, model=tiny_model("bert"), counts=COUNTS)
     model = tiny_model("llama")
     model.lm_head.weight.data[3] = torch.nan
     with pytest.raises(ModelError, match="logits are not finite"):
-        prepare(None, model=model, sizes=SIZES)
-
-
-@pytest.mark.parametrize(
-    "sizes", [{"calibration": 0}, {"search": 0}, {"held_out": -1}, {"length": 1}]
-)
-def test_sizes_that_leave_nothing_are_refused(sizes):
-    with pytest.raises(CalibrationError, match="is too small"):
-        Sizes(**sizes)
+        prepare(None, model=model, counts=COUNTS)
 
 
 def test_a_digest_tells_tokens_apart():
@@ -304,7 +341,40 @@ def test_a_digest_tells_tokens_apart():
 def test_a_path_is_a_file_and_never_text(tiny_model, tiny_tokenizer, tmp_path):
     with pytest.raises(CalibrationError, match="Cannot read some text itself"):
         prepare(
-            "some text itself", model=tiny_model("llama"), tokenizer=tiny_tokenizer, sizes=SIZES
+            "some text itself", model=tiny_model("llama"), tokenizer=tiny_tokenizer, counts=COUNTS
         )
-    with pytest.raises(CalibrationError, match="Cannot read"):
-        prepare(Path(tmp_path), model=tiny_model("llama"), tokenizer=tiny_tokenizer, sizes=SIZES)
+    with pytest.raises(CalibrationError, match="holds no data set"):
+        prepare(Path(tmp_path), model=tiny_model("llama"), tokenizer=tiny_tokenizer, counts=COUNTS)
+
+
+def entropy_of(tokens: Tensor) -> float:
+    """Of the tokens' frequencies, in nats."""
+    shares = torch.bincount(tokens.flatten()).double() / tokens.numel()
+    return -(shares[shares > 0] * shares[shares > 0].log()).sum().item()
+
+
+def test_a_lower_temperature_draws_likely_tokens_more_often(tiny_model):
+    model, counts = tiny_model("llama"), Counts(calibration=30, search=1, held_out=1, length=12)
+    by_temperature = {
+        temperature: prepare(None, model=model, counts=counts, temperature=temperature)
+        for temperature in (1e-30, 0.3, 1.0)
+    }
+    entropies = [entropy_of(sets.calibration) for sets in by_temperature.values()]
+    assert entropies == sorted(entropies)
+    assert entropies[0] + 1 < entropies[1] < entropies[2] - 0.2
+    prepare(None, model=model, counts=counts, temperature=1e30)
+    assert by_temperature[1.0].source == f"{SAMPLED}, seed 0"
+    assert by_temperature[0.3].source == f"{SAMPLED}, temperature 0.3, seed 0"
+    [domain] = by_temperature[0.3].domains
+    assert (domain.name, domain.documents, domain.share) == (SAMPLED, 32, 1.0)
+    # Near zero, the most likely token follows, whatever the seed.
+    tokens = by_temperature[1e-30].calibration
+    with torch.no_grad():
+        likely = model(input_ids=tokens).logits.argmax(-1)
+    assert torch.equal(tokens[:, 1:], likely[:, :-1])
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), float("inf"), "1"])
+def test_a_temperature_that_is_not_above_zero_is_refused(temperature, tiny_model):
+    with pytest.raises(CalibrationError, match=r"The temperature is .*; it must be a number above"):
+        prepare(None, model=tiny_model("llama"), counts=COUNTS, temperature=temperature)

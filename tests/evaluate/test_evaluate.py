@@ -1,5 +1,8 @@
 """The report on a model and its reference, and text that is not enough for one."""
 
+import copy
+import json
+
 import pytest
 import torch
 
@@ -73,6 +76,19 @@ def test_text_is_read_from_its_beginning(tiny_model, tiny_tokenizer, tiny_docume
 def test_text_that_cannot_be_read_is_refused(settings, message, tiny_model, tiny_tokenizer):
     with pytest.raises(CalibrationError, match=message):
         evaluate(tiny_model("gpt2"), tokenizer=tiny_tokenizer, **settings)
+
+
+def test_chats_are_read_as_the_model_was_trained_to(tiny_model, tiny_tokenizer, tmp_path):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = "{% for m in messages %}w9 {{ m.content }} {% endfor %}"
+    texts = [f"w{index} w{index + 1} w{index + 2}" for index in range(60)]
+    chats = [{"messages": [{"role": "user", "content": text}]} for text in texts]
+    path = tmp_path / "chats.jsonl"
+    path.write_text("\n".join(map(json.dumps, chats)))
+    sizes = {"tokenizer": tokenizer, "sequences": 4, "length": 16}
+    chatted = evaluate(tiny_model("gpt2"), text=path, **sizes)
+    plain = evaluate(tiny_model("gpt2"), text=[f"w9 {text}" for text in texts], **sizes)
+    assert chatted.model.perplexity == plain.model.perplexity
 
 
 def test_text_for_a_model_without_a_tokenizer_is_refused(tiny_model, tiny_folder):

@@ -67,6 +67,22 @@ def test_bytes_are_those_of_the_byte_model(name):
         assert all(tensor.is_contiguous() for tensor in packed.tensors.values())
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_rows_decode_to_the_rows_of_the_whole(name):
+    for shape in SHAPES:
+        packed, count = some(name, shape), shape[-2]
+        for rows in (slice(0, 1), slice(1, count), slice(count // 2, None), slice(0, count + 5)):
+            part = packed.rows(rows)
+            whole = packed.decode()[..., rows, :]
+            if whole.numel():
+                assert torch.equal(part.decode(), whole), (shape, rows)
+            assert part.shape == tuple(whole.shape)
+            assert part.scheme == packed.scheme
+            for key, tensor in part.tensors.items():  # a view: nothing is copied
+                owner = packed.tensors[key].untyped_storage()
+                assert tensor.untyped_storage().data_ptr() == owner.data_ptr()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 def test_decode_rounds_once_to_the_dtype(dtype):
     packed = some("int5g32", (3, 70))

@@ -1,37 +1,69 @@
 """Rows of a cost table: each layer rendered, each error judged, and all of it kept."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from bitplan.compress import Store, render
+from bitplan.compress import Store, reads_covariance, render
+from bitplan.errors import InputError
 from bitplan.footprint import legal_schemes, scheme_bytes
 from bitplan.models import find_layers, weight_of
-from bitplan.schema import Kind, Scheme
-from bitplan.sensitivity import Meter, gather
+from bitplan.schema import Kind, Layer, Scheme
+from bitplan.sensitivity import (
+    LAYER_ESTIMATORS,
+    Meter,
+    Shards,
+    StatisticsFolder,
+    WholeModel,
+    gather,
+    get_estimator,
+)
+from bitplan.sensitivity.losses import Losses
+from bitplan.sensitivity.measure import row_of
+from bitplan.sensitivity.statistics import LayerStatistics
 
 MENU = ("int2", "int4", "int4g32", "int8s", "bf16")
 
 
-def tokens_for(sequences: int = 40) -> Tensor:
+def tokens_for(sequences: int = 6) -> Tensor:
     return torch.randint(3, 96, (sequences, 24), generator=torch.Generator().manual_seed(1))
 
 
 def meter_of(
-    model: nn.Module, folder: Path, tokens: Tensor | None = None, quantizer: str = "gptq"
+    model: nn.Module,
+    folder: Path,
+    *,
+    quantizer: str = "gptq",
+    estimator: str = "gradient_covariance",
 ) -> Meter:
-    tokens = tokens_for() if tokens is None else tokens
-    statistics = gather(model, find_layers(model), tokens, folder / "statistics", fisher=True)
+    tokens, judge = tokens_for(), get_estimator(estimator)
+    needs = {judge.labels: {"covariance", *judge.moments}}
+    if reads_covariance(quantizer):
+        needs.setdefault("data", {"covariance"})
+    statistics = {}
+    for labels, moments in needs.items():
+        statistics[labels] = StatisticsFolder(
+            folder=folder / f"statistics-{labels}", sequences=len(tokens)
+        )
+        through = WholeModel(model=model, tokens=tokens, labels=labels)
+        gather(find_layers(model), sorted(moments), through, statistics[labels])
     return Meter(
         model=model,
         statistics=statistics,
         store=Store(folder / quantizer),
+        shards=Shards(folder=folder / quantizer / "costs" / estimator),
         quantizer=quantizer,
-        estimator="gradient_covariance",
+        estimator=judge,
     )
+
+
+def read(meter: Meter, layer: Layer) -> LayerStatistics:
+    return meter.statistics["data"].read(layer, ["covariance"])
 
 
 def legal_of(model: nn.Module, menu: tuple[str, ...] = MENU) -> dict:
@@ -48,7 +80,7 @@ def test_a_cost_is_that_of_the_weight_as_rendered(name, quantizer, tiny_model, t
     meter, legal = meter_of(model, tmp_path, quantizer=quantizer), legal_of(model)
     for row in meter.rows(legal):
         layer = row.layer
-        covariance = meter.statistics[layer.name].completed().covariance / meter.statistics.tokens
+        covariance = read(meter, layer).completed().covariance
         weight = weight_of(model, layer)
         rendered = render(weight, legal[layer], quantizer=quantizer, covariance=covariance)
         for cost in row.costs:
@@ -82,7 +114,9 @@ def test_an_interrupt_at_any_layer_changes_no_byte(tiny_model, tmp_path):
             if count == at:
                 raise KeyboardInterrupt
 
-        stopped = meter_of(model, tmp_path / f"{calls}")
+        folder = tmp_path / f"{calls}"
+        shards = Shards(folder=folder / meter.shards.folder.relative_to(meter.store.folder))
+        stopped = replace(meter, store=Store(folder), shards=shards)
         with pytest.raises(KeyboardInterrupt):
             stopped.rows(legal, progress=stop)
         assert stopped.rows(legal) == expected
@@ -100,14 +134,92 @@ def test_a_scheme_more_renders_itself_alone_and_changes_no_other(tiny_model, tmp
     assert more == meter_of(model, tmp_path / "two").rows(legal_of(model))
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b'{"int4": {"loss": 1}}', b"[1]", b"null"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "flip", "foreign", "removed"])
 def test_damaged_costs_are_found_again(damage, tiny_model, tmp_path):
     model = tiny_model("llama", torch.bfloat16)
     meter = meter_of(model, tmp_path)
     expected = meter.rows(legal_of(model))
-    for shard in meter.store.folder.rglob("*.json"):
-        shard.write_bytes(damage)
+    files = files_under(tmp_path)
+    shards = sorted(meter.shards.folder.rglob("*.json"))
+    assert len(shards) == sum(map(len, legal_of(model).values()))
+    foreign = shards[0].read_bytes()
+    for shard in shards[1:]:
+        content = shard.read_bytes()
+        shard.write_bytes(
+            {
+                "empty": b"",
+                "cut": content[:-9],
+                "flip": content.replace(b"1", b"7", 1),
+                "foreign": foreign,
+                "removed": b"",
+            }[damage]
+        )
+        if damage == "removed":
+            shard.unlink()
+    assert files_under(tmp_path) != files
     assert meter.rows(legal_of(model)) == expected
+    assert files_under(tmp_path) == files
+
+
+def test_costs_removed_while_they_are_read_are_told(tiny_model, tmp_path):
+    model = tiny_model("llama", torch.bfloat16)
+    meter = meter_of(model, tmp_path)
+    layer = find_layers(model)[0]
+
+    def remove(stage: str, done: int, total: int) -> None:
+        if done == total:
+            meter.shards.path(layer, Scheme.parse("int4")).unlink()
+
+    with pytest.raises(InputError, match=rf"Costs of {layer.name} in .* were removed or damaged"):
+        meter.rows(legal_of(model), progress=remove)
+    assert meter.rows(legal_of(model)) == meter_of(model, tmp_path / "new").rows(legal_of(model))
+
+
+@pytest.mark.parametrize("estimator", LAYER_ESTIMATORS)
+def test_every_estimator_fills_the_table(estimator, tiny_model, tmp_path):
+    model = tiny_model("mixtral", torch.bfloat16)
+    legal = legal_of(model)
+    rows = meter_of(model, tmp_path, quantizer="rtn", estimator=estimator).rows(legal)
+    assert {row.layer: tuple(cost.scheme for cost in row.costs) for row in rows} == legal
+    assert sum(cost.loss for row in rows for cost in row.costs) > 0
+    for row in rows:
+        two_bits, kept = row.costs[0], row.costs[-1]
+        assert kept.loss == kept.standard_error == 0
+        assert two_bits.loss >= row.costs[1].loss >= row.costs[-2].loss >= 0
+        assert two_bits.standard_error <= two_bits.loss
+
+
+def test_estimators_share_what_is_rendered(tiny_model, tmp_path):
+    model = tiny_model("llama", torch.bfloat16)
+    first = meter_of(model, tmp_path)
+    rows = first.rows(legal_of(model))
+    times = {path: path.stat().st_mtime_ns for path in first.store.folder.rglob("*.safetensors")}
+    second = meter_of(model, tmp_path, estimator="fisher_diagonal")
+    others = second.rows(legal_of(model))
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert [row.costs[0].loss for row in others] != [row.costs[0].loss for row in rows]
+    assert first.rows(legal_of(model)) == rows
+
+
+def test_schemes_that_noise_cannot_tell_apart_are_named():
+    layer = Layer(name="a", kind=Kind.LINEAR, shape=(4, 8))
+    by_sequence = np.random.default_rng(0).gamma(1.0, size=32)
+    found = {
+        "int2": by_sequence * 2,
+        "int3": by_sequence,
+        "int4": np.roll(by_sequence, 3) * 1.02,  # hardly more, and on other sequences
+        "bf16": np.zeros(32),
+    }
+    losses = {
+        Scheme.parse(name): Losses(loss=values.mean(), by_sequence=values)
+        for name, values in found.items()
+    }
+    row = row_of(layer, losses)
+    named = {str(cost.scheme): [str(s) for s in cost.inseparable] for cost in row.costs}
+    assert named == {"int2": [], "int3": ["int4"], "int4": ["int3"], "bf16": []}
+    for cost in row.costs:
+        assert cost.standard_error == losses[cost.scheme].standard_error
+        assert cost.bytes == scheme_bytes(layer.shape, cost.scheme)
 
 
 def test_a_damaged_weight_is_rendered_again(tiny_model, tmp_path):
@@ -153,12 +265,12 @@ def test_an_expert_that_calibration_never_chose_is_not_free(tiny_model, tmp_path
     meter = meter_of(model, tmp_path)
     rows = [row for row in meter.rows(legal_of(model)) if row.layer.kind is Kind.EXPERTS]
     for row in rows:
-        statistics = meter.statistics[row.layer.name]
+        statistics = read(meter, row.layer)
         assert statistics.reached.tolist() == [True, True, False]
         [packed] = meter.packed(row.layer, [row.costs[0].scheme])
         error = packed.decode() - weight_of(model, row.layer)
         per_expert = ((error @ statistics.completed().covariance) * error).sum((1, 2))
         assert per_expert[2] > 0.1 * per_expert[:2].mean()
-        total = per_expert.sum().item() / (2 * meter.statistics.tokens)
+        total = per_expert.sum().item() / 2
         assert row.costs[0].loss == pytest.approx(total, rel=1e-4)
     assert "never reached" not in caplog.text
