@@ -61,7 +61,7 @@ def prepare(
             progress=progress,
         )
         return _sampled(tokens, counts, seed, temperature)
-    if inputs := inputs_of(calibration):
+    if (inputs := inputs_of(calibration)) is not None:
         return _given(inputs, counts).checked(model)
     check_length(counts.length, model)
     sources = sources_of(calibration)

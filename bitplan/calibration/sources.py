@@ -81,7 +81,7 @@ def inputs_of(calibration: Calibration) -> Inputs | None:
     """Tensors by name, if that is what was given."""
     if isinstance(calibration, Inputs):
         return calibration
-    if not (calibration and isinstance(calibration, Mapping)):
+    if not isinstance(calibration, Mapping) or not calibration:
         return None
     tensors = {str(k): v for k, v in calibration.items() if isinstance(v, Tensor)}
     return Inputs.of(tensors) if len(tensors) == len(calibration) else None
@@ -94,7 +94,7 @@ def sources_of(calibration: Calibration) -> tuple[Source, ...]:
     """
     if calibration is None or isinstance(calibration, TokenSets | Inputs):
         return ()
-    if inputs_of(calibration):
+    if inputs_of(calibration) is not None:
         return ()
     if isinstance(calibration, Source):
         return (calibration,)

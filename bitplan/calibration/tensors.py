@@ -39,7 +39,7 @@ def own_length(calibration: Calibration) -> int | None:
     """
     if isinstance(calibration, TokenSets):
         return _length_of(Inputs.of(calibration.calibration))
-    if inputs := inputs_of(calibration):
+    if (inputs := inputs_of(calibration)) is not None:
         return _length_of(inputs)
     lengths: dict[int, str] = {}
     for source in filter(has_tokens, sources_of(calibration)):

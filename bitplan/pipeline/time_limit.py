@@ -47,7 +47,7 @@ def choose_counts(workspace: Workspace, settings: Settings) -> Counts:
     counts = settle(settings.sizes, workspace.model, own_length=own_length(calibration))
     if settings.time_limit_s is None:
         return counts
-    if inputs_of(calibration):
+    if inputs_of(calibration) is not None:
         raise CalibrationError(
             "A time limit chooses how much text is read, and the calibration is no text. Give as "
             "many inputs as there is time for, and no time limit."

@@ -773,7 +773,7 @@ def build(case: Case) -> nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
-                spread = parameter[0].numel() ** -0.5
+                spread = max(1, parameter.numel() // max(1, len(parameter))) ** -0.5
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
     return model.to(case.dtype).requires_grad_(False)
 
