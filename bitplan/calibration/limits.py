@@ -56,7 +56,7 @@ def _check_names(inputs: Inputs, model: nn.Module) -> None:
     unknown = [name for name in inputs.tensors if name not in parameters and not takes_any]
     name = main_input(model)
     missing = [] if name in inputs.tensors else [name]
-    if not inputs.is_text and reads(model, "decoder_input_ids"):
+    if "input_ids" not in inputs.tensors and reads(model, "decoder_input_ids"):
         missing += [] if "decoder_input_ids" in inputs.tensors else ["decoder_input_ids"]
     if unknown or missing:
         does = f"does not read {unknown[0]}" if unknown else f"needs {' and '.join(missing)}"

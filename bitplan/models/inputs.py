@@ -70,15 +70,15 @@ class Inputs:
 def complete(inputs: Inputs, model: nn.Module) -> Inputs:
     """The inputs as the model's forward takes them.
 
-    An encoder-decoder that is given tokens alone reads them shifted right in its decoder, as it
-    does when it is trained to give back what it was given.
+    An encoder-decoder that is given tokens for its encoder alone reads them shifted right in its
+    decoder, as it does when it is trained to give back what it was given.
     """
-    if not inputs.is_text or not reads(model, DECODER_IDS):
+    if IDS not in inputs.tensors or DECODER_IDS in inputs.tensors or not reads(model, DECODER_IDS):
         return inputs
     tokens = inputs.tensors[IDS]
     start = torch.full_like(tokens[:, :1], _start_token(getattr(model, "config", None)))
     shifted = torch.cat([start, tokens[:, :-1]], dim=1)
-    return Inputs(tensors={IDS: tokens, DECODER_IDS: shifted})
+    return Inputs(tensors={**inputs.tensors, DECODER_IDS: shifted})
 
 
 def main_input(model: nn.Module) -> str:

@@ -76,6 +76,9 @@ def test_an_encoder_decoder_reads_tokens_shifted_right(tiny):
     assert found.says is Says.LABELS
     # What transformers itself does with labels: T5 decodes after its padding token.
     assert torch.equal(found.values, model(input_ids=TOKENS, labels=TOKENS).logits)
+    mask = torch.ones_like(TOKENS)
+    masked = read_outputs(model, Inputs.of({"input_ids": TOKENS, "attention_mask": mask}))
+    assert torch.equal(masked.values, found.values)
     given = Inputs.of({"input_ids": TOKENS, "decoder_input_ids": TOKENS[:, :4]})
     assert read_outputs(model, given).values.shape == (2, 4, 64)
     assert positions(model, given) == 4
