@@ -19,7 +19,7 @@ from bitplan import Budget
 from bitplan.allocator import plan_of, refine, solve
 from bitplan.calibration import TokenSets, tokenize
 from bitplan.evaluate import Divergence
-from bitplan.models import demo_documents, fetch, load_tokenizer
+from bitplan.models import Inputs, demo_documents, fetch, load_tokenizer
 from bitplan.pipeline import Settings, Workspace
 from bitplan.pipeline.judge import Judge
 from bitplan.pipeline.stages import measure_in
@@ -92,7 +92,7 @@ def main() -> None:
             seconds = time.perf_counter() - start
             rows.append(_row(judge, bits, "uniform", uniform, 0.0))
             rows.append(_row(judge, bits, "solved", plan, seconds))
-            evaluations = args.refine_tokens // tokens.search.numel()
+            evaluations = args.refine_tokens // Inputs.of(tokens.search).tokens
             if evaluations > 1:
                 start = time.perf_counter()
                 refined = refine(

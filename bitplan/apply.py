@@ -9,7 +9,7 @@ from bitplan.cache import pack_caches
 from bitplan.errors import PlanError
 from bitplan.formats import TORCH_DTYPES, Packed
 from bitplan.models import module_of, weight_of
-from bitplan.modules import PackedEmbedding, PackedLinear, PackedWeight
+from bitplan.modules import PackedConvolution, PackedEmbedding, PackedLinear, PackedWeight
 from bitplan.progress import Progress, quiet, track
 from bitplan.schema import Kind, Layer, Plan, Scheme
 
@@ -52,7 +52,8 @@ def pack_layer(model: nn.Module, layer: Layer, packed: Packed) -> None:
     names = (layer.name, *layer.tied)
     lookup = any(isinstance(model.get_submodule(name), nn.Embedding) for name in names)
     weight = PackedWeight(packed, compute_dtype=dense.dtype)
-    weight.arrange(lookup=lookup)
+    if not any(isinstance(model.get_submodule(name), nn.modules.conv._ConvNd) for name in names):
+        weight.arrange(lookup=lookup)
     for name in names:
         model.set_submodule(name, _replacement(model.get_submodule(name), weight))
 
@@ -113,6 +114,8 @@ def _already(model: nn.Module, layer: Layer, scheme: Scheme) -> bool:
 def _replacement(module: Any, weight: PackedWeight) -> nn.Module:
     if isinstance(module, nn.Embedding):
         return PackedEmbedding(weight, getattr(module, "embed_scale", None))
+    if isinstance(module, nn.Conv1d | nn.Conv2d):
+        return PackedConvolution(weight, module)
     return PackedLinear(weight, module.bias)
 
 

@@ -176,6 +176,32 @@ class PackedLinear(nn.Module):
         return output if self.bias is None else output + self.bias.to(output.dtype)
 
 
+class PackedConvolution(nn.Module):
+    """A convolution, over time or an image, whose weight is packed as [out, in x window].
+
+    Decodes its weight for each call, and leaves it to torch to convolve.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(self, weight: PackedWeight, dense: nn.Conv1d | nn.Conv2d) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels = dense.in_channels, dense.out_channels
+        self.kernel_size, self.stride = dense.kernel_size, dense.stride
+        self.padding, self.dilation = dense.padding, dense.dilation
+        self.weight, bias = weight, dense.bias
+        assert bias is None or isinstance(bias, nn.Parameter)
+        self.register_parameter("bias", bias)
+
+    def forward(self, inputs: Float[Tensor, "batch in *size"]) -> Float[Tensor, "batch out *to"]:
+        """Decode the weight, then convolve."""
+        dense = self.weight.packed().decode(inputs.dtype)
+        window = dense.view(self.out_channels, self.in_channels, *self.kernel_size)
+        convolve = nn.functional.conv1d if len(self.kernel_size) == 1 else nn.functional.conv2d
+        bias = None if self.bias is None else self.bias.to(inputs.dtype)
+        return convolve(inputs, window, bias, self.stride, self.padding, self.dilation)
+
+
 class PackedEmbedding(nn.Module):
     """An embedding whose weight is packed; `factor` multiplies what it returns."""
 

@@ -117,10 +117,15 @@ class Record(BaseModel):
 
 
 class Kind(StrEnum):
-    """What a layer does with its weight; `keys` and `values` are what attention caches."""
+    """What a layer does with its weight; `keys` and `values` are what attention caches.
+
+    `conv1d` is what GPT-2 calls a linear; a convolution over time, of speech, is `timeconv`.
+    """
 
     LINEAR = "linear"
     CONV1D = "conv1d"
+    CONV2D = "conv2d"
+    TIMECONV = "timeconv"
     EMBEDDING = "embedding"
     EXPERTS = "experts"
     KEYS = "keys"
@@ -132,8 +137,9 @@ class Layer(Record):
 
     `name` is the path of the module that holds the weight (for experts, of the parameter; for a
     cache, of the attention module, with `.keys` or `.values`). `shape` is [out, in] as a matrix
-    product reads it, [experts, out, in] for experts and [vocabulary, hidden] for embeddings,
-    whatever way round the model stores it; for a cache, [batch x tokens kept, heads x head_dim].
+    product reads it, [experts, out, in] for experts, [vocabulary, hidden] for embeddings and
+    [out, in x height x width] for convolutions, whatever way round the model stores it; for a
+    cache, [batch x tokens kept, heads x head_dim].
     """
 
     name: str
@@ -323,7 +329,7 @@ class Measured(Record):
     bytes: NonNegativeInt
     kl: float = Field(description="KL(reference || compressed), nats per token")
     standard_error: NonNegativeFloat = Field(description="of kl over sequences")
-    perplexity: NonNegativeFloat
+    perplexity: NonNegativeFloat | None = Field(description="null: no next token is predicted")
 
 
 class Evidence(Record):
@@ -331,7 +337,7 @@ class Evidence(Record):
 
     tokens: PositiveInt
     tokens_digest: str
-    reference_perplexity: NonNegativeFloat
+    reference_perplexity: NonNegativeFloat | None
     plan: Measured
     uniform: Measured | None = Field(description="the best uniform plan that fits, if one does")
     others: tuple[Measured, ...] = Field(default=(), description="what else was tried")

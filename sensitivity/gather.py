@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 
+from torch import Tensor
+
 from bitplan.errors import ModelError, OutputError
 from bitplan.schema import Layer
 from bitplan.sensitivity.passes import AbstractPass
@@ -101,11 +103,23 @@ def _add(
 
 def _not_finite(seen: Sequence[Seen]) -> str:
     for one in seen:
-        if not one.gradients.isfinite().all():
+        gradients = _square_sum(one.gradients)
+        if not gradients.isfinite():
             return f"a gradient at {one.layer.name}"
-        if one.inputs.is_floating_point() and not one.inputs.isfinite().all():
+        if one.is_lookup:
+            continue
+        inputs = _square_sum(one.inputs)
+        if not inputs.isfinite():
             return f"an input of {one.layer.name}"
+        # No moment is larger than this.
+        if not (gradients * inputs).isfinite():
+            return f"the product of a gradient and an input at {one.layer.name}"
     return ""
+
+
+def _square_sum(values: Tensor) -> Tensor:
+    """Not finite as well where the values are, but their squares overflow."""
+    return values.float().square().sum()
 
 
 def _save(sums: dict[Layer, list[Sums]], folder: StatisticsFolder) -> None:

@@ -4,7 +4,8 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from jaxtyping import Bool
+from torch import Tensor, nn
 
 from bitplan.compress import Store, reads_covariance
 from bitplan.errors import InputError
@@ -150,7 +151,8 @@ class Meter:
             is_shared = estimator.labels == "data" and moments in ((), ("covariance",))
             shared = rendering if is_shared else None
             statistics = shared or self._read(estimator.labels, layer, moments)
-            _warn_if_unreached(layer, statistics)
+            seen = self.statistics[estimator.labels].read(layer, tuple(statistics.moments))
+            _warn_if_unreached(layer, ~seen.reached, is_guess=not statistics.reached.any())
         return LayerTask(
             layer=layer,
             weight=weight_of(self.model, layer),
@@ -163,7 +165,7 @@ class Meter:
         )
 
     def _read(self, labels: str, layer: Layer, moments: Sequence[str]) -> LayerStatistics:
-        return self.statistics[labels].read(layer, moments or ("covariance",)).completed()
+        return self.statistics[labels].completed(layer, moments or ("covariance",))
 
     def _keep(self, result: LayerResult) -> None:
         for packed in result.rendered.values():
@@ -216,10 +218,17 @@ def row_of(layer: Layer, losses: Mapping[Scheme, Losses]) -> Row:
     return Row(layer=layer, costs=tuple(costs))
 
 
-def _warn_if_unreached(layer: Layer, statistics: LayerStatistics) -> None:
-    if not statistics.reached.any():
-        log.warning(
-            "Calibration never reached %s: its relative weight error, in nats, stands for its "
-            "loss. Give text that makes the model use it.",
-            layer.name,
-        )
+def _warn_if_unreached(layer: Layer, unreached: Bool[Tensor, "*experts"], is_guess: bool) -> None:
+    if not unreached.any():
+        return
+    count = f"{int(unreached.sum())} of {unreached.numel()} experts of "
+    which = "" if unreached.all() else count
+    stands_in = f"the mean of {'the others' if which else 'the experts beside it'} stands in"
+    if is_guess:
+        stands_in = "its relative weight error, in nats, stands for its loss"
+    log.warning(
+        "Calibration never reached %s%s: %s. Give text that makes the model use it.",
+        which,
+        layer.name,
+        stands_in,
+    )

@@ -1,5 +1,7 @@
 """What one layer's moments came to, over the calibration sequences: in memory and on disk."""
 
+import glob
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,6 +80,22 @@ class Sums:
         rows[~reached] = rows[reached].float().mean().round().long()
         tensors = MOMENTS[self.moment].fill_unreached(self.tensors, reached)
         return replace(self, tensors=tensors, rows=rows)
+
+    def or_mean(self, siblings: Sequence["Sums"]) -> "Sums":
+        """The same; or the mean of the siblings that were reached, if this was not, and they were.
+
+        Of experts that are modules of their own: an expert that calibration never chose is rare, so
+        the mean is more than it would get.
+        """
+        known = [one for one in siblings if one.is_complete and one.reached.all()]
+        if self.reached.any() or not known:
+            return self
+        tensors = {
+            name: torch.stack([one.tensors[name] for one in known]).float().mean(0)
+            for name in self.tensors
+        }
+        rows = torch.stack([one.rows for one in known]).float().mean(0).round().long()
+        return replace(self, tensors=tensors, rows=rows, reached=torch.ones_like(self.reached))
 
     def save(self, path: Path) -> None:
         """Write a safetensors file."""
@@ -217,3 +235,31 @@ class StatisticsFolder:
                 "were in use. Run the same command again: it gathers what is missing."
             )
         return LayerStatistics(moments=whole)
+
+    def completed(self, layer: Layer, moments: Sequence[str]) -> LayerStatistics:
+        """The same, with the mean of the reached experts for those that were not."""
+        found = self.read(layer, moments)
+        if found.reached.any():
+            return found.completed()
+        siblings = self._siblings(layer)
+        filled = {}
+        for name, sums in found.moments.items():
+            beside = (self.find(sibling, name) for sibling in siblings)
+            filled[name] = sums.or_mean([one for one in beside if one is not None])
+        return LayerStatistics(moments=filled)
+
+    def _siblings(self, layer: Layer) -> list[Layer]:
+        """The same weight of the other experts, where each expert is a module of its own."""
+        expert = _EXPERT.fullmatch(layer.name)
+        if expert is None:
+            return []
+        pattern = f"{glob.escape(expert[1])}*{glob.escape(expert[2])}"
+        names = sorted(path.name for path in self.folder.glob(pattern))
+        return [
+            layer.model_copy(update={"name": name})
+            for name in names
+            if (other := _EXPERT.fullmatch(name)) and other.groups() == expert.groups()
+        ]
+
+
+_EXPERT = re.compile(r"(.*\bexperts\.(?:expert_)?)\d+(\..+)")

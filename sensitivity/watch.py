@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from bitplan.models import module_of
+from bitplan.models import module_of, patches
 from bitplan.schema import Kind, Layer
 
 
@@ -60,9 +60,8 @@ def watch(model: nn.Module, layers: Sequence[Layer], report: Report) -> Iterator
         yield
 
 
-def _start_graph(module: nn.Module, args: Any, output: Tensor) -> None:
-    if not output.requires_grad:
-        output.requires_grad_()
+def _start_graph(module: nn.Module, args: Any, output: Any) -> Any:
+    return _heard(output) if isinstance(output, Tensor) else None
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class _Hook:
 
     def __call__(
         self, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], output: Tensor
-    ) -> None:
+    ) -> Tensor:
         inputs = (*args, *kwargs.values())[0]
         # What a table multiplies its rows by, it multiplies their errors by.
         factor = getattr(module, "embed_scale", None) if self.lookup else None
@@ -85,8 +84,11 @@ class _Hook:
             inputs=inputs,
             factor=factor,
             lookup=self.lookup,
+            convolution=module if isinstance(module, nn.Conv1d | nn.Conv2d) else None,
         )
+        output = _heard(output)
         _listen(output, call)
+        return output
 
 
 def _watch_experts(model: nn.Module, layer: Layer, report: Report, stack: ExitStack) -> None:
@@ -146,7 +148,8 @@ class _Experts(Tensor):
 class _Call:
     """One call of a layer, waiting for its gradient.
 
-    `stacked`: inputs and gradients are of several experts, from `expert` on.
+    `stacked`: inputs and gradients are of several experts, from `expert` on. A `convolution`'s
+    inputs are cut into patches when they are needed: they take several times the memory.
     """
 
     report: Report
@@ -156,10 +159,13 @@ class _Call:
     stacked: bool = False
     factor: float | Tensor | None = None
     lookup: bool = False
+    convolution: nn.Conv1d | nn.Conv2d | None = None
 
     def __call__(self, gradients: Tensor) -> None:
         gradients = gradients.detach() if self.factor is None else gradients.detach() * self.factor
         inputs = self.inputs.detach()
+        if self.convolution is not None:
+            inputs, gradients = patches(inputs, self.convolution), gradients.movedim(1, -1)
         if self.expert is not None and self.stacked:
             inputs = inputs.expand(*gradients.shape[:2], inputs.shape[-1])
             for index, (rows, slopes) in enumerate(zip(inputs, gradients, strict=True)):
@@ -171,6 +177,18 @@ class _Call:
         inputs = inputs.flatten() if self.lookup else inputs.flatten(0, -2)
         gradients = gradients.flatten(0, -2)
         self.report(Seen(layer=self.layer, inputs=inputs, gradients=gradients, expert=expert))
+
+
+def _heard(output: Tensor) -> Tensor:
+    """The output, with a gradient that can be heard of although the model may write into it.
+
+    What is written into a leaf is an error, and into a view silences it: those are copied.
+    """
+    if torch.is_grad_enabled() and not output.requires_grad:
+        output.requires_grad_()
+    return (
+        output.clone() if output.requires_grad and (output.is_leaf or output._is_view()) else output
+    )
 
 
 def _listen(output: Tensor, call: _Call) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from bitplan.compress import render
 from bitplan.errors import InputError
 from bitplan.formats import Packed
-from bitplan.modules import PackedEmbedding, PackedLinear, PackedWeight
+from bitplan.modules import PackedConvolution, PackedEmbedding, PackedLinear, PackedWeight
 from bitplan.schema import Scheme
 
 REFERENCE = ["int2g32", "int3", "int5g64s", "int8g32"]
@@ -241,3 +241,31 @@ def test_experts_are_read_one_by_one_or_all_at_once(name, transposed):
 
 def test_a_weight_says_what_it_is():
     assert repr(held("int4g32", 48, 64)) == "PackedWeight([48, 64], int4g32, cpu)"
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("name", ["int3", "int4g32", "int8s", "bf16"])
+@pytest.mark.parametrize(
+    "dense",
+    [
+        nn.Conv2d(3, 6, (3, 2), stride=(2, 1), padding=(1, 2), dilation=(1, 2)),
+        nn.Conv2d(3, 6, 4, stride=4, bias=False),
+        nn.Conv1d(5, 6, 3, padding="same"),
+    ],
+    ids=["all", "patches", "time"],
+)
+def test_a_convolution_convolves_with_its_decoded_weight(dense, name, dtype):
+    weight = packed(name, 6, dense.weight[0].numel())
+    layer = PackedConvolution(PackedWeight(weight, compute_dtype=dtype), dense)
+    size = (12,) * len(dense.kernel_size)
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(2, dense.in_channels, *size, generator=generator).to(dtype)
+    exact = copy.deepcopy(dense).double()
+    with torch.no_grad():
+        exact.weight.copy_(weight.decode().view(dense.weight.shape))
+        found, expected = layer(inputs), exact(inputs.double())
+    assert found.dtype is dtype
+    assert found.shape == expected.shape
+    assert relative_error(found, expected) < TOLERANCE[dtype]
+    held = sum(tensor.nbytes for tensor in tensors_of(layer.weight))
+    assert held == weight.nbytes

@@ -1,6 +1,7 @@
 """Text -> tokens: what a model is calibrated, searched and judged on, kept apart by document."""
 
 from bitplan.calibration.documents import read_documents as read_documents
+from bitplan.calibration.limits import check_inputs as check_inputs
 from bitplan.calibration.limits import check_length as check_length
 from bitplan.calibration.limits import check_tokens as check_tokens
 from bitplan.calibration.prepare import SAMPLED as SAMPLED
@@ -15,6 +16,7 @@ from bitplan.calibration.sizes import settle as settle
 from bitplan.calibration.sources import Calibration as Calibration
 from bitplan.calibration.sources import Source as Source
 from bitplan.calibration.sources import check_sources as check_sources
+from bitplan.calibration.sources import inputs_of as inputs_of
 from bitplan.calibration.sources import parse_source as parse_source
 from bitplan.calibration.sources import sources_of as sources_of
 from bitplan.calibration.split import tokenize as tokenize

@@ -1,5 +1,7 @@
 """What a model can read: tokens of its vocabulary, in sequences no longer than it was made for."""
 
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -7,6 +9,61 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from bitplan.errors import CalibrationError
+from bitplan.models import Inputs, main_input, reads
+
+
+def check_inputs(
+    given: Tensor | Mapping[str, Tensor] | Inputs, model: nn.Module
+) -> Int[Tensor, "sequences length"] | Inputs:
+    """Tokens as int64, or the other inputs as they are: only what the model can read.
+
+    Raises `CalibrationError` for what it cannot.
+    """
+    inputs = Inputs.of(given)
+    _check_names(inputs, model)
+    if inputs.is_text:
+        return check_tokens(inputs.tensors["input_ids"], model)
+    counts = {name: len(tensor) for name, tensor in inputs.tensors.items() if tensor.dim()}
+    if len(set(counts.values())) != 1 or not len(inputs):
+        raise CalibrationError(
+            f"The inputs have {counts} rows: each needs as many as the others, one a sequence, and "
+            "there must be one at least."
+        )
+    for name, tensor in inputs.tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise CalibrationError(
+                f"{name} holds values that are NaN or infinite; all must be finite. Make it again."
+            )
+    checked = {
+        name: check_tokens(tensor, model) if name in _TOKENS else tensor
+        for name, tensor in inputs.tensors.items()
+    }
+    return Inputs(tensors=checked)
+
+
+def what_to_give(model: nn.Module) -> str:
+    """Advice on calibration for a model that cannot make up its own."""
+    name = main_input(model)
+    if name != "input_ids":
+        second = ' and "decoder_input_ids"' if reads(model, "decoder_input_ids") else ""
+        return f'Give calibration, a mapping of tensors with "{name}"{second}.'
+    return "Give calibration text, or tokens [sequences, length]."
+
+
+def _check_names(inputs: Inputs, model: nn.Module) -> None:
+    parameters = inspect.signature(model.forward).parameters
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    unknown = [name for name in inputs.tensors if name not in parameters and not takes_any]
+    name = main_input(model)
+    missing = [] if name in inputs.tensors else [name]
+    if "input_ids" not in inputs.tensors and reads(model, "decoder_input_ids"):
+        missing += [] if "decoder_input_ids" in inputs.tensors else ["decoder_input_ids"]
+    if unknown or missing:
+        does = f"does not read {unknown[0]}" if unknown else f"needs {' and '.join(missing)}"
+        raise CalibrationError(
+            f"{type(model).__name__} {does}, but it was given {', '.join(inputs.tensors)}. "
+            f"{what_to_give(model)}"
+        )
 
 
 def check_tokens(tokens: Tensor, model: nn.Module) -> Int[Tensor, "sequences length"]:
@@ -72,4 +129,5 @@ def of_config(model: nn.Module, name: str) -> int | None:
     return value if isinstance(value, int) and value > 0 else None
 
 
+_TOKENS = {"input_ids", "decoder_input_ids"}
 _INTEGERS = {torch.uint8, torch.int16, torch.int32, torch.int64}

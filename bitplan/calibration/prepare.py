@@ -15,10 +15,11 @@ from bitplan.calibration.limits import check_length, check_tokens, check_vocabul
 from bitplan.calibration.sample import sample_tokens
 from bitplan.calibration.sets import TokenSets, tokens_digest
 from bitplan.calibration.sizes import Counts
-from bitplan.calibration.sources import Calibration, Source, sources_of
+from bitplan.calibration.sources import Calibration, Source, inputs_of, sources_of
 from bitplan.calibration.split import SETS, by_set, split_documents, split_tokens
 from bitplan.calibration.tensors import has_tokens, tokens_of
 from bitplan.errors import CalibrationError
+from bitplan.models import Inputs
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Domain
 
@@ -60,6 +61,8 @@ def prepare(
             progress=progress,
         )
         return _sampled(tokens, counts, seed, temperature)
+    if (inputs := inputs_of(calibration)) is not None:
+        return _given(inputs, counts).checked(model)
     check_length(counts.length, model)
     sources = sources_of(calibration)
     contents = _read(sources, tokenizer, model)
@@ -81,6 +84,17 @@ def _sampled(tokens: Tensor, counts: Counts, seed: int, temperature: float) -> T
     heat = "" if temperature == 1 else f", temperature {temperature:g}"
     drawn = _Domain(name=SAMPLED, documents=len(tokens), parts=parts)
     return _joined([drawn], f"{SAMPLED}{heat}, seed {seed}")
+
+
+def _given(inputs: Inputs, counts: Counts) -> TokenSets:
+    parts = split_tokens(inputs, by_set(counts), name="The inputs")
+    shapes = (f"{name} {list(tensor.shape)}" for name, tensor in inputs.tensors.items())
+    return TokenSets(
+        calibration=parts["calibration"],
+        search=parts["search"],
+        held_out=parts["held_out"],
+        source=", ".join(shapes),
+    )
 
 
 def _read(sources: Sequence[Source], tokenizer: Any, model: nn.Module) -> list[list[str] | Tensor]:

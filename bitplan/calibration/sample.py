@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from bitplan.calibration.limits import check_length, of_config
+from bitplan.calibration.limits import check_length, of_config, what_to_give
 from bitplan.errors import CalibrationError, ModelError
+from bitplan.models import predicts_next_token
 from bitplan.progress import Progress, quiet
 from bitplan.tensors import load_tensors, save_tensors
 
@@ -35,6 +36,11 @@ def sample_tokens(
     drawn is kept in the file `kept`, batch by batch, and is not drawn again. Raises
     `CalibrationError` for a model that does not predict next tokens.
     """
+    if not predicts_next_token(model):
+        raise CalibrationError(
+            f"{type(model).__name__} predicts no next token, so no text can be sampled from it. "
+            f"{what_to_give(model)}"
+        )
     check_length(length, model)
     check_temperature(temperature)
     parts = [] if kept is None else _read(kept, sequences, length)
@@ -77,9 +83,7 @@ def _read(kept: Path, sequences: int, length: int) -> list[Tensor]:
 def _next(model: nn.Module, tokens: list[Tensor], cache: object) -> tuple[Tensor, object]:
     """Logits [rows, vocabulary] after the tokens, and the cache that the next call may use."""
     read = tokens[-1] if cache is not None else torch.cat(tokens, dim=1)
-    output: Any = None
-    if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        output = model(input_ids=read, past_key_values=cache, use_cache=True)
+    output: Any = model(input_ids=read, past_key_values=cache, use_cache=True)
     if getattr(output, "logits", None) is None:
         raise CalibrationError(
             f"{type(model).__name__} predicts no next token, so no text can be sampled "

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bitplan.calibration.sets import TokenSets
 from bitplan.errors import CalibrationError
+from bitplan.models import Inputs
 
 Content = str | Path | Sequence[str] | Tensor
 """A text, JSONL or .safetensors file, a folder of data sets, documents, or tokens."""
@@ -59,21 +60,47 @@ class Source:
         return "tokens" if isinstance(self.content, Tensor) else "documents"
 
 
-Calibration = Content | Source | Sequence[Source] | Mapping[str | Path, float] | TokenSets | None
-"""One source, several, path -> weight, ready sets, or None: sample from the model."""
+Calibration = (
+    Content
+    | Source
+    | Sequence[Source]
+    | Mapping[str | Path, float]
+    | Mapping[str, Tensor]
+    | Inputs
+    | TokenSets
+    | None
+)
+"""One source, several, path -> weight, ready sets, or None: sample from the model.
+
+A model that reads something else than text is given tensors by name, one row of each an image or a
+clip: {"pixel_values": [images, ...]}.
+"""
+
+
+def inputs_of(calibration: Calibration) -> Inputs | None:
+    """Tensors by name, if that is what was given."""
+    if isinstance(calibration, Inputs):
+        return calibration
+    if not isinstance(calibration, Mapping) or not calibration:
+        return None
+    tensors = {str(k): v for k, v in calibration.items() if isinstance(v, Tensor)}
+    return Inputs.of(tensors) if len(tensors) == len(calibration) else None
 
 
 def sources_of(calibration: Calibration) -> tuple[Source, ...]:
-    """The sources with names that differ; none for ready sets and for None.
+    """The sources with names that differ; none for ready sets, tensors by name and None.
 
     Raises `CalibrationError` for what is no source.
     """
-    if calibration is None or isinstance(calibration, TokenSets):
+    if calibration is None or isinstance(calibration, TokenSets | Inputs):
+        return ()
+    if inputs_of(calibration) is not None:
         return ()
     if isinstance(calibration, Source):
         return (calibration,)
     if isinstance(calibration, Mapping):
-        sources = [Source(path, weight=weight) for path, weight in calibration.items()]
+        weights = {k: v for k, v in calibration.items() if not isinstance(v, Tensor)}
+        sources = [Source(path, weight=weight) for path, weight in weights.items()]
         if not all(source.path for source in sources):
             raise CalibrationError(
                 "A mapping of calibration sources must be from paths to weights."

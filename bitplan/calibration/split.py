@@ -4,7 +4,7 @@ import random
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Int
@@ -12,6 +12,10 @@ from torch import Tensor
 
 from bitplan.calibration.sizes import Counts
 from bitplan.errors import CalibrationError
+from bitplan.models import Inputs
+
+Rows = TypeVar("Rows", Tensor, Inputs)
+"""Tokens [sequences, length], or other inputs."""
 
 SETS = ("calibration", "search", "held_out")
 
@@ -54,16 +58,15 @@ def split_documents(
     return parts
 
 
-def split_tokens(
-    tokens: Int[Tensor, "sequences length"], counts: Mapping[str, int], *, name: str
-) -> dict[str, Int[Tensor, "sequences length"]]:
+def split_tokens(tokens: Rows, counts: Mapping[str, int], *, name: str) -> dict[str, Rows]:
     """The same of ready sequences: too few shrink all sets in proportion."""
     asked = sum(counts.values())
     least = {name: min(1, count) for name, count in counts.items()}
     needed = sum(least.values())
-    if len(tokens) < needed or tokens.shape[1] < 2:
+    shape = list(tokens.shape) if isinstance(tokens, Tensor) else [len(tokens)]
+    if len(tokens) < needed or 1 in shape[1:]:
         raise CalibrationError(
-            f"{name} have shape {list(tokens.shape)}; calibrating, searching and judging need "
+            f"{name} have shape {shape}; calibrating, searching and judging need "
             f"at least {needed} different sequences of 2. Give more."
         )
 

@@ -8,8 +8,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bitplan.calibration.sets import TokenSets
-from bitplan.calibration.sources import Calibration, Source, sources_of
+from bitplan.calibration.sources import Calibration, Source, inputs_of, sources_of
 from bitplan.errors import CalibrationError
+from bitplan.models import Inputs
 
 FIELD = "input_ids"
 
@@ -37,7 +38,9 @@ def own_length(calibration: Calibration) -> int | None:
     Raises `CalibrationError` for several sources of tokens that differ in length.
     """
     if isinstance(calibration, TokenSets):
-        return _length(list(calibration.calibration.shape))
+        return _length_of(Inputs.of(calibration.calibration))
+    if (inputs := inputs_of(calibration)) is not None:
+        return _length_of(inputs)
     lengths: dict[int, str] = {}
     for source in filter(has_tokens, sources_of(calibration)):
         length = _length(_shape(source))
@@ -50,6 +53,11 @@ def own_length(calibration: Calibration) -> int | None:
             "Cut them to one length."
         )
     return next(iter(lengths), None)
+
+
+def _length_of(inputs: Inputs) -> int | None:
+    """2, the least there is, where nothing has a length."""
+    return 2 if inputs.ids is None else _length(list(inputs.ids.shape))
 
 
 def _shape(source: Source) -> list[int]:

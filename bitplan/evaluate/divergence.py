@@ -1,4 +1,4 @@
-"""KL to the reference model and perplexity, token by token, on tokens that both read."""
+"""KL to the reference model and perplexity, token by token, on what both read."""
 
 import tempfile
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from bitplan.errors import ModelError, OutputError
-from bitplan.models import next_token_logits
+from bitplan.models import Inputs, Outputs, Says, read_outputs
 from bitplan.progress import Progress, quiet
 
 BATCH_TOKENS = 1024
-"""Tokens that go through the model at once."""
+"""Tokens that go through the model at once; an image or a clip goes alone."""
 
 CHUNK = 256
 """Positions whose distributions are compared at once: bounds memory at large vocabularies."""
@@ -23,10 +23,14 @@ CHUNK = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Divergence:
-    """By sequence: mean KL(reference || model) and mean negative log-likelihood, nats a token."""
+    """By sequence: mean KL(reference || model) and mean negative log-likelihood, nats a token.
+
+    A token is a position of the model's output (`bitplan.models.Outputs`); of a model that gives
+    hidden states, the KL is that of `gaussian_kl`. `nll` is None where no next token is predicted.
+    """
 
     kl: np.ndarray  # [sequences]
-    nll: np.ndarray  # [sequences]
+    nll: np.ndarray | None  # [sequences]
 
     @property
     def mean(self) -> float:
@@ -42,105 +46,148 @@ class Divergence:
     @property
     def is_finite(self) -> bool:
         """Whether the model gave finite numbers throughout."""
-        return bool(np.isfinite(self.kl).all() and np.isfinite(self.nll).all())
+        return all(np.isfinite(part).all() for part in (self.kl, self.nll) if part is not None)
 
     @property
-    def perplexity(self) -> float:
-        """exp of the mean negative log-likelihood."""
+    def perplexity(self) -> float | None:
+        """exp of the mean negative log-likelihood, if there is one."""
         return _perplexity(self.nll)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What the reference model says of some tokens: its logits, on disk as they came out.
+    """What the reference model says of some inputs: its outputs, on disk as they came out.
 
     `stored` is mapped from a file without a name, which goes when this goes or the process ends.
     """
 
-    tokens: Int[Tensor, "sequences length"]
+    inputs: Inputs
     stored: np.ndarray  # [bytes] uint8
-    vocabulary: int
+    shape: tuple[int, ...]  # sequences, positions, width
     dtype: torch.dtype
-    nll: np.ndarray  # [sequences]
+    says: Says
+    nll: np.ndarray | None  # [sequences]
 
     @property
-    def perplexity(self) -> float:
-        """Of the reference model."""
+    def perplexity(self) -> float | None:
+        """Of the reference model, if it predicts next tokens."""
         return _perplexity(self.nll)
 
-    def logits(self) -> Float[Tensor, "sequences length vocabulary"]:
+    def values(self) -> Float[Tensor, "sequences positions width"]:
         """Mapped from the file."""
-        shape = (*self.tokens.shape, self.vocabulary)
-        return torch.from_numpy(self.stored).view(self.dtype).reshape(shape)
+        return torch.from_numpy(self.stored).view(self.dtype).reshape(self.shape)
 
 
 @torch.no_grad()
 def make_reference(
     model: nn.Module,
-    tokens: Int[Tensor, "sequences length"],
+    inputs: Inputs | Int[Tensor, "sequences length"],
     folder: Path | None = None,
     *,
     progress: Progress = quiet,
 ) -> Reference:
-    """Keep the model's logits over `tokens`, on the disk of `folder` (None: of temporary files).
+    """Keep the model's outputs over `inputs`, on the disk of `folder` (None: of temporary files).
 
-    Raises `ModelError` for logits that are not finite, and `OutputError` for a full disk.
+    Raises `ModelError` for outputs that are not finite, and `OutputError` for a full disk.
     """
-    nll, vocabulary, dtype = [], 0, torch.float32
+    inputs, nll, outputs = Inputs.of(inputs), [], None
+    is_finite = True
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
-            for batch, logits in _forward(model, tokens, progress, "reference"):
-                vocabulary, dtype = logits.shape[-1], logits.dtype
-                logits.contiguous().view(torch.uint8).numpy().tofile(file)
-                nll += [_nll(row, ids) for row, ids in zip(logits, batch, strict=True)]
+            for batch, outputs in _forward(model, inputs, progress, "reference"):
+                values = outputs.values
+                values.contiguous().view(torch.uint8).cpu().numpy().tofile(file)
+                nll += _nlls(outputs, batch)
+                # A likelihood tells of itself.
+                is_finite &= outputs.says is Says.NEXT or bool(values.isfinite().all())
             file.flush()
             stored = np.memmap(file, np.uint8, mode="c")
     except OSError as error:
         raise OutputError(
-            f"Cannot keep the reference's logits in {folder or tempfile.gettempdir()}: "
+            f"Cannot keep the reference's outputs in {folder or tempfile.gettempdir()}: "
             f"{error.strerror or error}. Free some space, or judge on fewer tokens."
         ) from error
-    if not np.isfinite(nll).all():
+    assert outputs is not None
+    if not (is_finite and np.isfinite(nll).all()):
         raise ModelError(
-            f"{type(model).__name__} gives logits that are not finite. Check its weights, or load "
+            f"{type(model).__name__} gives outputs that are not finite. Check its weights, or load "
             "it in a wider dtype: bfloat16 in place of float16, or float32."
         )
     return Reference(
-        tokens=tokens, stored=stored, vocabulary=vocabulary, dtype=dtype, nll=np.array(nll)
+        inputs=inputs,
+        stored=stored,
+        shape=(len(inputs), *outputs.values.shape[1:]),
+        dtype=outputs.values.dtype,
+        says=outputs.says,
+        nll=np.array(nll) if nll else None,
     )
 
 
 @torch.no_grad()
 def compare(model: nn.Module, reference: Reference, *, progress: Progress = quiet) -> Divergence:
-    """How far the model is from the reference, over the reference's tokens.
+    """How far the model is from the reference, over the reference's inputs.
 
-    Raises `ModelError` for a model of another vocabulary.
+    Raises `ModelError` for a model of another vocabulary, or that says something else.
     """
-    kl, nll, told = [], [], reference.logits()
-    for batch, logits in _forward(model, reference.tokens, progress, "evaluate"):
-        if logits.shape[-1] != reference.vocabulary:
-            raise ModelError(
-                f"The model has a vocabulary of {logits.shape[-1]:,}, but its reference one of "
-                f"{reference.vocabulary:,}. Give the model that it was made from."
-            )
-        for row, ids in zip(logits, batch, strict=True):
-            kl.append(_kl(told[len(kl)], row))
-            nll.append(_nll(row, ids))
-    return Divergence(kl=np.array(kl), nll=np.array(nll))
+    kl, nll, told = [], [], reference.values()
+    measure = gaussian_kl if reference.says is Says.STATES else _kl
+    for batch, outputs in _forward(model, reference.inputs, progress, "evaluate"):
+        _check_alike(outputs, reference)
+        kl += [measure(told[len(kl) + i], row) for i, row in enumerate(outputs.values)]
+        nll += _nlls(outputs, batch)
+    return Divergence(kl=np.array(kl), nll=np.array(nll) if nll else None)
+
+
+def gaussian_kl(
+    reference: Float[Tensor, "positions width"], states: Float[Tensor, "positions width"]
+) -> float:
+    """KL of hidden states in nats per token, each state read as the mean of a Gaussian.
+
+    With s^2 the mean square of the reference's states in the sequence, N(y, width s^2 I) of both
+    models are 1/2 |dy|^2 / (width s^2) nats apart: half of the mean squared error over the mean
+    square, however wide a state is. An error as large as the states themselves is half a nat.
+    """
+    reference = reference.float().to(states.device)
+    error = (states.float() - reference).square().mean()
+    return (error / (2 * reference.square().mean()).clamp_min(1e-30)).item()
 
 
 def _forward(
-    model: nn.Module, tokens: Tensor, progress: Progress, stage: str
-) -> Iterator[tuple[Tensor, Tensor]]:
-    batches = tokens.split(max(1, BATCH_TOKENS // tokens.shape[1]))
-    for done, batch in enumerate(batches):
-        progress(stage, done, len(batches))
-        yield batch, next_token_logits(model, batch)
-    progress(stage, len(batches), len(batches))
+    model: nn.Module, inputs: Inputs, progress: Progress, stage: str
+) -> Iterator[tuple[Inputs, Outputs]]:
+    each = BATCH_TOKENS if inputs.ids is None else inputs.tokens_each
+    step = max(1, BATCH_TOKENS // each)
+    batches = -(-len(inputs) // step)
+    for done in range(batches):
+        progress(stage, done, batches)
+        batch = inputs[done * step : (done + 1) * step]
+        yield batch, read_outputs(model, batch)
+    progress(stage, batches, batches)
 
 
-def _perplexity(nll: np.ndarray) -> float:
-    return float(np.exp(np.minimum(nll.mean(), 700.0)))
+def _check_alike(outputs: Outputs, reference: Reference) -> None:
+    if outputs.says is not reference.says:
+        raise ModelError(
+            f"The model gives {outputs.says}, but its reference {reference.says}. Give the model "
+            "that it was made from."
+        )
+    *positions, width = outputs.values.shape[1:]
+    if (*positions, width) != reference.shape[1:]:
+        what = "states" if outputs.says is Says.STATES else "a vocabulary"
+        raise ModelError(
+            f"The model has {what} of {width:,}, but its reference one of "
+            f"{reference.shape[-1]:,}. Give the model that it was made from."
+        )
+
+
+def _perplexity(nll: np.ndarray | None) -> float | None:
+    return None if nll is None else float(np.exp(np.minimum(nll.mean(), 700.0)))
+
+
+def _nlls(outputs: Outputs, batch: Inputs) -> list[float]:
+    if outputs.says is not Says.NEXT or batch.ids is None:
+        return []
+    return [_nll(row, ids) for row, ids in zip(outputs.values, batch.ids, strict=True)]
 
 
 def _kl(

@@ -1,7 +1,7 @@
 """A model beside its reference: perplexity, KL, speed, memory."""
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,12 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from bitplan.apply import held_bytes
-from bitplan.calibration import check_tokens, read_documents, tokenize
+from bitplan.calibration import check_inputs, read_documents, tokenize
 from bitplan.errors import CalibrationError, ModelError
 from bitplan.evaluate.divergence import compare, make_reference
 from bitplan.evaluate.throughput import peak_memory, reset_peak_memory, tokens_per_second
 from bitplan.export import is_packed, load
-from bitplan.models import Source, load_model, load_tokenizer, source_name
+from bitplan.models import Inputs, Source, load_model, load_tokenizer, source_name
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Record
 
@@ -25,7 +25,7 @@ class Side(Record):
 
     name: str
     bytes: NonNegativeInt
-    perplexity: NonNegativeFloat
+    perplexity: NonNegativeFloat | None
     kl: float | None = None
     kl_standard_error: NonNegativeFloat | None = None
     tokens_per_second: NonNegativeFloat | None = None
@@ -48,7 +48,7 @@ def evaluate(
     model: Source,
     *,
     reference: Source | None = None,
-    text: str | Path | Sequence[str] | Tensor,
+    text: str | Path | Sequence[str] | Tensor | Mapping[str, Tensor],
     tokenizer: Any = None,
     sequences: int = 16,
     length: int = 256,
@@ -57,20 +57,20 @@ def evaluate(
 ) -> Report:
     """Measure a model, packed or not, and its reference on held-out text.
 
-    `text` is a text or JSONL file, a folder of data sets, a list of documents, or tokens
-    [sequences, length]; of text, the first `sequences` x `length` tokens are read. The two models
-    are loaded one after the other.
-    Raises `CalibrationError` for too little text and `ModelError` for a model without logits.
+    `text` is a text or JSONL file, a folder of data sets, a list of documents, tokens
+    [sequences, length], or tensors by name for a model that reads something else; of text, the
+    first `sequences` x `length` tokens are read. The two models are loaded one after the other.
+    Raises `CalibrationError` for too little text and `ModelError` for a model without outputs.
     """
     tokens = _tokens(text, tokenizer, reference or model, sequences, length)
     told, reference_side = None, None
     if reference is not None:
         loaded = _load(reference, dtype)
-        told = make_reference(loaded, check_tokens(tokens, loaded), progress=progress)
+        told = make_reference(loaded, check_inputs(tokens, loaded), progress=progress)
         reference_side = _side(loaded, reference, perplexity=told.perplexity)
         del loaded
     loaded = _load(model, dtype)
-    tokens = check_tokens(tokens, loaded)
+    tokens = check_inputs(tokens, loaded)
     if told is None:
         own = make_reference(loaded, tokens, progress=progress)
         side = _side(loaded, model, perplexity=own.perplexity)
@@ -79,7 +79,7 @@ def evaluate(
         del told  # its logits, once read, count as memory of this process
         if not found.is_finite:
             raise ModelError(
-                f"{source_name(model)} gives logits that are not finite. Give it more bits, or "
+                f"{source_name(model)} gives outputs that are not finite. Give it more bits, or "
                 "make it from a model in a wider dtype: bfloat16 in place of float16, or float32."
             )
         side = _side(
@@ -89,7 +89,7 @@ def evaluate(
             kl=found.mean,
             kl_standard_error=found.standard_error,
         )
-    return Report(tokens=tokens.numel(), model=side, reference=reference_side)
+    return Report(tokens=Inputs.of(tokens).tokens, model=side, reference=reference_side)
 
 
 def _load(source: Source, dtype: str) -> nn.Module:
@@ -98,7 +98,7 @@ def _load(source: Source, dtype: str) -> nn.Module:
     return load_model(source, dtype=dtype)
 
 
-def _side(model: nn.Module, source: Source, **figures: float) -> Side:
+def _side(model: nn.Module, source: Source, **figures: float | None) -> Side:
     gc.collect()
     reset_peak_memory()
     speed = tokens_per_second(model)
@@ -112,13 +112,13 @@ def _side(model: nn.Module, source: Source, **figures: float) -> Side:
 
 
 def _tokens(
-    text: str | Path | Sequence[str] | Tensor,
+    text: str | Path | Sequence[str] | Tensor | Mapping[str, Tensor],
     tokenizer: Any,
     source: Source,
     sequences: int,
     length: int,
-) -> Tensor:
-    if isinstance(text, Tensor):
+) -> Tensor | Mapping[str, Tensor]:
+    if isinstance(text, Tensor | Mapping):
         return text
 
     @cache

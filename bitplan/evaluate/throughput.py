@@ -10,15 +10,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from bitplan.models import main_input
+
 RUNS = 3
 
 
 def tokens_per_second(model: nn.Module, *, new_tokens: int = 8, prompt: int = 8) -> float | None:
     """Greedy decoding at batch 1: the median of three runs after one to warm up.
 
-    None for a model that does not generate.
+    None for a model that does not generate from text.
     """
-    if not hasattr(model, "generate"):
+    if not hasattr(model, "generate") or main_input(model) != "input_ids":
         return None
     generator: Any = model
     inputs = torch.ones(1, prompt, dtype=torch.int64)

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -17,7 +18,8 @@ class Why(StrEnum):
     BIAS = "bias"
     ROUTER = "router"
     POSITION = "position or type embedding"
-    CONVOLUTION = "convolution"
+    CONVOLUTION = "convolution of a kind that is not packed"
+    GROUPED = "grouped convolution: its outputs read different inputs"
     OWN_FORWARD = "a layer with a computation of its own"
     READ_BY_PARENT = "read by its parent, never called"
     SHARED = "shared with something that is no layer"
@@ -63,7 +65,7 @@ def classify(slot: Slot) -> Kind | Why:
     if slot.name.endswith("bias"):
         return Why.BIAS
     if isinstance(slot.module, nn.modules.conv._ConvNd):
-        return Why.CONVOLUTION
+        return _classify_convolution(slot)
     if not (slot.path and slot.tensor.is_floating_point() and slot.tensor.itemsize >= 2):
         return Why.OTHER
     if slot.name == "weight" and isinstance(slot.module, nn.Embedding):
@@ -78,10 +80,15 @@ def classify(slot: Slot) -> Kind | Why:
 
 
 def canonical_weight(module: nn.Module, name: str, kind: Kind) -> Tensor:
-    """A view of a weight as [out, in], or [experts, out, in], however the module stores it."""
+    """A view of a weight as [out, in], or [experts, out, in], however the module stores it.
+
+    A convolution's is what multiplies its `patches`.
+    """
     weight = getattr(module, name).detach()
     if kind is Kind.CONV1D:
         return weight.T
+    if kind in CONVOLUTIONS:
+        return weight.flatten(1)
     if kind is Kind.EXPERTS and _experts_are_transposed(module):
         return weight.transpose(1, 2)
     return weight
@@ -109,6 +116,23 @@ def _classify_linear(slot: Slot) -> Kind | Why:
     return Kind.LINEAR
 
 
+def _classify_convolution(slot: Slot) -> Kind | Why:
+    module: Any = slot.module
+    plain = {nn.Conv1d.forward: Kind.TIMECONV, nn.Conv2d.forward: Kind.CONV2D}
+    kind = plain.get(type(module).forward)
+    if kind is None or slot.name != "weight" or not _is_matrix(slot.tensor):
+        return Why.CONVOLUTION
+    # Its matrices would be a few weights long, with a scale each.
+    if module.groups > 1:
+        return Why.GROUPED
+    return kind if module.padding_mode == "zeros" else Why.CONVOLUTION
+
+
+def _is_matrix(tensor: Tensor) -> bool:
+    """Whether a weight can be seen as a matrix without a copy."""
+    return tensor.is_contiguous() and tensor.is_floating_point() and tensor.itemsize >= 2
+
+
 def _is_router(slot: Slot) -> bool:
     if any(_ROUTER_CLASS.search(type(module).__name__) for module in slot.lineage[1:]):
         return True
@@ -134,6 +158,8 @@ def _experts_are_transposed(module: nn.Module) -> bool:
         return gate_up.shape[2] == 2 * down.shape[1]
     return False
 
+
+CONVOLUTIONS = (Kind.CONV2D, Kind.TIMECONV)
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 _READS_ITS_CHILDREN = (nn.MultiheadAttention, nn.TransformerEncoderLayer)

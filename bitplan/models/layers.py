@@ -14,15 +14,16 @@ from bitplan.schema import Kind, Layer
 def find_layers(model: nn.Module) -> tuple[Layer, ...]:
     """The layers of a model, in the order of its blocks.
 
-    Linear and Conv1D modules, embeddings and the 3-D expert parameters of mixture-of-experts
-    models; whatever shares storage is one layer. Raises `ModelError` when there is none.
+    Linear and Conv1D modules, convolutions, embeddings and the 3-D expert parameters of
+    mixture-of-experts models; whatever shares storage is one layer. Raises `ModelError` when there
+    is none.
     """
     layers = layers_of(model, scan(model).weights)
     if not layers:
         raise ModelError(
             f"{type(model).__name__} has no layer that bitplan can quantize: no Linear, Conv1D, "
-            "Embedding or expert weights in floating point. If it was quantized by another tool, "
-            "load the original model instead."
+            "convolution, Embedding or expert weights in floating point. If it was quantized by "
+            "another tool, load the original model instead."
         )
     return layers
 

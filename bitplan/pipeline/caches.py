@@ -4,9 +4,9 @@ import logging
 from collections.abc import Mapping
 
 from bitplan.calibration import TokenSets, tokens_digest
-from bitplan.errors import SchemeError
+from bitplan.errors import InputError, SchemeError
 from bitplan.footprint import default_cache_schemes, legal_schemes
-from bitplan.models import Cached, find_caches, why_no_cache
+from bitplan.models import Cached, Inputs, find_caches, why_no_cache
 from bitplan.pipeline.settings import Settings
 from bitplan.pipeline.workspace import Workspace, kept_scheme
 from bitplan.progress import Progress, quiet
@@ -55,4 +55,10 @@ def measured_caches(
     if not legal:
         return ()
     folder = workspace.folder / f"caches-{tokens_digest(tokens.calibration)[:16]}"
-    return cache_rows(workspace.model, legal, tokens.calibration, folder, progress=progress)
+    inputs = Inputs.of(tokens.calibration)
+    if inputs.ids is None or not inputs.is_text:
+        raise InputError(
+            f"The cache is measured on text, but the calibration is {tokens.source}. Give text or "
+            "tokens, or leave the cache out of the budget."
+        )
+    return cache_rows(workspace.model, legal, inputs.ids, folder, progress=progress)

@@ -16,7 +16,7 @@ from bitplan.errors import InternalError
 from bitplan.evaluate import Divergence, Reference, compare, make_reference
 from bitplan.files import read_text, write_text
 from bitplan.formats import Packed
-from bitplan.models import rounded_caches, weight_of
+from bitplan.models import Inputs, rounded_caches, weight_of
 from bitplan.pipeline.workspace import Workspace, short_digest
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Layer, Scheme
@@ -32,7 +32,7 @@ class Judge:
 
     workspace: Workspace
     meter: Meter
-    tokens: Mapping[str, Int[Tensor, "sequences length"]]
+    tokens: Mapping[str, Int[Tensor, "sequences length"] | Inputs]
     progress: Progress = quiet
     _references: dict[str, Reference] = field(default_factory=dict)
     _current: dict[str, Scheme | None] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class Judge:
         if known is None:
             self._swap(assignment)
             known = self._compare(assignment, self._references[name])
-            write_text(path, json.dumps({"kl": known.kl.tolist(), "nll": known.nll.tolist()}))
+            write_text(path, _dump(known))
         return known
 
     def _compare(self, assignment: Mapping[str, Scheme], reference: Reference) -> Divergence:
@@ -124,11 +124,17 @@ class Judge:
         return packed
 
 
+def _dump(found: Divergence) -> str:
+    nll = None if found.nll is None else found.nll.tolist()
+    return json.dumps({"kl": found.kl.tolist(), "nll": nll})
+
+
 def _read(path: Path) -> Divergence | None:
     if not path.is_file():
         return None
     try:
         content = json.loads(read_text(path))
-        return Divergence(kl=np.array(content["kl"]), nll=np.array(content["nll"]))
+        nll = content["nll"]
+        return Divergence(kl=np.array(content["kl"]), nll=None if nll is None else np.array(nll))
     except (json.JSONDecodeError, KeyError, TypeError):
         return None

@@ -22,7 +22,7 @@ from bitplan.compress import render
 from bitplan.errors import CalibrationError, InfeasibleError, ModelError, PlanError
 from bitplan.footprint import scheme_bytes
 from bitplan.formats import Packed
-from bitplan.models import Source, weight_of
+from bitplan.models import Inputs, Source, weight_of
 from bitplan.pipeline.caches import (
     caches_of,
     kept_caches,
@@ -292,7 +292,7 @@ def _verified(
     judge = Judge(workspace=workspace, meter=meter, tokens=sets, progress=progress)
     with judge.borrowed():
         plans = {"solved": solved}
-        evaluations = settings.refine_tokens // tokens.search.numel()
+        evaluations = settings.refine_tokens // Inputs.of(tokens.search).tokens
         if evaluations > 1:
             refined = refine(
                 table,
@@ -328,15 +328,15 @@ def _best(plans: Mapping[str, Plan], judge: Judge) -> Plan:
         )
     if not measured:
         raise ModelError(
-            f"Under every plan tried ({', '.join(plans)}) the model's logits are not finite. Raise "
-            "the budget, or load the model in bfloat16 or float32."
+            f"Under every plan tried ({', '.join(plans)}) the model's outputs are not finite. "
+            "Raise the budget, or load the model in bfloat16 or float32."
         )
     ranked = sorted(measured.values(), key=lambda one: one.kl)
     best = ranked[0]
     uniforms = [one for one in ranked if one.name.startswith("uniform")]
     held_out = judge.tokens["held_out"]
     evidence = Evidence(
-        tokens=held_out.numel(),
+        tokens=Inputs.of(held_out).tokens,
         tokens_digest=tokens_digest(held_out),
         reference_perplexity=judge.reference("held_out").perplexity,
         plan=best,

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bitplan.calibration import Counts, own_length, sample_tokens, settle, within
+from bitplan.calibration import Counts, inputs_of, own_length, sample_tokens, settle, within
 from bitplan.compress import render
-from bitplan.errors import InputError
+from bitplan.errors import CalibrationError, InputError
 from bitplan.files import read_text, write_text
 from bitplan.models import eager_experts, weight_of
 from bitplan.pipeline.settings import Settings
@@ -47,6 +47,11 @@ def choose_counts(workspace: Workspace, settings: Settings) -> Counts:
     counts = settle(settings.sizes, workspace.model, own_length=own_length(calibration))
     if settings.time_limit_s is None:
         return counts
+    if inputs_of(calibration) is not None:
+        raise CalibrationError(
+            "A time limit chooses how much text is read, and the calibration is no text. Give as "
+            "many inputs as there is time for, and no time limit."
+        )
     legal = workspace.legal(settings.schemes)
     key = short_digest(
         settings.time_limit_s,

@@ -28,6 +28,7 @@ from bitplan.files import make_folder, remove_stale
 from bitplan.footprint import default_schemes, legal_schemes
 from bitplan.models import (
     Description,
+    Inputs,
     Source,
     check_finite,
     describe,
@@ -259,7 +260,7 @@ class Workspace:
             dtype=self.dtype,
             calibration=tokens.source if tokens else "none needed",
             calibration_digest=tokens_digest(tokens.calibration) if tokens else "",
-            calibration_tokens=tokens.calibration.numel() if tokens else 0,
+            calibration_tokens=Inputs.of(tokens.calibration).tokens if tokens else 0,
             domains=tokens.domains if tokens else (),
             temperature=temperature,
             estimator=estimator,

@@ -77,6 +77,7 @@ def render(plan: Plan, table: CostTable, best: Sequence[Plan], uniform: Sequence
         layers=[(choice, errors[choice.layer.name]) for choice in plan.choices],
         size=text.size,
         nats=text.nats,
+        perplexity=text.perplexity,
         nothing=text.NOTHING,
     )
 

@@ -55,7 +55,7 @@ def evaluation_table(report: "Report") -> Table:
     rows = {
         "bytes": lambda side: text.size(side.bytes),
         "KL, nats per token": lambda side: text.nats(side.kl, side.kl_standard_error),
-        "perplexity": lambda side: f"{side.perplexity:.2f}",
+        "perplexity": lambda side: text.perplexity(side.perplexity),
         "tokens per second": lambda side: _speed(side.tokens_per_second),
         "peak memory": lambda side: text.size(side.peak_bytes),
     }

@@ -99,7 +99,7 @@ def evidence_rows(plan: Plan) -> list[tuple[tuple[str, str, str, str], str]]:
     name = evidence.plan.name
     label = "plan" if name == "plan" else f"plan ({name})"
     return [
-        (("reference", size_of_reference, "0", f"{evidence.reference_perplexity:.2f}"), ""),
+        (("reference", size_of_reference, "0", text.perplexity(evidence.reference_perplexity)), ""),
         *((_measured_cells(one), "") for one in uniform),
         (_measured_cells(evidence.plan, label), "bold"),
         *((_measured_cells(other), "dim") for other in evidence.others),
@@ -111,7 +111,7 @@ def _measured_cells(measured: Measured, label: str = "") -> tuple[str, str, str,
         label or measured.name,
         text.size(measured.bytes),
         text.nats(measured.kl, measured.standard_error),
-        f"{measured.perplexity:.2f}",
+        text.perplexity(measured.perplexity),
     )
 
 

@@ -30,6 +30,15 @@ def nats(value: float | None, standard_error: float | None = None) -> str:
     return f"{_short(value)} ± {_short(standard_error)}"
 
 
+def perplexity(value: float | None) -> str:
+    """A perplexity, if there is one.
+
+    >>> perplexity(12.9731)
+    '12.97'
+    """
+    return NOTHING if value is None else f"{value:.2f}"
+
+
 def _short(value: float) -> str:
     if value == 0:
         return "0"

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bitplan.models import block_of, blocks_of, next_token_logits, weight_of
+from bitplan.models import Inputs, block_of, blocks_of, read_outputs, weight_of
 from bitplan.sensitivity.estimators.model_estimator import (
     AbstractModelEstimator,
     Bench,
@@ -58,7 +58,7 @@ def _scores(bench: Bench) -> np.ndarray:  # [blocks + 1, sequences]; the last is
             for block in blocks:
                 hook = block.register_forward_hook(_keep(states), with_kwargs=True)
                 stack.callback(hook.remove)
-            next_token_logits(bench.model, bench.tokens[index : index + 1])
+            read_outputs(bench.model, Inputs.of(bench.tokens)[index : index + 1])
         for block, (before, after) in enumerate(states):
             scores[block, index] = _change(before, after)
         if states:

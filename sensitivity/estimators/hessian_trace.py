@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from bitplan.models import eager_experts, weight_of
+from bitplan.models import eager_experts, next_token_logits, weight_of
 from bitplan.schema import Layer
 from bitplan.sensitivity.estimators.model_estimator import (
     AbstractModelEstimator,
@@ -22,7 +22,7 @@ from bitplan.sensitivity.estimators.model_estimator import (
     Schemes,
 )
 from bitplan.sensitivity.losses import Losses
-from bitplan.sensitivity.objective import objective
+from bitplan.sensitivity.objective import likelihood
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class HessianTrace(AbstractModelEstimator):
         traces = _traces(bench, list(schemes))
         for layer, legal in schemes.items():
             weight = weight_of(bench.model, layer).float()
-            mean = traces[layer] / (2 * layer.parameters * bench.tokens.shape[1])
+            mean = traces[layer] / (2 * layer.parameters * bench.text.shape[1])
             losses = {}
             for scheme in legal:
                 error = bench.decode(layer, scheme).float().sub_(weight)
@@ -53,9 +53,10 @@ def _traces(bench: Bench, layers: list[Layer]) -> dict[Layer, np.ndarray]:
     """v'Hv of each layer and sequence, H of the loss summed over the sequence's tokens."""
     found: dict[Layer, list[float]] = {layer: [] for layer in layers}
     with _differentiable(bench, layers) as weights:
-        for index in range(len(bench.tokens)):
-            bench.progress("hessian", index, len(bench.tokens))
-            loss = objective(bench.model, bench.tokens[index : index + 1])
+        for index in range(len(bench.text)):
+            bench.progress("hessian", index, len(bench.text))
+            tokens = bench.text[index : index + 1]
+            loss = likelihood(next_token_logits(bench.model, tokens), tokens)
             gradients = torch.autograd.grad(
                 loss, weights, create_graph=True, materialize_grads=True
             )
@@ -66,7 +67,7 @@ def _traces(bench: Bench, layers: list[Layer]) -> dict[Layer, np.ndarray]:
             products = torch.autograd.grad(slope, weights, materialize_grads=True)
             for layer, product, sign in zip(layers, products, signs, strict=True):
                 found[layer].append((product.float() * sign).sum(dtype=torch.float64).item())
-    bench.progress("hessian", len(bench.tokens), len(bench.tokens))
+    bench.progress("hessian", len(bench.text), len(bench.text))
     return {layer: np.array(values) for layer, values in found.items()}
 
 

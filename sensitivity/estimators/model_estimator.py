@@ -8,6 +8,8 @@ from typing import ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from bitplan.errors import ModelError
+from bitplan.models import Inputs
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Layer, Scheme
 from bitplan.sensitivity.losses import Losses
@@ -28,14 +30,25 @@ class Bench:
     """What an estimator has to work with.
 
     The model is lent: whatever is done to it is undone. `through` runs it forward and backward over
-    the calibration sequences `tokens` [sequences, length], with the labels the estimator asks for.
+    the calibration sequences `tokens`, with the labels the estimator asks for.
     """
 
     model: nn.Module
-    tokens: Int[Tensor, "sequences length"]
+    tokens: Int[Tensor, "sequences length"] | Inputs
     through: AbstractPass
     decode: Decode
     progress: Progress = quiet
+
+    @property
+    def text(self) -> Int[Tensor, "sequences length"]:
+        """The sequences, of tokens alone. Raises `ModelError` where they are something else."""
+        inputs = Inputs.of(self.tokens)
+        if inputs.ids is None or not inputs.is_text:
+            raise ModelError(
+                f"{type(self.model).__name__} reads {', '.join(inputs.tensors)}, but this "
+                "estimator needs next-token logits. Choose another estimator."
+            )
+        return inputs.ids
 
 
 class AbstractModelEstimator(ABC):

@@ -50,7 +50,7 @@ class OperatingPoint(AbstractModelEstimator):
 
     def judge(self, bench: Bench, schemes: Schemes) -> Iterator[Judged]:
         """Put the model at the plan, run it once forward and backward, and put it back."""
-        references = [_log_probabilities(bench, index) for index in range(len(bench.tokens))]
+        references = [_log_probabilities(bench, index) for index in range(len(bench.text))]
         plan = {
             layer: self.plan.get(layer.name, _middle(legal)) for layer, legal in schemes.items()
         }
@@ -88,7 +88,7 @@ def _from_plan(
 
 @torch.no_grad()
 def _log_probabilities(bench: Bench, index: int) -> Tensor:
-    logits = next_token_logits(bench.model, bench.tokens[index : index + 1])
+    logits = next_token_logits(bench.model, bench.text[index : index + 1])
     return logits.float().log_softmax(-1)
 
 
@@ -112,7 +112,7 @@ def _effects(
     """What each change does to the KL on one sequence, nats per token, to second order."""
     seen: list[Seen] = []
     effects = {layer: torch.zeros(len(change)) for layer, change in changes.items()}
-    tokens = bench.tokens[index : index + 1]
+    tokens = bench.text[index : index + 1]
     with torch.enable_grad(), eager_experts(bench.model):
         with watch(bench.model, list(changes), seen.append):
             logits = next_token_logits(bench.model, tokens)

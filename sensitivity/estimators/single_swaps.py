@@ -37,7 +37,7 @@ class SingleSwaps(AbstractModelEstimator):
 
     def judge(self, bench: Bench, schemes: Schemes) -> Iterator[Judged]:
         """Swap and measure, layer after layer."""
-        memory = [_Memory.of(bench, index) for index in range(len(bench.tokens))]
+        memory = [_Memory.of(bench, index) for index in range(len(bench.text))]
         total = sum(map(len, schemes.values()))
         done = 0
         for layer, legal in schemes.items():
@@ -62,7 +62,7 @@ class _Memory:
     @classmethod
     @torch.no_grad()
     def of(cls, bench: Bench, index: int) -> "_Memory":
-        tokens = bench.tokens[index : index + 1]
+        tokens = bench.text[index : index + 1]
         with recorded(blocks_of(bench.model)) as outputs:
             logits = next_token_logits(bench.model, tokens)[0]
         return cls(tokens=tokens, outputs=outputs, logits=logits)

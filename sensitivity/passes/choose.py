@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bitplan.errors import InputError, ModelError
 from bitplan.memory import total_memory_bytes
-from bitplan.models import weight_of
+from bitplan.models import Inputs, weight_of
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Layer
 from bitplan.sensitivity.moments import MOMENTS
@@ -65,18 +65,25 @@ def open_pass(
     model: nn.Module,
     layers: Sequence[Layer],
     moments: Iterable[str],
-    tokens: Int[Tensor, "sequences length"],
+    tokens: Int[Tensor, "sequences length"] | Inputs,
     labels: str,
     folder: Path,
     progress: Progress = quiet,
 ) -> AbstractPass:
     """The pass of a name, for gathering these moments of these layers.
 
-    A model that is no chain of blocks is run whole where the choice is ours. Raises `ModelError`
-    where it was to be run by blocks.
+    A model that is no chain of blocks, or reads something else than tokens, is run whole where the
+    choice is ours. Raises `ModelError` where it was to be run by blocks.
     """
     check_pass(name)
     whole = WholeModel(model=model, tokens=tokens, labels=labels, progress=progress)
+    if isinstance(tokens, Inputs):
+        if name == "blocks":
+            raise ModelError(
+                f"{type(model).__name__} is given {', '.join(tokens.tensors)}; only a model of "
+                "tokens can be run block by block. Run the whole model at once."
+            )
+        return whole
     blocks = BlockWise(model=model, tokens=tokens, labels=labels, folder=folder, progress=progress)
     chosen = name
     if name == "auto":

@@ -2,12 +2,13 @@
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from bitplan.models import eager_experts
+from bitplan.models import Inputs, eager_experts, explained, positions
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Layer
 from bitplan.sensitivity.objective import objective
@@ -19,19 +20,24 @@ from bitplan.sensitivity.watch import Seen, watch
 class WholeModel(AbstractPass):
     """All layers in one group: the activations of one sequence are in memory at a time.
 
-    The model takes `input_ids` and returns next-token `logits`; it stays as it is, down to its
+    `tokens` may be whatever else the model reads, too. The model stays as it is, down to its
     gradients.
     """
 
     model: nn.Module
-    tokens: Int[Tensor, "sequences length"]
+    tokens: Int[Tensor, "sequences length"] | Inputs
     labels: str = "data"
     progress: Progress = quiet
 
     @property
     def tokens_each(self) -> int:
-        """Tokens in one sequence."""
-        return self.tokens.shape[1]
+        """Tokens in one sequence: positions of the model's output."""
+        return self._positions
+
+    @cached_property
+    def _positions(self) -> int:
+        with torch.no_grad():
+            return positions(self.model, Inputs.of(self.tokens))
 
     def groups(self, layers: Sequence[Layer]) -> Generator[list[Layer], None, None]:
         """One group of all."""
@@ -51,8 +57,10 @@ class WholeModel(AbstractPass):
 
     def _backward(self, index: int) -> bool:
         with torch.enable_grad():
-            loss = objective(self.model, self.tokens[index : index + 1], labels=self.labels)
+            sequence = Inputs.of(self.tokens)[index : index + 1]
+            loss = objective(self.model, sequence, labels=self.labels)
             is_finite = bool(loss.isfinite())
             if is_finite and loss.requires_grad:
-                loss.backward()
+                with explained(self.model, "be differentiated"):
+                    loss.backward()
         return is_finite

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from bitplan.errors import ModelError, OutputError
 from bitplan.evaluate import Divergence, compare, make_reference
-from bitplan.evaluate.divergence import CHUNK
+from bitplan.evaluate.divergence import CHUNK, gaussian_kl
 
 
 def tokens_for(sequences: int = 5, length: int = 24) -> Tensor:
@@ -72,8 +72,8 @@ def test_the_logits_are_kept_as_they_came_out(tiny_model, tmp_path):
     model, tokens = tiny_model("llama", torch.bfloat16), tokens_for()
     reference = make_reference(model, tokens, tmp_path)
     with torch.no_grad():
-        assert torch.equal(reference.logits(), model(input_ids=tokens).logits)
-    assert reference.logits().dtype is torch.bfloat16
+        assert torch.equal(reference.values(), model(input_ids=tokens).logits)
+    assert reference.values().dtype is torch.bfloat16
     assert not any(tmp_path.iterdir())  # the file has no name: nothing is ever left behind
 
 
@@ -108,13 +108,45 @@ def test_one_sequence_has_no_standard_error_and_a_hopeless_model_a_finite_perple
     assert not Divergence(kl=np.array([0.5, np.nan]), nll=np.array([1.0, 1.0])).is_finite
 
 
-@pytest.mark.parametrize("name", ["bert", "t5"])
-def test_a_model_without_next_token_logits_is_refused(name, tiny_model):
-    with pytest.raises(ModelError, match="no next-token logits"):
-        make_reference(tiny_model(name), tokens_for())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_of_hidden_states_it_is_half_of_the_relative_squared_error(dtype, tiny_model):
+    model, other = tiny_model("bert", dtype), disturbed(tiny_model("bert", dtype), 0.05)
+    tokens = tokens_for()
+    reference = make_reference(model, tokens)
+    found = compare(other, reference)
+    states = [one(input_ids=tokens).last_hidden_state.double() for one in (model, other)]
+    error = (states[1] - states[0]).square().mean((1, 2)) / states[0].square().mean((1, 2))
+    assert found.kl == pytest.approx(
+        (error / 2).numpy(), rel=1e-4 if dtype is torch.float32 else 0.1
+    )
+    assert found.nll is reference.nll is found.perplexity is reference.perplexity is None
+    assert found.is_finite
+    assert compare(model, reference).mean == 0
+
+
+def test_states_of_nothing_but_zeros_are_far_from_all_others():
+    states = torch.zeros(4, 8)
+    assert gaussian_kl(states, states) == 0
+    assert gaussian_kl(states, states + 0.1) > 1e20
+
+
+def test_of_an_encoder_decoder_it_is_over_the_tokens_that_it_decodes(tiny_model):
+    model, other = tiny_model("t5"), disturbed(tiny_model("t5"), 0.05)
+    tokens = tokens_for()
+    found = compare(other, make_reference(model, tokens))
+    shifted = torch.cat([torch.zeros_like(tokens[:, :1]), tokens[:, :-1]], dim=1)
+    p, q = (
+        one(input_ids=tokens, decoder_input_ids=shifted).logits.double().log_softmax(-1)
+        for one in (model, other)
+    )
+    assert found.kl == pytest.approx((p.exp() * (p - q)).sum(-1).mean(1).numpy(), rel=1e-4)
+    assert found.perplexity is None
+
+
+def test_a_model_that_says_something_else_than_its_reference_is_refused(tiny_model):
     reference = make_reference(tiny_model("llama"), tokens_for())
-    with pytest.raises(ModelError, match="no next-token logits"):
-        compare(tiny_model(name), reference)
+    with pytest.raises(ModelError, match=r"gives hidden states, but its reference logits of the"):
+        compare(tiny_model("bert"), reference)
 
 
 def test_another_vocabulary_is_refused(tiny_model):
@@ -126,12 +158,12 @@ def test_another_vocabulary_is_refused(tiny_model):
 def test_a_reference_that_is_not_finite_is_refused(tiny_model):
     model = tiny_model("llama")
     model.lm_head.weight.data[5] = torch.nan
-    with pytest.raises(ModelError, match="logits that are not finite"):
+    with pytest.raises(ModelError, match="outputs that are not finite"):
         make_reference(model, tokens_for())
 
 
 def test_a_place_that_cannot_be_written_is_refused(tiny_model, tmp_path):
-    with pytest.raises(OutputError, match="Cannot keep the reference's logits"):
+    with pytest.raises(OutputError, match="Cannot keep the reference's outputs"):
         make_reference(tiny_model("llama"), tokens_for(), tmp_path / "missing")
 
 

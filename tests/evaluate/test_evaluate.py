@@ -97,16 +97,19 @@ def test_text_for_a_model_without_a_tokenizer_is_refused(tiny_model, tiny_folder
             evaluate(model, text=["w1 " * 500], length=32)
 
 
-def test_a_model_without_logits_is_refused(tiny_model):
-    with pytest.raises(ModelError, match="no next-token logits"):
-        evaluate(tiny_model("bert"), text=tokens_for())
+def test_an_encoder_has_a_distance_to_its_reference_and_no_perplexity(tiny_model):
+    model = tiny_model("bert")
+    report = evaluate(model, reference=tiny_model("bert"), text=tokens_for())
+    assert report.model.kl == 0
+    assert report.model.perplexity is None
+    assert report.model.tokens_per_second is None
 
 
 def test_a_model_that_is_not_finite_is_refused(tiny_model):
     broken = tiny_model("llama")
     broken.lm_head.weight.data[5] = torch.inf
     for settings in ({}, {"reference": tiny_model("llama")}):
-        with pytest.raises(ModelError, match="LlamaForCausalLM gives logits that are not finite"):
+        with pytest.raises(ModelError, match="LlamaForCausalLM gives outputs that are not finite"):
             evaluate(broken, text=tokens_for(), **settings)
 
 

@@ -43,7 +43,7 @@ def test_the_extremes_of_the_default_menu(tiny, dtype):
         ("mixtral", {Why.NORM, Why.BUFFER, Why.ROUTER}),
         ("gpt-oss", {Why.NORM, Why.BUFFER, Why.ROUTER, Why.BIAS, Why.OTHER}),
         ("bert", {Why.NORM, Why.BIAS, Why.POSITION, Why.BUFFER}),
-        ("mamba", {Why.NORM, Why.BIAS, Why.CONVOLUTION, Why.READ_BY_PARENT, Why.OTHER}),
+        ("mamba", {Why.NORM, Why.BIAS, Why.GROUPED, Why.READ_BY_PARENT, Why.OTHER}),
     ],
 )
 def test_what_is_left_and_why(tiny, name, expected):

@@ -4,6 +4,8 @@ from torch import nn
 
 from bitplan.errors import ModelError
 from bitplan.models import find_layers, module_of, weight_of
+from bitplan.models.classify import Why
+from bitplan.models.scan import scan
 from bitplan.schema import Kind, Layer
 
 
@@ -252,3 +254,42 @@ def test_a_layer_of_another_model_is_refused(tiny):
     other_shape = Layer(name="lm_head", kind=Kind.LINEAR, shape=(2, 2))
     with pytest.raises(ModelError, match=r"shape \(64, 32\), but the layer has \(2, 2\)"):
         weight_of(model, other_shape)
+
+
+def test_convolutions_are_matrices_of_their_windows():
+    model = nn.Sequential(nn.Conv2d(3, 5, (3, 2)), nn.Conv1d(5, 4, 3), nn.Conv2d(4, 2, 1))
+    found = [(layer.name, layer.kind, layer.shape) for layer in find_layers(model)]
+    assert found == [
+        ("0", Kind.CONV2D, (5, 18)),
+        ("1", Kind.TIMECONV, (4, 15)),
+        ("2", Kind.CONV2D, (2, 4)),
+    ]
+    weight = weight_of(model, find_layers(model)[0])
+    weight[3].zero_()  # a view: it writes into the model
+    assert model[0].weight[3].abs().sum() == 0 < model[0].weight[2].abs().sum()
+
+
+class Standardized(nn.Conv2d):
+    def forward(self, input):
+        weight = self.weight - self.weight.mean()
+        return self._conv_forward(input, weight, self.bias)
+
+
+@pytest.mark.parametrize(
+    ("module", "why"),
+    [
+        (nn.Conv2d(4, 4, 3, groups=2), Why.GROUPED),
+        (nn.Conv1d(4, 4, 3, groups=4), Why.GROUPED),
+        (nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"), Why.CONVOLUTION),
+        (nn.ConvTranspose2d(4, 4, 3), Why.CONVOLUTION),
+        (nn.Conv3d(4, 4, 3), Why.CONVOLUTION),
+        (Standardized(4, 4, 3), Why.CONVOLUTION),
+        (nn.Conv2d(4, 4, 3).to(memory_format=torch.channels_last), Why.CONVOLUTION),
+    ],
+    ids=["grouped", "depthwise", "circular", "transposed", "3d", "own forward", "channels last"],
+)
+def test_other_convolutions_stay_and_it_is_said_why(module, why):
+    model = nn.Sequential(module, nn.Linear(4, 4))
+    assert [layer.name for layer in find_layers(model)] == ["1"]
+    rest = {left.name: left.why for left in scan(model).rest}
+    assert rest["0.weight"] is why

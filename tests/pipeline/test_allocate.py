@@ -374,17 +374,20 @@ def test_a_model_with_nothing_to_quantize_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["bert", "t5"])
-def test_a_model_that_predicts_no_next_token_is_refused(name, tiny_model, tmp_path):
+def test_a_model_that_predicts_no_next_token_is_calibrated_on_what_it_is_given(
+    name, tiny_model, tmp_path
+):
     model = tiny_model(name, torch.bfloat16)
-    tokens = torch.randint(3, 90, (40, 16))
-    for calibration in (None, tokens):
-        with pytest.raises(BitplanError, match=r"no next[ -]token"):
-            allocate(
-                model,
-                budget_of(model),
-                workdir=tmp_path,
-                **{**SETTINGS, "calibration": calibration},
-            )
+    settings = {**SETTINGS, "calibration": None}
+    with pytest.raises(BitplanError, match="predicts no next token, so no text can be sampled"):
+        allocate(model, budget_of(model), workdir=tmp_path, **settings)
+    settings["calibration"] = torch.randint(
+        3, 90, (40, 16), generator=torch.Generator().manual_seed(0)
+    )
+    plan = allocate(model, budget_of(model), workdir=tmp_path, **settings)
+    assert plan.evidence
+    assert plan.evidence.reference_perplexity is plan.evidence.plan.perplexity is None
+    assert plan.evidence.uniform is None or plan.evidence.plan.kl <= plan.evidence.uniform.kl
 
 
 def test_a_work_folder_that_cannot_be_written_is_refused_at_once(tiny_model, tmp_path):
@@ -408,7 +411,7 @@ def test_a_model_that_breaks_under_every_plan_is_refused(tiny_model, tmp_path):
 
     model.lm_head.register_forward_hook(overflow)
     settings = {**SETTINGS, "schemes": ["int2", "fp16"]}
-    with pytest.raises(ModelError, match="logits are not finite"):
+    with pytest.raises(ModelError, match="outputs are not finite"):
         allocate(model, budget_of(model), workdir=tmp_path, progress=stop, **settings)
 
 
