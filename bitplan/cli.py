@@ -54,6 +54,10 @@ Schemes = Annotated[
     str | None,
     typer.Option(help="Menu, as int3g64,int4g64,bf16.  [default: 2 to 8 bits and the dtype]"),
 ]
+Measured = Annotated[
+    str | None,
+    typer.Option(help="Of the menu, what is measured; a law predicts the rest.  [default: all]"),
+]
 Sequences = Annotated[
     int | None,
     typer.Option(min=1, help="Sequences to calibrate on.  [default: 32, or by the time limit]"),
@@ -70,7 +74,11 @@ TimeLimit = Annotated[
     ),
 ]
 Estimator = Annotated[
-    str, typer.Option(help="gradient_covariance, fisher_diagonal or weight_error.")
+    str,
+    typer.Option(
+        help="gradient_covariance, or another of the list in docs/api.md, as output_fisher, "
+        "fisher_diagonal, weight_error, or single_swaps, the slow truth."
+    ),
 ]
 Quantizer = Annotated[str, typer.Option(help="gptq, clip or rtn.")]
 Engine = Annotated[
@@ -195,6 +203,7 @@ def measure(
     ),
     calibration: Calibration = None,
     schemes: Schemes = None,
+    measured: Measured = None,
     temperature: Temperature = 1.0,
     sequences: Sequences = None,
     length: Length = None,
@@ -224,6 +233,7 @@ def measure(
             calibration=_sources(calibration),
             temperature=temperature,
             schemes=_names(schemes),
+            measured=_names(measured),
             sizes=Sizes(calibration=sequences, length=length),
             time_limit_s=time_limit,
             estimator=estimator,
@@ -296,6 +306,7 @@ def allocate(
     report: Annotated[Path, typer.Option(help="Where the HTML report goes.")] = Path("report.html"),
     calibration: Calibration = None,
     schemes: Schemes = None,
+    measured: Measured = None,
     pins: Pins = None,
     fuse: Fuse = False,
     temperature: Temperature = 1.0,
@@ -333,6 +344,7 @@ def allocate(
             calibration=_sources(calibration),
             temperature=temperature,
             schemes=_names(schemes),
+            measured=_names(measured),
             pins=_pins(pins),
             fuse=fuse,
             sizes=Sizes(calibration=sequences, length=length),

@@ -211,6 +211,7 @@ class Cost(Record):
         default=(),
         description="schemes of this layer whose loss differs by less than two standard errors",
     )
+    predicted: bool = Field(default=False, description="by a law, from widths that were measured")
 
 
 class Row(Record):
@@ -299,6 +300,11 @@ class CostTable(Artefact):
 
     provenance: Provenance
     rest_bytes: NonNegativeInt = Field(description="all that no scheme touches: norms, biases, ...")
+    law_error: NonNegativeFloat | None = Field(
+        default=None,
+        description="of the law behind predicted losses: root mean square error of their natural "
+        "log, told from measured widths that lie between others",
+    )
     rows: tuple[Row, ...] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -12,7 +12,9 @@ from bitplan.sensitivity.estimators import AbstractModelEstimator as AbstractMod
 from bitplan.sensitivity.estimators import Bench as Bench
 from bitplan.sensitivity.estimators import get_estimator as get_estimator
 from bitplan.sensitivity.gather import gather as gather
+from bitplan.sensitivity.law import fit as fit
 from bitplan.sensitivity.measure import Meter as Meter
+from bitplan.sensitivity.measure import row_of as row_of
 from bitplan.sensitivity.objective import LABELS as LABELS
 from bitplan.sensitivity.passes import PASSES as PASSES
 from bitplan.sensitivity.passes import AbstractPass as AbstractPass

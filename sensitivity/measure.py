@@ -1,7 +1,7 @@
 """Model + schemes + statistics -> rows of a cost table: each layer rendered, each error judged."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Bool
@@ -66,7 +66,7 @@ class Meter:
                 done += result.layer.parameters
         progress("measure", total, total)
         self._judge_on_model(schemes)
-        return tuple(self._row(layer, legal) for layer, legal in schemes.items())
+        return tuple(row_of(layer, self.losses(layer, legal)) for layer, legal in schemes.items())
 
     @property
     def needs(self) -> dict[str, tuple[str, ...]]:
@@ -173,7 +173,8 @@ class Meter:
         for scheme, losses in result.losses.items():
             self.shards.put(result.layer, scheme, losses)
 
-    def _row(self, layer: Layer, schemes: Iterable[Scheme]) -> Row:
+    def losses(self, layer: Layer, schemes: Iterable[Scheme]) -> dict[Scheme, Losses]:
+        """What schemes of a layer were found to cost; raises `InputError` where that is lost."""
         found = {scheme: self.shards.get(layer, scheme) for scheme in schemes}
         known = {scheme: losses for scheme, losses in found.items() if losses is not None}
         if len(known) < len(found):
@@ -181,7 +182,7 @@ class Meter:
                 f"Costs of {layer.name} in {self.shards.folder} were removed or damaged while they "
                 "were in use. Run the same command again: it measures what is missing."
             )
-        return row_of(layer, known)
+        return known
 
 
 def _portions(layer: Layer, schemes: Sequence[Scheme]) -> Iterator[list[Scheme]]:
@@ -199,8 +200,10 @@ def _portions(layer: Layer, schemes: Sequence[Scheme]) -> Iterator[list[Scheme]]
         yield portion
 
 
-def row_of(layer: Layer, losses: Mapping[Scheme, Losses]) -> Row:
-    """A row of the table from the losses of a layer's schemes."""
+def row_of(
+    layer: Layer, losses: Mapping[Scheme, Losses], *, predicted: Collection[Scheme] = ()
+) -> Row:
+    """A row of the table from the losses of a layer's schemes, some of them predicted by a law."""
     costs = []
     for scheme, found in losses.items():
         same = [
@@ -213,6 +216,7 @@ def row_of(layer: Layer, losses: Mapping[Scheme, Losses]) -> Row:
                 loss=found.loss,
                 standard_error=found.standard_error,
                 inseparable=tuple(same),
+                predicted=scheme in predicted,
             )
         )
     return Row(layer=layer, costs=tuple(costs))

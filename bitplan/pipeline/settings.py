@@ -26,6 +26,8 @@ class Settings:
 
     Args:
         schemes: names of the schemes to choose from; None: the default menu of the dtype.
+        measured: of the schemes, those that are measured; the others are predicted from them, layer
+            by layer (`bitplan.sensitivity.law`); None: all are measured.
         calibration: a text, JSONL or .safetensors file (its `input_ids`), a folder of data sets,
             documents, tokens [sequences, length]; a list of `Source`, or path -> weight, for
             several; None: text sampled from the model itself.
@@ -55,6 +57,7 @@ class Settings:
     """
 
     schemes: Sequence[str | Scheme] | None = None
+    measured: Sequence[str | Scheme] | None = None
     calibration: Calibration = None
     temperature: float = 1.0
     sizes: Sizes = field(default_factory=Sizes)
@@ -83,7 +86,7 @@ class Settings:
         get_quantizer(self.quantizer)
         check_pass(self.through)
         check_solver(self.solver)
-        for menu in (self.schemes, self.cache_schemes):
+        for menu in (self.schemes, self.measured, self.cache_schemes):
             _check_menu(menu)
         if self.context < 0 or self.batch < 1:
             raise InputError(

@@ -31,6 +31,7 @@ from bitplan.pipeline.caches import (
     warn_of_no_cache,
 )
 from bitplan.pipeline.judge import Judge
+from bitplan.pipeline.rows import rows_in
 from bitplan.pipeline.settings import Settings
 from bitplan.pipeline.time_limit import choose_counts
 from bitplan.pipeline.workspace import Workspace
@@ -208,21 +209,14 @@ def measure_in(
         through=settings.through,
         progress=progress,
     )
-    rows = meter.rows(workspace.legal(settings.schemes), progress=progress)
+    rows, law_error = rows_in(workspace, meter, settings, progress)
     table = CostTable(
         provenance=_provenance(workspace, tokens, settings, counts),
         rest_bytes=workspace.description.rest_bytes,
-        rows=(
-            *(_with_share(row, meter) for row in rows),
-            *measured_caches(workspace, settings, tokens, progress),
-        ),
+        law_error=law_error,
+        rows=(*rows, *measured_caches(workspace, settings, tokens, progress)),
     )
     return table, meter, tokens
-
-
-def _with_share(row: Row, meter: Meter) -> Row:
-    share = meter.share_of_tokens(row.layer)
-    return row.model_copy(update={"layer": row.layer.model_copy(update={"tokens": share})})
 
 
 def _provenance(
