@@ -73,6 +73,19 @@ Estimator = Annotated[
     str, typer.Option(help="gradient_covariance, fisher_diagonal or weight_error.")
 ]
 Quantizer = Annotated[str, typer.Option(help="gptq, clip or rtn.")]
+Engine = Annotated[
+    str, typer.Option(help="auto, serial, processes, ray, or a Ray cluster as ray://host:port.")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Processes, or tasks on a cluster at a time.  [default: one a core]"),
+]
+Through = Annotated[
+    str,
+    typer.Option(
+        help="whole (model at once), blocks (one in memory at a time), or auto: by the memory here."
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Of all that is drawn at random.")]
 Pins = Annotated[
     list[str] | None,
@@ -188,11 +201,14 @@ def measure(
     time_limit: TimeLimit = None,
     estimator: Estimator = "gradient_covariance",
     quantizer: Quantizer = "gptq",
+    through: Through = "auto",
     context: Context = 0,
     batch: Batch = 1,
     cache_schemes: CacheSchemes = None,
     seed: Seed = 0,
     dtype: Dtype = "auto",
+    engine: Engine = "auto",
+    workers: Workers = None,
     workdir: Workdir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -212,11 +228,14 @@ def measure(
             time_limit_s=time_limit,
             estimator=estimator,
             quantizer=quantizer,
+            through=through,
             context=context,
             batch=batch,
             cache_schemes=_names(cache_schemes),
             seed=seed,
             dtype=dtype,
+            engine=engine,
+            workers=workers,
             workdir=workdir,
             progress=bars,
         )
@@ -285,6 +304,7 @@ def allocate(
     time_limit: TimeLimit = None,
     estimator: Estimator = "gradient_covariance",
     quantizer: Quantizer = "gptq",
+    through: Through = "auto",
     solver: Solver = "auto",
     refine_tokens: Annotated[
         int, typer.Option(min=0, help="Tokens that refinement may run; 0: none.")
@@ -295,6 +315,8 @@ def allocate(
     cache_schemes: CacheSchemes = None,
     seed: Seed = 0,
     dtype: Dtype = "auto",
+    engine: Engine = "auto",
+    workers: Workers = None,
     workdir: Workdir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -317,6 +339,7 @@ def allocate(
             time_limit_s=time_limit,
             estimator=estimator,
             quantizer=quantizer,
+            through=through,
             solver=solver,
             refine_tokens=refine_tokens,
             verify=verify,
@@ -325,6 +348,8 @@ def allocate(
             cache_schemes=_names(cache_schemes),
             seed=seed,
             dtype=dtype,
+            engine=engine,
+            workers=workers,
             workdir=workdir,
             progress=bars,
         )

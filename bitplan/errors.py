@@ -5,6 +5,7 @@
     │   ├── BudgetError        zero, negative, not a number
     │   │   └── InfeasibleError    smaller than the smallest plan
     │   ├── CalibrationError   text or tokens: missing, empty, too short, not of this vocabulary
+    │   ├── EngineError        workers or a cluster that cannot be had
     │   ├── ModelError         not found, pickled, non-finite, nothing to quantize
     │   ├── PlanError          truncated, edited, too new, of another model
     │   ├── SchemeError        unknown or illegal number format
@@ -42,6 +43,10 @@ class InfeasibleError(BudgetError):
 
 class CalibrationError(InputError):
     """Calibration or evaluation text that cannot be used."""
+
+
+class EngineError(InputError):
+    """Worker processes or a cluster that cannot be reached, or that die over their work."""
 
 
 class ModelError(InputError):

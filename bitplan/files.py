@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,7 +40,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     was before.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.tmp")
     try:
         make_folder(path.parent)
         yield temporary
@@ -49,6 +51,25 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # there may be no such folder, which was said above
             temporary.unlink()
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove what processes of this machine that live no more were writing anywhere in a folder."""
+    for path in folder.rglob(".*.tmp"):
+        *_, host, process, _ = path.name.rsplit(".", 3)
+        if host == _HOST and process.isdecimal() and not _is_alive(int(process)):
+            with contextlib.suppress(OSError):  # another process may do the same
+                path.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -67,5 +88,8 @@ def read_text(path: str | Path) -> str:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"Cannot read {path}: {reason}. Check the path.") from error
 
+
+_HOST = re.sub(r"[^\w-]", "-", socket.gethostname())
+"""Of the name of a temporary file: several machines may share a folder."""
 
 _ADVICE = "Free some space or choose a folder that you may write to."

@@ -8,7 +8,7 @@ from contextlib import closing
 
 from torch import Tensor
 
-from bitplan.errors import ModelError
+from bitplan.errors import ModelError, OutputError
 from bitplan.schema import Layer
 from bitplan.sensitivity.passes import AbstractPass
 from bitplan.sensitivity.statistics import LEFT_OUT, StatisticsFolder, Sums
@@ -32,17 +32,15 @@ def gather(
     layers that met them, with a warning that names both. Raises `ModelError` where that leaves
     none.
     """
-    moments = tuple(moments)
-    lacking = {
-        layer: missing
-        for layer in layers
-        if (missing := [moment for moment in moments if not folder.has(layer, moment)])
-    }
-    try:
-        for group in through.groups(list(lacking)):
-            _gather_group(group, lacking, through, folder)
-    finally:
-        through.close()
+    lacking = folder.lacking(layers, moments)
+    with closing(through.groups(list(lacking))) as groups:
+        try:
+            for group in groups:
+                _gather_group(group, lacking, through, folder)
+        except ModelError:
+            through.close()  # the same would be found again
+            raise
+    through.close()
 
 
 def _gather_group(
@@ -64,6 +62,9 @@ def _gather_group(
                 if time.monotonic() - saved_at > SAVE_EVERY_S:
                     _save(sums, folder)
                     saved_at = time.monotonic()
+    except OutputError:
+        is_torn = True  # nothing more can be written: the reason is what to tell
+        raise
     finally:
         if not is_torn:
             _save(sums, folder)

@@ -11,9 +11,11 @@ from bitplan.compress import Store, reads_covariance
 from bitplan.errors import InputError
 from bitplan.footprint import scheme_bytes
 from bitplan.formats import Packed
+from bitplan.memory import release
 from bitplan.models import weight_of
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Cost, Layer, Row, Scheme
+from bitplan.sensitivity.engines import AbstractEngine, choose_engine, get_engine
 from bitplan.sensitivity.estimators import (
     AbstractEstimator,
     AbstractModelEstimator,
@@ -27,6 +29,9 @@ from bitplan.sensitivity.task import LayerResult, LayerTask, run_task
 
 log = logging.getLogger(__name__)
 
+RENDERED_BYTES = 1 << 30
+"""Of one layer in several schemes, held in memory at a time; a scheme that takes more is alone."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Meter:
@@ -34,7 +39,8 @@ class Meter:
 
     What is rendered goes to `store`, and what each scheme costs to a shard beside it, as it is
     found: an interrupted run goes on with what is missing, and another scheme renders only itself.
-    `statistics` holds what the quantizer and the estimator read, by labels.
+    `statistics` holds what the quantizer and the estimator read, by labels. `engine` is a name of
+    `bitplan.sensitivity.engines`: where the work is done makes no difference to what comes of it.
     """
 
     model: nn.Module
@@ -44,16 +50,20 @@ class Meter:
     quantizer: str
     estimator: Estimator
     bench: Bench | None = None
+    engine: str = "serial"
+    workers: int | None = None
 
     def rows(
         self, schemes: Mapping[Layer, Sequence[Scheme]], *, progress: Progress = quiet
     ) -> tuple[Row, ...]:
         """A row for each layer, with its schemes in the order given."""
         done, total = 0, sum(layer.parameters for layer in schemes)
-        for result in map(run_task, self._tasks(schemes)):
-            progress("measure", done, total)
-            self._keep(result)
-            done += result.layer.parameters
+        with self._engine_for(schemes) as engine:
+            for result in engine.map(run_task, self._tasks(schemes)):
+                progress("measure", done, total)
+                self._keep(result)
+                release([weight_of(self.model, result.layer)])
+                done += result.layer.parameters
         progress("measure", total, total)
         self._judge_on_model(schemes)
         return tuple(self._row(layer, legal) for layer, legal in schemes.items())
@@ -80,11 +90,33 @@ class Meter:
             stored |= result.rendered
         return [packed for packed in stored.values() if packed is not None]
 
+    def _engine_for(self, schemes: Mapping[Layer, Sequence[Scheme]]) -> AbstractEngine:
+        if self.engine != "auto":
+            return get_engine(self.engine, workers=self.workers)
+        lacking = (
+            layer.parameters
+            for layer, legal in schemes.items()
+            for scheme in legal
+            if not self._is_done(layer, scheme)
+        )
+        name, why = choose_engine(sum(lacking), workers=self.workers)
+        log.info("The engine is %s: %s", name, why)
+        return get_engine(name, workers=self.workers)
+
+    def share_of_tokens(self, layer: Layer) -> float:
+        """The share of tokens that reach a matrix of the layer, a mean over its experts."""
+        if not self.needs:
+            return layer.tokens  # nothing was gathered
+        labels, moments = next(iter(self.needs.items()))
+        found = self.statistics[labels].read(layer, moments)
+        # A tied embedding sees each token twice.
+        return min(1.0, found.rows.double().mean().item() / found.tokens)
+
     def _tasks(self, schemes: Mapping[Layer, Sequence[Scheme]]) -> Iterator[LayerTask]:
         for layer, legal in schemes.items():
             lacking = [s for s in legal if not self._is_done(layer, s)]
-            if lacking:
-                yield self._task(layer, lacking, judged=True)
+            for portion in _portions(layer, lacking):
+                yield self._task(layer, portion, judged=True)
 
     def _is_done(self, layer: Layer, scheme: Scheme) -> bool:
         is_rendered = self.store.path(layer, scheme).is_file()
@@ -110,12 +142,15 @@ class Meter:
     def _task(self, layer: Layer, schemes: Sequence[Scheme], *, judged: bool) -> LayerTask:
         stored = {scheme: self.store.get(layer, scheme) for scheme in schemes}
         known = {scheme: packed for scheme, packed in stored.items() if packed is not None}
-        covariance, statistics, estimator = None, None, None
+        rendering, statistics, estimator = None, None, None
         if reads_covariance(self.quantizer) and len(known) < len(schemes):
-            covariance = self._read("data", layer, ("covariance",)).covariance
+            rendering = self._read("data", layer, ("covariance",))
         if judged and isinstance(self.estimator, AbstractEstimator):
-            estimator = self.estimator
-            statistics = self._read(estimator.labels, layer, estimator.moments)
+            estimator, moments = self.estimator, self.estimator.moments
+            # What both read is sent once.
+            is_shared = estimator.labels == "data" and moments in ((), ("covariance",))
+            shared = rendering if is_shared else None
+            statistics = shared or self._read(estimator.labels, layer, moments)
             seen = self.statistics[estimator.labels].read(layer, tuple(statistics.moments))
             _warn_if_unreached(layer, ~seen.reached, is_guess=not statistics.reached.any())
         return LayerTask(
@@ -124,7 +159,7 @@ class Meter:
             schemes=tuple(schemes),
             known=known,
             quantizer=self.quantizer,
-            covariance=covariance,
+            rendering=rendering,
             estimator=estimator,
             statistics=statistics,
         )
@@ -147,6 +182,21 @@ class Meter:
                 "were in use. Run the same command again: it measures what is missing."
             )
         return row_of(layer, known)
+
+
+def _portions(layer: Layer, schemes: Sequence[Scheme]) -> Iterator[list[Scheme]]:
+    """The schemes in order, as many at a time as may be held rendered."""
+    portion: list[Scheme] = []
+    held = 0
+    for scheme in schemes:
+        size = scheme_bytes(layer.shape, scheme)
+        if portion and held + size > RENDERED_BYTES:
+            yield portion
+            portion, held = [], 0
+        portion.append(scheme)
+        held += size
+    if portion:
+        yield portion
 
 
 def row_of(layer: Layer, losses: Mapping[Scheme, Losses]) -> Row:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from bitplan.errors import InputError
 from bitplan.files import read_text, write_text
 from bitplan.schema import Layer, Scheme
 from bitplan.sensitivity.losses import Losses
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,19 +32,23 @@ class Shards:
 
     def get(self, layer: Layer, scheme: Scheme) -> Losses | None:
         """The losses of a layer in a scheme, or None if they are not known."""
-        try:
-            content = json.loads(read_text(self.path(layer, scheme)))
-            digest = content.pop("digest")
-            named = content["layer"], content["scheme"]
-            if digest != _digest(content) or named != (layer.name, str(scheme)):
-                return None
-            return Losses(
-                loss=content["loss"],
-                by_sequence=np.array(content["by_sequence"], dtype=np.float64),
-                is_guess=content["is_guess"],
-            )
-        except (InputError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        path = self.path(layer, scheme)
+        if not path.is_file():
             return None
+            return None
+        try:
+            content = json.loads(read_text(path))
+            is_whole = content.pop("digest") == _digest(content)
+            if is_whole and (content["layer"], content["scheme"]) == (layer.name, str(scheme)):
+                return Losses(
+                    loss=content["loss"],
+                    by_sequence=np.array(content["by_sequence"], dtype=np.float64),
+                    is_guess=content["is_guess"],
+                )
+        except (InputError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            pass
+        log.warning("%s is damaged: it is measured again.", path)
+        return None
 
     def put(self, layer: Layer, scheme: Scheme, losses: Losses) -> None:
         """Keep the losses of a layer in a scheme."""

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from bitplan.files import replacing
+from bitplan.errors import InputError
 from bitplan.schema import Layer
 from bitplan.sensitivity.moments import MOMENTS
 from bitplan.sensitivity.watch import Seen
+from bitplan.tensors import load_tensors, save_tensors
 
 LEFT_OUT = -1
 """What stands for the tokens of a sequence that had values which are not finite."""
@@ -102,20 +101,18 @@ class Sums:
         """Write a safetensors file."""
         counts = {"sequences": self.sequences, "rows": self.rows, "reached": self.reached}
         named = {f"count/{name}": tensor for name, tensor in counts.items()}
-        with replacing(path) as temporary:
-            save_file(self.tensors | named, temporary)
+        save_tensors(path, self.tensors | named)
 
     @classmethod
     def load(cls, moment: str, layer: Layer, path: Path, *, sequences: int) -> "Sums | None":
         """Mapped from its file; None where there is none, or it is of something else."""
         with torch.device("meta"):  # shapes alone
             empty = cls.zeros(moment, layer, sequences=sequences)
-        try:
-            with safe_open(path, framework="pt") as file:
-                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            counts = {n: found.pop(f"count/{n}") for n in ("sequences", "rows", "reached")}
-        except (SafetensorError, OSError, KeyError):
+        found = load_tensors(path)
+        names = ("sequences", "rows", "reached")
+        if found is None or not {f"count/{name}" for name in names} <= found.keys():
             return None
+        counts = {name: found.pop(f"count/{name}") for name in names}
         shapes = {name: tensor.shape for name, tensor in found.items()}
         if shapes != {name: tensor.shape for name, tensor in empty.tensors.items()}:
             return None
@@ -180,37 +177,64 @@ class LayerStatistics:
 
 @dataclass(frozen=True, kw_only=True)
 class StatisticsFolder:
-    """Statistics on disk: a file for each layer and moment, whole or as far as it came.
+    """Statistics on disk: a file for each layer and moment.
 
-    `folder` belongs to one model, one set of calibration sequences and one kind of labels.
+    `folder` belongs to one model, one set of calibration sequences and one kind of labels. What is
+    not complete has a file of its own: one process never puts that in place of what another needs.
     """
 
     folder: Path
     sequences: int
 
     def path(self, layer: Layer, moment: str) -> Path:
-        """Where one moment of one layer lies."""
+        """Where one complete moment of one layer lies."""
         return self.folder / layer.name / f"{moment}.safetensors"
+
+    def partial(self, layer: Layer, moment: str) -> Path:
+        """Where it lies until then."""
+        return self.folder / layer.name / f"{moment}.partial.safetensors"
 
     def find(self, layer: Layer, moment: str) -> Sums | None:
         """A moment as far as it came, mapped from its file."""
-        path = self.path(layer, moment)
-        return Sums.load(moment, layer, path, sequences=self.sequences)
+        for path in (self.path(layer, moment), self.partial(layer, moment)):
+            found = Sums.load(moment, layer, path, sequences=self.sequences)
+            if found is not None:
+                return found
+        return None
 
     def has(self, layer: Layer, moment: str) -> bool:
         """Whether a moment is there, complete, and over any tokens at all."""
         found = self.find(layer, moment)
         return found is not None and found.is_complete and found.tokens > 0
 
+    def lacking(self, layers: Iterable[Layer], moments: Iterable[str]) -> dict[Layer, list[str]]:
+        """The moments that are not there, or not complete, by layer."""
+        names = tuple(moments)
+        return {
+            layer: missing
+            for layer in layers
+            if (missing := [name for name in names if not self.has(layer, name)])
+        }
+
     def save(self, layer: Layer, sums: Sums) -> None:
         """Write a moment, whole or as far as it came."""
+        partial = self.partial(layer, sums.moment)
+        if not sums.is_complete:
+            sums.save(partial)
+            return
         sums.save(self.path(layer, sums.moment))
+        partial.unlink(missing_ok=True)
 
     def read(self, layer: Layer, moments: Sequence[str]) -> LayerStatistics:
-        """The complete moments of a layer."""
+        """The complete moments of a layer; raises `InputError` where they are no more."""
         found = {moment: self.find(layer, moment) for moment in moments}
-        assert all(sums is not None and sums.is_complete for sums in found.values())
-        return LayerStatistics(moments={n: s for n, s in found.items() if s is not None})
+        whole = {name: sums for name, sums in found.items() if sums and sums.is_complete}
+        if len(whole) < len(found):
+            raise InputError(
+                f"Statistics of {layer.name} in {self.folder} were removed or damaged while they "
+                "were in use. Run the same command again: it gathers what is missing."
+            )
+        return LayerStatistics(moments=whole)
 
     def completed(self, layer: Layer, moments: Sequence[str]) -> LayerStatistics:
         """The same, with the mean of the reached experts for those that were not."""

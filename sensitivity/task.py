@@ -1,7 +1,8 @@
 """One layer's share of the work: render its weight in some schemes, and judge each error."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -23,8 +24,8 @@ WEIGHTS_AT_ONCE = 1 << 24
 class LayerTask:
     """All that rendering and judging one layer takes: it can be done in any process.
 
-    `known` are schemes that are rendered already. `covariance` is H for the quantizer, a mean over
-    tokens; `statistics` are the estimator's.
+    `known` are schemes that are rendered already. `rendering` are the statistics that the quantizer
+    reads, `statistics` the estimator's: one object where they are the same, which is sent once.
     """
 
     layer: Layer
@@ -32,7 +33,7 @@ class LayerTask:
     schemes: Sequence[Scheme]
     known: dict[Scheme, Packed]
     quantizer: str
-    covariance: Float[Tensor, "*experts in in"] | None
+    rendering: LayerStatistics | None
     estimator: AbstractEstimator | None
     statistics: LayerStatistics | None
 
@@ -46,20 +47,39 @@ class LayerResult:
     losses: dict[Scheme, Losses]
 
 
-@torch.no_grad()
 def run_task(task: LayerTask) -> LayerResult:
-    """Render what is not known, and judge every scheme of the task."""
+    """Render what is not known, and judge every scheme of the task.
+
+    The result is the same to the last bit wherever that is done. Sums round in another order on
+    more threads and on columns that are not contiguous, so there is one thread, and rows are.
+    """
+    with torch.no_grad(), _one_thread():
+        return _run(replace(task, weight=task.weight.contiguous()))
+
+
+def _run(task: LayerTask) -> LayerResult:
     missing = [scheme for scheme in task.schemes if scheme not in task.known]
     rendered = {}
     if missing:
-        rendered = render(
-            task.weight, missing, quantizer=task.quantizer, covariance=task.covariance
-        )
+        # A sum in place of a mean: mapped from its file, where a mean would be a copy.
+        read = task.rendering
+        covariance = None if read is None else read["covariance"]["covariance"]
+        rendered = render(task.weight, missing, quantizer=task.quantizer, covariance=covariance)
     packed = task.known | rendered
     losses = {}
     if task.estimator is not None:
         losses = {scheme: judge(task, packed[scheme]) for scheme in task.schemes}
     return LayerResult(layer=task.layer, rendered=rendered, losses=losses)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def judge(task: LayerTask, packed: Packed) -> Losses:
@@ -77,8 +97,9 @@ def judge(task: LayerTask, packed: Packed) -> Losses:
     for start in range(0, rows, step):
         part = slice(start, min(start + step, rows))
         dense = weight[..., part, :].float()
-        # What runs is the decoded weight in the model's own dtype.
-        error = packed.rows(part).decode(weight.dtype).float().sub_(dense)
+        # What runs is the decoded weight in the model's own dtype. That may be the packed tensor
+        # itself, which must stay as it is.
+        error = torch.sub(packed.rows(part).decode(weight.dtype), dense)
         parts.append(
             estimator.judge(
                 Part(error=error, weight=dense, rows=part, norm=norm, statistics=task.statistics)

@@ -253,6 +253,7 @@ def test_every_choice_reaches_the_plan(bitplan, tiny_folder):
             *("--schemes", "int3, int4,int8s,bf16", "--pin", "*.v_proj=int8s|bf16"),
             *("--pin", "lm_head=int4", "--fuse", "--estimator", "fisher_diagonal"),
             *("--quantizer", "clip", "--solver", "lagrangian", "--seed", 7, "--no-verify", *SIZES),
+            *("--through", "blocks"),
         )
     )
     plan = Plan.load("plan.json")
@@ -302,6 +303,7 @@ def nothing_was_written(folder: Path) -> bool:
         (["--time-limit", "0"], "The time limit is 0"),
         (["--time-limit", "60", "--sequences", "8"], "Leave one of them out"),
         (["--dtype", "int8"], "not a dtype"),
+        (["--through", "block"], "no way through a model named 'block'"),
         (["--length", "256"], "256 tokens long, but the model reads at most 64"),
         (["--out", "."], "is a folder"),
         (["--out", "/dev/null/plan.json"], "Cannot make the folder"),

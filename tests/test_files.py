@@ -2,6 +2,7 @@
 
 import os
 import resource
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,14 @@ import torch
 from safetensors.torch import save_file
 
 from bitplan.errors import InputError, OutputError
-from bitplan.files import check_writable, make_folder, read_text, replacing, write_text
+from bitplan.files import (
+    check_writable,
+    make_folder,
+    read_text,
+    remove_stale,
+    replacing,
+    write_text,
+)
 
 
 def names_in(folder: Path) -> list[str]:
@@ -57,6 +65,22 @@ def test_two_processes_do_not_write_to_one_temporary_file(tmp_path):
         assert str(os.getpid()) in temporary.name
         assert temporary.parent == tmp_path  # on the same disk: renaming is one step
         temporary.write_text("new")
+
+
+def test_what_dead_processes_of_this_machine_left_is_removed(tmp_path):
+    with replacing(tmp_path / "deep" / "file.txt") as temporary:
+        mine = temporary.name
+        child = subprocess.Popen(["true"])
+        child.wait()
+        pid = str(os.getpid())
+        dead = mine.replace(pid, str(child.pid))
+        machine = mine.removeprefix(".file.txt.").partition(".")[0]
+        elsewhere = dead.replace(machine, "another")
+        kept = [mine, elsewhere, ".hidden.tmp", ".a.b.c.tmp", dead.removesuffix(".tmp")]
+        for name in (dead, *kept):
+            (temporary.parent / name).write_text("half")
+        remove_stale(tmp_path)
+        assert names_in(temporary.parent) == sorted(kept)
 
 
 @pytest.mark.parametrize("kind", ["text", "tensors"])

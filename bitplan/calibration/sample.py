@@ -6,15 +6,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bitplan.calibration.limits import check_length, of_config, what_to_give
 from bitplan.errors import CalibrationError, ModelError
-from bitplan.files import replacing
 from bitplan.models import predicts_next_token
 from bitplan.progress import Progress, quiet
+from bitplan.tensors import load_tensors, save_tensors
 
 BATCH = 16
 """Sequences that are drawn at once. Each batch has its own seed: it can be drawn alone."""
@@ -59,8 +57,7 @@ def sample_tokens(
             tokens.append(_draw(logits, temperature, generator))
         parts.append(torch.cat(tokens, dim=1))
         if kept is not None:
-            with replacing(kept) as temporary:
-                save_file({"tokens": torch.cat(parts)}, temporary)
+            save_tensors(kept, {"tokens": torch.cat(parts)})
     if missing:
         progress("sample", total, total)
     return torch.cat(parts)
@@ -77,11 +74,8 @@ def check_temperature(temperature: float) -> None:
 
 def _read(kept: Path, sequences: int, length: int) -> list[Tensor]:
     """The whole batches of an earlier run."""
-    try:
-        tokens = load_file(kept)["tokens"]
-    except (OSError, SafetensorError, KeyError):
-        return []
-    if tokens.shape[1:] != (length,) or len(tokens) > sequences:
+    tokens = (load_tensors(kept) or {}).get("tokens")
+    if tokens is None or tokens.shape[1:] != (length,) or len(tokens) > sequences:
         return []
     return list(tokens.split(BATCH))
 

@@ -6,20 +6,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bitplan.compress.curvature import Curvature
 from bitplan.compress.quantizers.gptq import gptq
 from bitplan.compress.quantizers.rtn import clip, rtn
 from bitplan.errors import InputError
 from bitplan.formats import Packed
 from bitplan.schema import Scheme
 
-Quantizer = Callable[[Tensor, Sequence[Scheme], Tensor | None], list[Packed]]
-"""(weight [out, in], integer schemes, H [in, in]) -> a packed weight for each scheme"""
+Quantizer = Callable[[Tensor, Sequence[Scheme], Curvature | None], list[Packed]]
+"""(weight [out, in], integer schemes, H) -> a packed weight for each scheme"""
 
 QUANTIZERS: dict[str, Quantizer] = {"gptq": gptq, "clip": clip, "rtn": rtn}
 """In order of preference."""
 
 ROWS_AT_ONCE = 16384
-"""Rows, over all schemes, that are rendered together: bounds the memory of a large vocabulary."""
+WEIGHTS_AT_ONCE = 1 << 26
+"""Rows and weights, over all schemes, that are rendered together: they bound the memory taken."""
 
 
 @torch.no_grad()
@@ -32,12 +34,13 @@ def render(
 ) -> dict[Scheme, Packed]:
     """Compress `weight` to each of `schemes`.
 
-    `covariance` is H of `bitplan.sensitivity.statistics`; without it gptq and clip weigh all
-    columns alike. Each scheme comes out the same, alone or beside others. Raises `InputError` for
-    an unknown quantizer, and for a covariance that is not finite.
+    `covariance` is H of `bitplan.sensitivity.statistics`, up to a factor; without it gptq and clip
+    weigh all columns alike. Each scheme comes out the same, alone or beside others. Raises
+    `InputError` for an unknown quantizer, and for a covariance that is not finite.
     """
     get_quantizer(quantizer)
-    if covariance is not None and not covariance.isfinite().all():
+    # The extremes are NaN where any value is, and take no copy to find.
+    if covariance is not None and not all(map(torch.isfinite, torch.aminmax(covariance))):
         raise InputError(
             "The statistics of a weight hold NaN or infinite values; all must be finite. The "
             "calibration pass overflowed: measure again in float32 or bfloat16, or without the "
@@ -73,8 +76,12 @@ def _render(
             for e, w in enumerate(weight)
         ]
         return [_joined(parts, stack=True) for parts in zip(*experts, strict=True)]
-    rows = max(1, ROWS_AT_ONCE // len(schemes))
-    parts = [quantizer(part, schemes, covariance) for part in weight.split(rows)]
+    curvature = None if covariance is None else Curvature(covariance=covariance)
+    at_once = min(ROWS_AT_ONCE, WEIGHTS_AT_ONCE // weight.shape[1])
+    rows = max(1, at_once // len(schemes))
+    parts = [quantizer(part, schemes, curvature) for part in weight.split(rows)]
+    if len(parts) == 1:
+        return parts[0]
     return [_joined(pieces, stack=False) for pieces in zip(*parts, strict=True)]
 
 

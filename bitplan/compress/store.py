@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-
-from bitplan.files import make_folder, replacing
+from bitplan.files import make_folder
 from bitplan.footprint import scheme_bytes
 from bitplan.formats import Packed
 from bitplan.schema import Layer, Scheme
+from bitplan.tensors import load_tensors, save_tensors
 
 
 class Store:
@@ -26,21 +24,16 @@ class Store:
 
     def put(self, layer: Layer, packed: Packed) -> None:
         """Keep a compressed weight."""
-        path = self.path(layer, packed.scheme)
-        make_folder(path.parent)
-        with replacing(path) as temporary:
-            save_file(packed.tensors, temporary)
+        save_tensors(self.path(layer, packed.scheme), packed.tensors)
 
     def get(self, layer: Layer, scheme: Scheme) -> Packed | None:
         """A compressed weight, or None if it has not been rendered."""
         path = self.path(layer, scheme)
-        if not path.is_file():
+        tensors = load_tensors(path)
+        if tensors is None:
             return None
-        try:
-            packed = Packed(scheme=scheme, shape=layer.shape, tensors=load_file(path))
-        except SafetensorError:
-            packed = None
-        if packed is None or packed.nbytes != scheme_bytes(layer.shape, scheme):
+        packed = Packed(scheme=scheme, shape=layer.shape, tensors=tensors)
+        if packed.nbytes != scheme_bytes(layer.shape, scheme):
             path.unlink(missing_ok=True)
             return None
         return packed

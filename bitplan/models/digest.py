@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bitplan.errors import ModelError
+from bitplan.memory import release
 from bitplan.models.layers import weight_of
 from bitplan.schema import Layer
 
@@ -22,9 +23,11 @@ def model_digest(model: nn.Module, layers: Iterable[Layer]) -> str:
     digest = hashlib.sha256()
     for layer in layers:
         digest.update(f"{layer.name} {list(layer.shape)}\n".encode())
-        for chunk in _chunks(weight_of(model, layer)):
+        weight = weight_of(model, layer)
+        for chunk in _chunks(weight):
             bits = chunk.to(torch.bfloat16).contiguous().view(torch.uint8)
             digest.update(bits.cpu().numpy().data)
+        release([weight])
     return digest.hexdigest()
 
 
@@ -35,6 +38,7 @@ def check_finite(model: nn.Module, layers: Iterable[Layer]) -> None:
         weight = weight_of(model, layer)
         checked.add(weight.data_ptr())
         _check(layer.name, weight)
+        release([weight])
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and parameter.data_ptr() not in checked:
             _check(name, parameter.detach())

@@ -17,7 +17,7 @@ from bitplan.calibration import (
 from bitplan.compress import get_quantizer
 from bitplan.errors import InputError
 from bitplan.schema import Scheme
-from bitplan.sensitivity import get_estimator
+from bitplan.sensitivity import check_engine, check_pass, get_estimator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,8 @@ class Settings:
             chooses how many sequences to calibrate on, from 4 to 512; None: as `sizes` says.
         estimator: a name of `bitplan.sensitivity.ESTIMATORS`.
         quantizer: a name of `bitplan.compress.QUANTIZERS`.
+        through: how calibration goes through the model: "whole", "blocks" (one block in memory at a
+            time, hidden states on disk), or "auto" by the memory of the machine.
         seed: of all that is drawn at random.
         workdir: where work is kept; None: bitplan's folder in the user's cache.
         dtype: to load files in; "auto" is bfloat16.
@@ -47,6 +49,9 @@ class Settings:
         context: tokens of each sequence whose keys and values the budget holds too; 0: none.
         batch: sequences whose keys and values it holds.
         cache_schemes: names of the schemes for them; None: 2, 4 and 8 bits, and as they are.
+        engine: who renders and judges: "auto", a name of `bitplan.sensitivity.ENGINES`, or the
+            address of a Ray cluster, as "ray://host:port". The table is the same, byte for byte.
+        workers: processes, or tasks on a cluster at a time; None: as many as there are cores.
     """
 
     schemes: Sequence[str | Scheme] | None = None
@@ -56,6 +61,7 @@ class Settings:
     time_limit_s: float | None = None
     estimator: str = "gradient_covariance"
     quantizer: str = "gptq"
+    through: str = "auto"
     seed: int = 0
     workdir: str | Path | None = None
     dtype: str = "auto"
@@ -68,11 +74,14 @@ class Settings:
     context: int = 0
     batch: int = 1
     cache_schemes: Sequence[str | Scheme] | None = None
+    engine: str = "auto"
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse here what would otherwise be found after hours."""
         get_estimator(self.estimator)
         get_quantizer(self.quantizer)
+        check_pass(self.through)
         check_solver(self.solver)
         for menu in (self.schemes, self.cache_schemes):
             _check_menu(menu)
@@ -81,6 +90,7 @@ class Settings:
                 f"The cache is of {self.batch} sequences of {self.context} tokens; it needs a "
                 "batch of 1 or more and a context of 1 or more, or of 0 to leave it out."
             )
+        check_engine(self.engine, self.workers)
         if self.refine_tokens < 0:
             raise InputError(f"refine_tokens is {self.refine_tokens}; it must be 0 or more.")
         check_sources(self.calibration)

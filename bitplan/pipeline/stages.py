@@ -203,17 +203,26 @@ def measure_in(
         tokens,
         estimator=settings.estimator,
         quantizer=settings.quantizer,
+        engine=settings.engine,
+        workers=settings.workers,
+        through=settings.through,
         progress=progress,
     )
+    rows = meter.rows(workspace.legal(settings.schemes), progress=progress)
     table = CostTable(
         provenance=_provenance(workspace, tokens, settings, counts),
         rest_bytes=workspace.description.rest_bytes,
         rows=(
-            *meter.rows(workspace.legal(settings.schemes), progress=progress),
+            *(_with_share(row, meter) for row in rows),
             *measured_caches(workspace, settings, tokens, progress),
         ),
     )
     return table, meter, tokens
+
+
+def _with_share(row: Row, meter: Meter) -> Row:
+    share = meter.share_of_tokens(row.layer)
+    return row.model_copy(update={"layer": row.layer.model_copy(update={"tokens": share})})
 
 
 def _provenance(

@@ -24,7 +24,7 @@ from bitplan.calibration import (
 )
 from bitplan.compress import Store
 from bitplan.errors import InputError, ModelError, SchemeError
-from bitplan.files import make_folder
+from bitplan.files import make_folder, remove_stale
 from bitplan.footprint import default_schemes, legal_schemes
 from bitplan.models import (
     Description,
@@ -43,13 +43,15 @@ from bitplan.progress import Progress, quiet
 from bitplan.schema import Layer, Provenance, Scheme
 from bitplan.sensitivity import (
     LABELS,
+    AbstractModelEstimator,
+    AbstractPass,
     Bench,
     Meter,
     Shards,
     StatisticsFolder,
-    WholeModel,
     gather,
     get_estimator,
+    open_pass,
 )
 
 
@@ -91,14 +93,14 @@ class Workspace:
         check_finite(model, layers)
         digest = model_digest(model, layers)
         progress("load", 1, 1)
+        folder = Path(workdir or default_workdir()) / fingerprint(model, layers, digest)
+        remove_stale(make_folder(folder))
         return cls(
             source=source,
             model=model,
             layers=layers,
             digest=digest,
-            folder=make_folder(
-                Path(workdir or default_workdir()) / fingerprint(model, layers, digest)
-            ),
+            folder=folder,
             tokenizer=tokenizer,
         )
 
@@ -171,14 +173,18 @@ class Workspace:
         *,
         estimator: str,
         quantizer: str,
+        engine: str = "serial",
+        workers: int | None = None,
+        through: str = "auto",
         progress: Progress = quiet,
     ) -> Meter:
-        """What renders and judges this model's weights; gathers the statistics that it needs."""
+        """What renders and judges this model's weights; gathers the statistics that it needs.
+
+        `through` is one of `bitplan.sensitivity.PASSES`.
+        """
         found = get_estimator(estimator)
         store = self.store(tokens_digest(tokens.calibration), quantizer)
-        through = WholeModel(
-            model=self.model, tokens=tokens.calibration, labels=found.labels, progress=progress
-        )
+        opened = partial(self._pass, tokens, name=through, progress=progress)
         meter = Meter(
             model=self.model,
             statistics={labels: self.statistics(tokens, labels) for labels in LABELS},
@@ -189,17 +195,40 @@ class Workspace:
             bench=Bench(
                 model=self.model,
                 tokens=tokens.calibration,
-                through=through,
+                through=opened(found.labels, ()),
                 decode=partial(_decode, self.model, store),
                 progress=progress,
-            ),
+            )
+            if isinstance(found, AbstractModelEstimator)
+            else None,
+            engine=engine,
+            workers=workers,
         )
         for labels, moments in meter.needs.items():
-            through = WholeModel(
-                model=self.model, tokens=tokens.calibration, labels=labels, progress=progress
-            )
-            gather(self.layers, moments, through, meter.statistics[labels])
+            folder = meter.statistics[labels]
+            if folder.lacking(self.layers, moments):
+                gather(self.layers, moments, opened(labels, moments), folder)
         return meter
+
+    def _pass(
+        self,
+        tokens: TokenSets,
+        labels: str,
+        moments: Iterable[str],
+        *,
+        name: str,
+        progress: Progress,
+    ) -> AbstractPass:
+        return open_pass(
+            name,
+            model=self.model,
+            layers=self.layers,
+            moments=moments,
+            tokens=tokens.calibration,
+            labels=labels,
+            folder=self.statistics(tokens, labels).folder / "activations",
+            progress=progress,
+        )
 
     def statistics(self, tokens: TokenSets, labels: str) -> StatisticsFolder:
         """The statistics gathered over one set of calibration tokens, with one kind of labels."""

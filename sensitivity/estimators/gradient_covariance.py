@@ -1,24 +1,52 @@
 """The gradient-weighted input covariance: cost and rendering read one statistic."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from bitplan.sensitivity.estimators.estimator import AbstractEstimator, Part, spread_by_diagonals
 from bitplan.sensitivity.losses import Losses
 from bitplan.sensitivity.moments.grouped_covariance import group_of
+from bitplan.sensitivity.moments.moment import Sums
 
 
 class GradientCovariance(AbstractEstimator):
-    """1/2 tr(dW H dW'), H the gradient-weighted input covariance of `moments.covariance`."""
+    """1/2 sum_o r_o dW_o H dW_o', H the gradient-weighted input covariance of `moments.covariance`.
+
+    r_o = sum_t g_to^2 over its mean over outputs: how much the loss cares for output o. That is the
+    Fisher information with the token's weight and the output's as separate factors; with all r_o
+    alike it is 1/2 tr(dW H dW'), which GPTQ minimises row by row in either case.
+    """
 
     moments = ("covariance",)
 
     def judge(self, part: Part) -> Losses:
-        """Half of the quadratic form."""
+        """Half of the weighted sum of the rows' quadratic forms."""
         sums = part.statistics["covariance"]
-        total = (part.error @ sums["covariance"]).mul_(part.error).sum(dtype=torch.float64).item()
-        loss = max(0.0, total / (2 * part.statistics.tokens))
-        return spread_by_diagonals(loss, part.error, sums["diagonals"], part.statistics)
+        weights = _output_weights(sums)[..., part.rows]
+        by_row = (part.error @ sums["covariance"]).mul_(part.error).sum(-1, dtype=torch.float64)
+        loss = max(0.0, (by_row * weights).sum().item() / (2 * part.statistics.tokens))
+        weighted = part.error * weights.sqrt().unsqueeze(-1)
+        return spread_by_diagonals(loss, weighted, sums["diagonals"], part.statistics)
+
+
+def _output_weights(sums: Sums) -> Float[Tensor, "*experts out"]:
+    squares = sums["squares"]
+    if "lookups" in sums and not squares.any():  # an embedding that is not its model's head
+        return _row_weights(sums["lookups"])
+    mean = squares.mean(-1, keepdim=True)
+    return torch.where(mean > 0, squares / mean, 1.0)
+
+
+def _row_weights(lookups: Float[Tensor, "vocabulary"]) -> Float[Tensor, "vocabulary"]:
+    """How likely each row is to be looked up, over the mean of all rows.
+
+    The rows that were never looked up have as much of the mass as those looked up once, shared by
+    all rows alike (Good, 1953).
+    """
+    total = lookups.sum()
+    unseen = lookups.eq(1).sum() / total if total > 0 else torch.ones(())
+    return (1 - unseen) * lookups * (len(lookups) / total.clamp_min(1)) + unseen
 
 
 class GroupedGradientCovariance(AbstractEstimator):
@@ -29,12 +57,11 @@ class GroupedGradientCovariance(AbstractEstimator):
     def judge(self, part: Part) -> Losses:
         """Half of the groups' quadratic forms."""
         sums = part.statistics["grouped_covariance"]
-        outputs = int(sums["counts"].sum())
-        group = group_of(outputs)[part.rows]
+        group = group_of(sums["squares"].shape[-1])[part.rows]
         total = 0.0
         for index in group.unique().tolist():
             error = part.error[..., group == index, :]
-            covariance: Tensor = sums["covariances"][..., index, :, :]
+            covariance: Tensor = sums["grouped_covariance"][..., index, :, :]
             total += (error @ covariance).mul_(error).sum(dtype=torch.float64).item()
         loss = max(0.0, total / (2 * part.statistics.tokens))
         return spread_by_diagonals(loss, part.error, sums["diagonals"], part.statistics)

@@ -4,8 +4,6 @@ GuidedQuant (Kim et al., 2025, eq. 8) averages the squared gradient over groups 
 groups are closer to one H for each output, and take as many times the memory.
 """
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor
 
@@ -16,9 +14,9 @@ GROUPS = 4
 
 
 class GroupedCovariance(AbstractMoment):
-    """`covariances` [*experts, groups, in, in]; output o of n is in group o * groups // n.
+    """`grouped_covariance` [*experts, groups, in, in]; output o of n is in group o * groups // n.
 
-    `counts` [groups]: the outputs of each group.
+    `squares` [*experts, out]: sum_t g_to^2.
     """
 
     name = "grouped_covariance"
@@ -27,8 +25,8 @@ class GroupedCovariance(AbstractMoment):
         """Empty sums."""
         *experts, _, columns = layer.shape
         return {
-            "covariances": torch.zeros(*experts, GROUPS, columns, columns),
-            "counts": torch.tensor(_counts(layer.shape[-2])),
+            "grouped_covariance": torch.zeros(*experts, GROUPS, columns, columns),
+            "squares": torch.zeros(layer.shape[:-1]),
             "diagonals": torch.zeros(sequences, *experts, columns),
         }
 
@@ -44,23 +42,19 @@ class GroupedCovariance(AbstractMoment):
         """Add tokens, weighted for each group."""
         squares = gradients.square()
         group = group_of(gradients.shape[1]).to(gradients.device)
-        weights = squares.new_zeros(len(squares), GROUPS).index_add_(1, group, squares)
-        weights /= sums["counts"].clamp_min(1)
+        counts = torch.bincount(group, minlength=GROUPS).clamp_min(1)
+        weights = squares.new_zeros(len(squares), GROUPS).index_add_(1, group, squares) / counts
         for index in range(GROUPS):
             weighted = inputs * weights[:, index : index + 1].sqrt()
-            sums["covariances"][(*at, index)].addmm_(weighted.t(), weighted)
+            sums["grouped_covariance"][(*at, index)].addmm_(weighted.t(), weighted)
+        sums["squares"][at] += squares.sum(0)
         sums["diagonals"][(sequence, *at)] += squares.mean(1) @ inputs.square()
 
     def add_lookup(self, sums: Sums, tokens: Tensor, gradients: Tensor, *, sequence: int) -> None:
         """Rows are looked up, not multiplied: all groups get the same diagonal."""
-        diagonal = gradients.square().sum(0) / sums["counts"].sum()
-        sums["covariances"].diagonal(dim1=-2, dim2=-1).add_(diagonal)
+        diagonal = gradients.square().sum(0) / len(sums["squares"])
+        sums["grouped_covariance"].diagonal(dim1=-2, dim2=-1).add_(diagonal)
         sums["diagonals"][sequence] += diagonal
-
-
-def _counts(outputs: int) -> list[float]:
-    firsts = [-(-group * outputs // GROUPS) for group in range(GROUPS + 1)]
-    return [float(end - first) for first, end in pairwise(firsts)]
 
 
 def group_of(outputs: int) -> Tensor:

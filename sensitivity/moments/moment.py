@@ -58,9 +58,8 @@ class AbstractMoment(ABC):
         filled = {}
         for name, tensor in sums.items():
             by_expert = tensor.transpose(0, 1) if name == "diagonals" else tensor
-            if name != "counts":  # of outputs, the same for every expert
-                by_expert = by_expert.clone()
-                by_expert[~reached] = by_expert[reached].mean(0)
+            by_expert = by_expert.clone()
+            by_expert[~reached] = by_expert[reached].mean(0)
             filled[name] = by_expert.transpose(0, 1) if name == "diagonals" else by_expert
         return filled
 

@@ -1,4 +1,9 @@
 """Ways to send the calibration sequences through a model, forward and backward."""
 
+from bitplan.sensitivity.passes.blockwise import BlockWise as BlockWise
+from bitplan.sensitivity.passes.choose import PASSES as PASSES
+from bitplan.sensitivity.passes.choose import check_pass as check_pass
+from bitplan.sensitivity.passes.choose import choose_pass as choose_pass
+from bitplan.sensitivity.passes.choose import open_pass as open_pass
 from bitplan.sensitivity.passes.passes import AbstractPass as AbstractPass
 from bitplan.sensitivity.passes.whole import WholeModel as WholeModel

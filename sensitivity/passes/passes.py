@@ -1,7 +1,7 @@
 """What every way through the model has in common."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 from bitplan.schema import Layer
 from bitplan.sensitivity.watch import Seen
@@ -22,8 +22,12 @@ class AbstractPass(ABC):
         """Tokens in one sequence."""
 
     @abstractmethod
-    def groups(self, layers: Sequence[Layer]) -> Iterator[list[Layer]]:
-        """The layers in groups, in the order in which they are best run."""
+    def groups(self, layers: Sequence[Layer]) -> Generator[list[Layer], None, None]:
+        """The layers in groups, in the order in which they are best run.
+
+        What a group alone needs may be given back when the next is asked for. Close the generator
+        if it is not run to its end.
+        """
 
     @abstractmethod
     def run(self, group: Sequence[Layer], *, first: int = 0) -> Generator[Sighting, None, None]:
@@ -34,5 +38,5 @@ class AbstractPass(ABC):
         """
 
     def close(self) -> None:
-        """Give back what the pass kept, on disk or in memory."""
+        """Give back what the pass kept to go on from, on disk or in memory: all is gathered."""
         return

@@ -1,6 +1,6 @@
 """The plain way: one sequence after another, forward and backward through the whole model."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -39,7 +39,7 @@ class WholeModel(AbstractPass):
         with torch.no_grad():
             return positions(self.model, Inputs.of(self.tokens))
 
-    def groups(self, layers: Sequence[Layer]) -> Iterator[list[Layer]]:
+    def groups(self, layers: Sequence[Layer]) -> Generator[list[Layer], None, None]:
         """One group of all."""
         if layers:
             yield list(layers)

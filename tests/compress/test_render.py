@@ -3,6 +3,7 @@ import torch
 from torch import Tensor
 
 from bitplan.compress import QUANTIZERS, get_quantizer, render
+from bitplan.compress.curvature import Curvature
 from bitplan.compress.render import ROWS_AT_ONCE
 from bitplan.errors import InputError
 from bitplan.formats import Packed
@@ -58,7 +59,7 @@ def test_many_rows_are_rendered_in_parts_that_join_seamlessly(quantizer):
     schemes = [Scheme.parse(name) for name in ("int2g32", "int4g32", "int3g32s")]
     rows = ROWS_AT_ONCE // 3 + 5
     weight, seen = random(rows, 40), covariance(40)
-    whole = get_quantizer(quantizer)(weight, schemes, seen)
+    whole = get_quantizer(quantizer)(weight, schemes, Curvature(covariance=seen))
     parts = render(weight, schemes, quantizer=quantizer, covariance=seen)
     assert all(same(one, parts[one.scheme]) for one in whole)
 

@@ -73,6 +73,16 @@ def legal_of(model: nn.Module, menu: tuple[str, ...] = MENU) -> dict:
     }
 
 
+def output_weights(statistics: LayerStatistics) -> Tensor:
+    """How much the loss cares for each output, or how likely a row is to be looked up."""
+    sums = statistics["covariance"]
+    if sums["squares"].any():
+        return sums["squares"] / sums["squares"].mean(-1, keepdim=True)
+    lookups = sums["lookups"]
+    unseen = (lookups == 1).sum() / lookups.sum()
+    return (1 - unseen) * lookups / lookups.mean() + unseen
+
+
 @pytest.mark.parametrize("name", ["llama-tied", "gpt2", "mixtral"])
 @pytest.mark.parametrize("quantizer", ["gptq", "rtn"])
 def test_a_cost_is_that_of_the_weight_as_rendered(name, quantizer, tiny_model, tmp_path):
@@ -85,7 +95,9 @@ def test_a_cost_is_that_of_the_weight_as_rendered(name, quantizer, tiny_model, t
         rendered = render(weight, legal[layer], quantizer=quantizer, covariance=covariance)
         for cost in row.costs:
             error = rendered[cost.scheme].decode(weight.dtype).float() - weight.float()
-            loss = 0.5 * ((error @ covariance) * error).sum().item()
+            by_output = output_weights(meter.statistics["data"].read(layer, ["covariance"]))
+            by_row = ((error @ covariance) * error).sum(-1)
+            loss = 0.5 * (by_row * by_output).sum().item()
             assert cost.loss == pytest.approx(loss, rel=1e-4, abs=1e-12)
             assert cost.bytes == scheme_bytes(layer.shape, cost.scheme)
         assert [cost.scheme for cost in row.costs] == list(legal[layer])
@@ -269,7 +281,11 @@ def test_an_expert_that_calibration_never_chose_is_not_free(tiny_model, tmp_path
         assert statistics.reached.tolist() == [True, True, False]
         [packed] = meter.packed(row.layer, [row.costs[0].scheme])
         error = packed.decode() - weight_of(model, row.layer)
-        per_expert = ((error @ statistics.completed().covariance) * error).sum((1, 2))
+        completed = statistics.completed()
+        squares = completed["covariance"]["squares"]
+        by_output = squares / squares.mean(-1, keepdim=True)
+        by_row = ((error @ completed.covariance) * error).sum(-1)
+        per_expert = (by_row * by_output).sum(-1)
         assert per_expert[2] > 0.1 * per_expert[:2].mean()
         total = per_expert.sum().item() / 2
         assert row.costs[0].loss == pytest.approx(total, rel=1e-4)

@@ -11,13 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bitplan.compress.curvature import Curvature
 from bitplan.compress.grid import Levels, by_group_size, search_range, stacked, unstacked
 from bitplan.compress.quantizers.rtn import clip
 from bitplan.formats import Packed
 from bitplan.schema import Scheme
-
-DAMPING = 0.01
-"""Share of the mean diagonal that is added to H's diagonal; ten times more until H factors."""
 
 BLOCK = 128
 """Columns whose errors are gathered before the columns after them are updated."""
@@ -26,12 +24,12 @@ BLOCK = 128
 def gptq(
     weight: Float[Tensor, "out in"],
     schemes: Sequence[Scheme],
-    covariance: Float[Tensor, "in in"] | None = None,
+    curvature: Curvature | None = None,
 ) -> list[Packed]:
     """Render one weight in several integer schemes; without H, as `clip`."""
-    if covariance is None:
+    if curvature is None:
         return clip(weight, schemes)
-    importance, factor = covariance.diagonal(), inverse_factor(covariance)
+    importance, factor = curvature.importance, curvature.inverse_factor
     return by_group_size(schemes, lambda alike: _gptq(weight, alike, importance, factor))
 
 
@@ -61,18 +59,3 @@ def _gptq(
         if stop < columns:
             work[stop:].addmm_(factor[start:stop, stop:].t(), errors, alpha=-1)
     return unstacked(codes, grids, schemes, len(weight))
-
-
-def inverse_factor(covariance: Float[Tensor, "in in"]) -> Float[Tensor, "in in"]:
-    """Upper Cholesky factor of the inverse of the damped covariance."""
-    mean = covariance.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
-    damping = DAMPING
-    while True:
-        damped = covariance / mean
-        damped.diagonal().add_(damping)
-        lower, failed = torch.linalg.cholesky_ex(damped)
-        if not failed:
-            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-            if not failed:
-                return upper
-        damping *= 10

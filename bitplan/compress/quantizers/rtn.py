@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bitplan.compress.curvature import Curvature
 from bitplan.compress.grid import (
     Levels,
     by_group_size,
@@ -28,7 +29,7 @@ Fit = Callable[[Tensor, slice, Levels], tuple[Tensor, Tensor]]
 def rtn(
     weight: Float[Tensor, "out in"],
     schemes: Sequence[Scheme],
-    covariance: Float[Tensor, "in in"] | None = None,
+    curvature: Curvature | None = None,
 ) -> list[Packed]:
     """Render one weight in several integer schemes; H is not read."""
     return _round(weight, schemes, lambda group, _, levels: full_range(group, levels))
@@ -37,11 +38,11 @@ def rtn(
 def clip(
     weight: Float[Tensor, "out in"],
     schemes: Sequence[Scheme],
-    covariance: Float[Tensor, "in in"] | None = None,
+    curvature: Curvature | None = None,
 ) -> list[Packed]:
     """Render one weight in several integer schemes; without H all columns weigh the same."""
     ones = torch.ones(weight.shape[1], device=weight.device)
-    importance = ones if covariance is None else covariance.diagonal()
+    importance = ones if curvature is None else curvature.importance
     return _round(
         weight,
         schemes,

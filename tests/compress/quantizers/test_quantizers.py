@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from bitplan.compress import QUANTIZERS, render
-from bitplan.compress.quantizers.gptq import inverse_factor
+from bitplan.compress.curvature import inverse_factor
 from bitplan.footprint import scheme_bytes
 from bitplan.formats import Packed
 from bitplan.schema import Scheme

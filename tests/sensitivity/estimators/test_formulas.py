@@ -21,7 +21,8 @@ def weights() -> tuple[Tensor, Tensor]:
 
 def gradient_covariance(error, weight, x, g):
     h = (x * g.square().mean(1, keepdim=True)).T @ x / TOKENS
-    return 0.5 * torch.trace(error @ h @ error.T)
+    by_output = g.square().sum(0) / g.square().sum(0).mean()
+    return 0.5 * torch.trace(error @ h @ error.T @ torch.diag(by_output))
 
 
 def fisher(error, weight, x, g):
@@ -59,7 +60,16 @@ def weight_outliers(error, weight, x, g):
     return (z > 1).double().mean() * weight_error(error, weight, x, g)
 
 
+def grouped(error, weight, x, g):
+    total = 0.0
+    for rows in ([0, 1], [2], [3], [4]):  # 5 outputs in 4 groups
+        h = (x * g[:, rows].square().mean(1, keepdim=True)).T @ x / TOKENS
+        total += 0.5 * torch.trace(error[rows] @ h @ error[rows].T)
+    return total
+
+
 FORMULAS = {
+    "grouped_gradient_covariance": grouped,
     "gradient_covariance": gradient_covariance,
     "fisher_diagonal": fisher,
     "fisher_sampled": fisher,

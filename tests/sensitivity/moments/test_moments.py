@@ -114,6 +114,8 @@ def test_diagonals_are_those_of_each_sequence_alone(
                 assert set(tensors) == {"outputs"}
                 continue
             own = alone[layer][moment][moment]
+            if moment == "grouped_covariance":
+                own = own.mean(-3)  # the groups are of one size here
             is_square = moment != "fisher"
             diagonal = own.diagonal(dim1=-2, dim2=-1) if is_square else own.mean(-2)
             assert close(tensors["diagonals"][index], diagonal), layer

@@ -1,0 +1,69 @@
+"""What a quantizer reads of H, the covariance of a weight's inputs, worked out once a weight."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bitplan.memory import release
+
+DAMPING = 0.01
+"""Share of the mean diagonal that is added to H's diagonal; ten times more until H factors."""
+
+SMALL = 256
+"""Rows of a triangle that is inverted at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curvature:
+    """H, up to a factor, for all schemes and all rows of one weight."""
+
+    covariance: Float[Tensor, "in in"]
+
+    @cached_property
+    def importance(self) -> Float[Tensor, "in"]:
+        """How much an error in each column matters: H's diagonal."""
+        return self.covariance.diagonal().clone()
+
+    @cached_property
+    def inverse_factor(self) -> Float[Tensor, "in in"]:
+        """Upper Cholesky factor of the inverse of the damped H."""
+        return inverse_factor(self.covariance)
+
+
+def inverse_factor(covariance: Float[Tensor, "in in"]) -> Float[Tensor, "in in"]:
+    """Upper Cholesky factor of the inverse of the damped covariance; takes two copies of it.
+
+    With H = U U', U upper, the factor is U^-1. U is the lower factor of H with rows and columns in
+    reverse, reversed again, so one Cholesky factorization and one triangular inverse do, in place.
+    """
+    mean = covariance.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
+    damping = DAMPING
+    while True:
+        reverse = covariance.flip((0, 1)).div_(mean)
+        release([covariance])  # where it is mapped from a file, its pages are not needed beside it
+        reverse.diagonal().add_(damping)
+        # LAPACK works down columns: it writes over its input where that is laid out so.
+        lower, failed = reverse.mT, torch.empty((), dtype=torch.int32, device=reverse.device)
+        torch.linalg.cholesky_ex(lower, out=(lower, failed))
+        if not failed:
+            _invert(lower)
+            if lower.diagonal().isfinite().all():
+                return lower.flip((0, 1))
+        damping *= 10
+
+
+def _invert(lower: Float[Tensor, "n n"]) -> None:
+    """Invert a lower triangle in place: of its halves, then of what is left of the lower one."""
+    size = len(lower)
+    if size <= SMALL:
+        identity = torch.eye(size, dtype=lower.dtype, device=lower.device)
+        lower.copy_(torch.linalg.solve_triangular(lower, identity, upper=False))
+        return
+    half = size // 2
+    first, last, corner = lower[:half, :half], lower[half:, half:], lower[half:, :half]
+    _invert(first)
+    _invert(last)
+    corner.copy_((last @ corner).neg_() @ first)

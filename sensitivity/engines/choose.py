@@ -1,0 +1,68 @@
+"""Which engine does the work, and why."""
+
+import re
+from collections.abc import Callable
+
+from bitplan.errors import InputError
+from bitplan.sensitivity.engines.engine import AbstractEngine
+from bitplan.sensitivity.engines.processes import Processes, cores
+from bitplan.sensitivity.engines.ray import Ray, check_installed
+from bitplan.sensitivity.engines.serial import Serial
+
+ENGINES: dict[str, Callable[..., AbstractEngine]] = {
+    "serial": Serial,
+    "processes": Processes,
+    "ray": Ray,
+}
+"""By name. `auto` is one of the first two, and an address of a Ray cluster a ray."""
+
+AUTO = "auto"
+
+WORTH_STARTING = 1_000_000_000
+"""Weights times schemes to render, from which processes are worth their start. Each takes some five
+seconds of a core to start, and GPTQ renders about ten million weights a second on one."""
+
+
+def get_engine(name: str, *, workers: int | None = None) -> AbstractEngine:
+    """The engine of a name, or of the address of a Ray cluster.
+
+    `workers`: processes, or tasks at a time; None: as many as there are cores. Raises `EngineError`
+    for a ray that is not installed, `InputError` for an unknown name.
+    """
+    check_engine(name, workers)
+    if _ADDRESS.fullmatch(name):
+        return Ray(address=name, workers=workers)
+    return ENGINES[name](workers=workers)
+
+
+def check_engine(name: str, workers: int | None = None) -> None:
+    """Refuse a name that `get_engine` would not know."""
+    if workers is not None and workers < 1:
+        raise InputError(f"workers is {workers}; it must be 1 or more.")
+    if name not in (AUTO, *ENGINES) and not _ADDRESS.fullmatch(name):
+        known = ", ".join((AUTO, *ENGINES))
+        raise InputError(
+            f"There is no engine {name!r}. Choose one of: {known}, or give the address of a Ray "
+            "cluster as ray://host:port."
+        )
+    if name == "ray" or _ADDRESS.fullmatch(name):
+        check_installed()
+
+
+def choose_engine(work: int, *, workers: int | None = None) -> tuple[str, str]:
+    """The engine that `auto` stands for, and the reason in a sentence.
+
+    `work` is the number of weights to render, times the schemes of each.
+
+    >>> choose_engine(1_000_000, workers=8)
+    ('serial', 'The work is done before 8 processes are started.')
+    """
+    count = workers or cores()
+    if count == 1:
+        return "serial", "There is one core to work on."
+    if work < WORTH_STARTING:
+        return "serial", f"The work is done before {count} processes are started."
+    return "processes", f"{count} processes of one thread each share {work:,} weights to render."
+
+
+_ADDRESS = re.compile(r"(ray://)?(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}")

@@ -1,0 +1,30 @@
+"""Large layers are rendered a few schemes at a time; rows say what share of tokens came."""
+
+import pytest
+import torch
+
+from bitplan import measure
+from bitplan.calibration import Sizes
+
+SETTINGS = {
+    "sizes": Sizes(calibration=6, search=2, held_out=2, length=16),
+    "schemes": ["int2", "int4g32", "int8s", "bf16"],
+}
+
+
+@pytest.mark.parametrize("quantizer", ["gptq", "rtn"])
+def test_a_few_schemes_at_a_time_cost_the_same(quantizer, tiny_model, tmp_path, monkeypatch):
+    model = tiny_model("llama", torch.bfloat16)
+    settings = {**SETTINGS, "quantizer": quantizer}
+    together = measure(model, workdir=tmp_path / "together", **settings)
+    monkeypatch.setattr("bitplan.sensitivity.measure.RENDERED_BYTES", 1500)
+    apart = measure(model, workdir=tmp_path / "apart", **settings)
+    assert apart == together
+
+
+def test_a_row_tells_the_share_of_tokens_that_reach_a_matrix(tiny_model, tmp_path):
+    table = measure(tiny_model("mixtral", torch.bfloat16), workdir=tmp_path, **SETTINGS)
+    for row in table.rows:
+        # 2 of 3 experts a token.
+        expected = 2 / 3 if row.layer.kind == "experts" else 1.0
+        assert row.layer.tokens == pytest.approx(expected)
