@@ -99,7 +99,11 @@ class Meter:
             for scheme in legal
             if not self._is_done(layer, scheme)
         )
-        name, why = choose_engine(sum(lacking), workers=self.workers)
+        name, why = choose_engine(
+            sum(lacking),
+            workers=self.workers,
+            largest=max(layer.parameters for layer in schemes),
+        )
         log.info("The engine is %s: %s", name, why)
         return get_engine(name, workers=self.workers)
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 
 from bitplan.errors import InputError
+from bitplan.memory import total_memory_bytes
 from bitplan.sensitivity.engines.engine import AbstractEngine
 from bitplan.sensitivity.engines.processes import Processes, cores
 from bitplan.sensitivity.engines.ray import Ray, check_installed
@@ -21,6 +22,12 @@ AUTO = "auto"
 WORTH_STARTING = 1_000_000_000
 """Weights times schemes to render, from which processes are worth their start. Each takes some five
 seconds of a core to start, and GPTQ renders about ten million weights a second on one."""
+
+COPIES = 4
+"""Float32 copies of a layer's size that rendering and judging it may hold at a time."""
+
+SHARE_OF_MEMORY = 0.5
+"""Of the machine's memory that processes may hold together."""
 
 
 def get_engine(name: str, *, workers: int | None = None) -> AbstractEngine:
@@ -49,10 +56,13 @@ def check_engine(name: str, workers: int | None = None) -> None:
         check_installed()
 
 
-def choose_engine(work: int, *, workers: int | None = None) -> tuple[str, str]:
+def choose_engine(
+    work: int, *, workers: int | None = None, largest: int = 0, memory_bytes: int | None = None
+) -> tuple[str, str]:
     """The engine that `auto` stands for, and the reason in a sentence.
 
-    `work` is the number of weights to render, times the schemes of each.
+    `work` is the number of weights to render, times the schemes of each; `largest` the number of
+    weights of the largest layer. `memory_bytes` is the machine's, free or not, unless it is given.
 
     >>> choose_engine(1_000_000, workers=8)
     ('serial', 'The work is done before 8 processes are started.')
@@ -62,6 +72,12 @@ def choose_engine(work: int, *, workers: int | None = None) -> tuple[str, str]:
         return "serial", "There is one core to work on."
     if work < WORTH_STARTING:
         return "serial", f"The work is done before {count} processes are started."
+    held = count * COPIES * 4 * largest
+    if held > SHARE_OF_MEMORY * (memory_bytes or total_memory_bytes()):
+        return (
+            "serial",
+            f"{count} processes may hold {held:,} bytes, more than memory has to spare.",
+        )
     return "processes", f"{count} processes of one thread each share {work:,} weights to render."
 
 

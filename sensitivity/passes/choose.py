@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bitplan.errors import InputError, ModelError
 from bitplan.memory import total_memory_bytes
-from bitplan.models import Inputs, weight_of
+from bitplan.models import Inputs, predicts_next_token, weight_of
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Layer
 from bitplan.sensitivity.moments import MOMENTS
@@ -77,11 +77,11 @@ def open_pass(
     """
     check_pass(name)
     whole = WholeModel(model=model, tokens=tokens, labels=labels, progress=progress)
-    if isinstance(tokens, Inputs):
+    if isinstance(tokens, Inputs) or not predicts_next_token(model):
         if name == "blocks":
             raise ModelError(
-                f"{type(model).__name__} is given {', '.join(tokens.tensors)}; only a model of "
-                "tokens can be run block by block. Run the whole model at once."
+                f"{type(model).__name__} predicts no next token of text alone, and only such "
+                "models are run by blocks. Run it whole."
             )
         return whole
     blocks = BlockWise(model=model, tokens=tokens, labels=labels, folder=folder, progress=progress)

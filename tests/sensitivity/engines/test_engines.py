@@ -186,6 +186,11 @@ def test_a_parcel_holds_the_elements_of_a_view_alone():
 def test_processes_are_chosen_for_much_work_and_several_cores_alone():
     assert choose_engine(WORTH_STARTING, workers=4)[0] == "processes"
     assert choose_engine(WORTH_STARTING - 1, workers=4)[0] == "serial"
+    short = {"largest": 500_000_000, "memory_bytes": 24_000_000_000}
+    assert choose_engine(WORTH_STARTING, workers=4, **short)[0] == "serial"
+    assert choose_engine(WORTH_STARTING, workers=1, **short)[0] == "serial"
+    few = {"largest": 30_000_000, "memory_bytes": 24_000_000_000}
+    assert choose_engine(WORTH_STARTING, workers=4, **few)[0] == "processes"
     name, why = choose_engine(WORTH_STARTING, workers=1)
     assert (name, why) == ("serial", "There is one core to work on.")
 
