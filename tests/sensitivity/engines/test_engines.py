@@ -131,9 +131,11 @@ def test_a_table_is_the_same_from_processes_of_which_one_is_killed(tiny_model, t
 
 
 PARENT = """
-import sys, time
+import signal, sys, time
 from bitplan.sensitivity.engines import get_engine
 
+# A shell starts what it leaves in the background with interrupts ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with get_engine("processes", workers=1) as engine:
     for _ in engine.map(time.sleep, [0, 0, 1000, 1000]):
         print(sys.argv[1], flush=True)

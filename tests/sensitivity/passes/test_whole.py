@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from bitplan.errors import ModelError
 from bitplan.models import find_layers
 from bitplan.schema import Kind
-from bitplan.sensitivity import StatisticsFolder, WholeModel, gather
+from bitplan.sensitivity import WholeModel
 
 
 def test_all_layers_are_one_group(tiny_model, some_tokens):
@@ -110,12 +109,3 @@ def test_the_model_stays_as_it_was(name, outcome, tiny_model, some_tokens):
             list(through.run(layers))
         handle.remove()
     assert same(before, snapshot(model))
-
-
-@pytest.mark.parametrize("name", ["bert", "t5"])
-def test_a_model_that_predicts_no_next_token_is_refused(name, tiny_model, some_tokens, tmp_path):
-    model = tiny_model(name)
-    through = WholeModel(model=model, tokens=some_tokens())
-    folder = StatisticsFolder(folder=tmp_path / "found", sequences=8)
-    with pytest.raises(ModelError, match="no next-token logits"):
-        gather(find_layers(model), ["covariance"], through, folder)
