@@ -64,7 +64,7 @@ def truth_of(workspace: Workspace, meter, tokens, table: CostTable, pattern: str
         schemes = [cost.scheme for cost in row.costs]
         missing = [scheme for scheme in schemes if shards.get(row.layer, scheme) is None]
         if missing:
-            lacking = {row.layer: missing}
+            lacking = dict.fromkeys([row.layer], missing)
             for layer, losses in MODEL_ESTIMATORS["single_swaps"].judge(bench, lacking):
                 for scheme, found in losses.items():
                     shards.put(layer, scheme, found)
