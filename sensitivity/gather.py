@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 
@@ -12,7 +11,7 @@ from bitplan.errors import ModelError, OutputError
 from bitplan.schema import Layer
 from bitplan.sensitivity.passes import AbstractPass
 from bitplan.sensitivity.statistics import LEFT_OUT, StatisticsFolder, Sums
-from bitplan.sensitivity.watch import Seen
+from bitplan.sensitivity.watch import Seen, by_layer
 
 log = logging.getLogger(__name__)
 
@@ -88,9 +87,7 @@ def _add(
     broken = "its loss" if seen is None else _not_finite(seen)
     if broken:
         log.warning("Calibration sequence %d is left out: %s is not finite.", sequence, broken)
-    by_layer = defaultdict(list)
-    for one in seen or ():
-        by_layer[one.layer].append(one)
+    calls = by_layer(seen or ())
     for layer, ones in sums.items():
         for one in ones:
             if one.sequences[sequence]:
@@ -98,7 +95,7 @@ def _add(
             if broken:
                 one.sequences[sequence] = LEFT_OUT
             else:
-                one.add(by_layer[layer], sequence=sequence, tokens=tokens)
+                one.add(calls[layer.name], sequence=sequence, tokens=tokens)
 
 
 def _not_finite(seen: Sequence[Seen]) -> str:

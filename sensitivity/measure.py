@@ -138,7 +138,8 @@ class Meter:
             if (missing := [s for s in legal if self.shards.get(layer, s) is None])
         }
         if lacking:
-            for layer, losses in self.estimator.judge(self.bench, lacking):
+            asked = schemes if self.estimator.jointly else lacking
+            for layer, losses in self.estimator.judge(self.bench, asked):
                 for scheme, found in losses.items():
                     self.shards.put(layer, scheme, found)
             self.bench.through.close()

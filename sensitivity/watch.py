@@ -1,6 +1,7 @@
 """See the inputs of each layer and the gradients at its output, without changing the model."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -32,6 +33,14 @@ class Seen:
 
 
 Report = Callable[[Seen], None]
+
+
+def by_layer(seen: Iterable[Seen]) -> dict[str, list[Seen]]:
+    """The calls of each layer, by its name; of a layer without any, an empty list."""
+    calls: dict[str, list[Seen]] = defaultdict(list)
+    for one in seen:
+        calls[one.layer.name].append(one)
+    return calls
 
 
 @contextmanager

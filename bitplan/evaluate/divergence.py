@@ -11,14 +11,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from bitplan.errors import ModelError, OutputError
-from bitplan.models import Inputs, Outputs, Says, read_outputs
+from bitplan.models import Inputs, Outputs, Says, logits_kl, read_outputs
+from bitplan.models.outputs import CHUNK
 from bitplan.progress import Progress, quiet
 
 BATCH_TOKENS = 1024
 """Tokens that go through the model at once; an image or a clip goes alone."""
-
-CHUNK = 256
-"""Positions whose distributions are compared at once: bounds memory at large vocabularies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +128,7 @@ def compare(model: nn.Module, reference: Reference, *, progress: Progress = quie
     Raises `ModelError` for a model of another vocabulary, or that says something else.
     """
     kl, nll, told = [], [], reference.values()
-    measure = gaussian_kl if reference.says is Says.STATES else _kl
+    measure = gaussian_kl if reference.says is Says.STATES else logits_kl
     for batch, outputs in _forward(model, reference.inputs, progress, "evaluate"):
         _check_alike(outputs, reference)
         kl += [measure(told[len(kl) + i], row) for i, row in enumerate(outputs.values)]
@@ -188,16 +186,6 @@ def _nlls(outputs: Outputs, batch: Inputs) -> list[float]:
     if outputs.says is not Says.NEXT or batch.ids is None:
         return []
     return [_nll(row, ids) for row, ids in zip(outputs.values, batch.ids, strict=True)]
-
-
-def _kl(
-    reference: Float[Tensor, "length vocabulary"], logits: Float[Tensor, "length vocabulary"]
-) -> float:
-    total = 0.0
-    for ours, theirs in zip(logits.split(CHUNK), reference.split(CHUNK), strict=True):
-        log_q, log_p = ours.float().log_softmax(-1), theirs.float().log_softmax(-1)
-        total += torch.nn.functional.kl_div(log_q, log_p, reduction="sum", log_target=True).item()
-    return total / len(logits)
 
 
 def _nll(logits: Float[Tensor, "length vocabulary"], tokens: Int[Tensor, "length"]) -> float:

@@ -30,6 +30,7 @@ from bitplan.models.load import model_class as model_class
 from bitplan.models.outputs import Outputs as Outputs
 from bitplan.models.outputs import Says as Says
 from bitplan.models.outputs import explained as explained
+from bitplan.models.outputs import logits_kl as logits_kl
 from bitplan.models.outputs import next_token_logits as next_token_logits
 from bitplan.models.outputs import positions as positions
 from bitplan.models.outputs import predicts_next_token as predicts_next_token

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from bitplan.errors import BitplanError, ModelError
 from bitplan.models.inputs import Inputs, complete
 
+CHUNK = 256
+"""Positions whose distributions are compared at once: bounds memory at large vocabularies."""
+
 
 class Says(StrEnum):
     """What the numbers at each position are."""
@@ -76,6 +79,17 @@ def next_token_logits(
             "Choose another estimator, or load the model with a language-modelling head."
         )
     return outputs.values
+
+
+def logits_kl(
+    reference: Float[Tensor, "positions classes"], logits: Float[Tensor, "positions classes"]
+) -> float:
+    """KL(reference || logits) in nats, a mean over positions."""
+    total = 0.0
+    for ours, theirs in zip(logits.split(CHUNK), reference.split(CHUNK), strict=True):
+        log_q, log_p = ours.float().log_softmax(-1), theirs.float().log_softmax(-1)
+        total += torch.nn.functional.kl_div(log_q, log_p, reduction="sum", log_target=True).item()
+    return total / len(logits)
 
 
 def predicts_next_token(model: nn.Module) -> bool:

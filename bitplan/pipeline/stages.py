@@ -207,6 +207,7 @@ def measure_in(
         engine=settings.engine,
         workers=settings.workers,
         through=settings.through,
+        menu=[[str(s) for s in menu or ()] for menu in (settings.schemes, settings.measured)],
         progress=progress,
     )
     rows, law_error = rows_in(workspace, meter, settings, progress)

@@ -176,20 +176,24 @@ class Workspace:
         engine: str = "serial",
         workers: int | None = None,
         through: str = "auto",
+        menu: object = None,
         progress: Progress = quiet,
     ) -> Meter:
         """What renders and judges this model's weights; gathers the statistics that it needs.
 
-        `through` is one of `bitplan.sensitivity.PASSES`.
+        `through` is one of `bitplan.sensitivity.PASSES`; `menu` is what an estimator that judges
+        all schemes jointly is asked for, whose costs hold for that alone.
         """
         found = get_estimator(estimator)
         store = self.store(tokens_digest(tokens.calibration), quantizer)
+        is_joint = isinstance(found, AbstractModelEstimator) and found.jointly
+        costs = f"{estimator}-{short_digest(menu)}" if is_joint else estimator
         opened = partial(self._pass, tokens, name=through, progress=progress)
         meter = Meter(
             model=self.model,
             statistics={labels: self.statistics(tokens, labels) for labels in LABELS},
             store=store,
-            shards=Shards(folder=store.folder / "costs" / estimator),
+            shards=Shards(folder=store.folder / "costs" / costs),
             quantizer=quantizer,
             estimator=found,
             bench=Bench(

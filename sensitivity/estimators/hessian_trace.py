@@ -7,6 +7,7 @@ Hessian of the loss in its n weights, and tr(H) = E v'Hv for random signs v.
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -33,6 +34,8 @@ class HessianTrace(AbstractModelEstimator):
     A backward pass through the backward pass: about three times the time and the memory of one. A
     negative trace, which noise can give, counts as zero.
     """
+
+    jointly: ClassVar[bool] = True
 
     def judge(self, bench: Bench, schemes: Schemes) -> Iterator[Judged]:
         """Judge all layers together."""

@@ -52,9 +52,14 @@ class Bench:
 
 
 class AbstractModelEstimator(ABC):
-    """Judges rendered weights on the model itself, a group of layers at a time."""
+    """Judges rendered weights on the model itself, a group of layers at a time.
+
+    `jointly`: what is said of one scheme depends on all that are judged with it, so that a part of
+    them is never judged alone.
+    """
 
     labels: ClassVar[str] = "data"
+    jointly: ClassVar[bool] = False
 
     @abstractmethod
     def judge(self, bench: Bench, schemes: Schemes) -> Iterator[Judged]:

@@ -13,6 +13,7 @@ minimum).
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -43,9 +44,10 @@ class OperatingPoint(AbstractModelEstimator):
     """Change of the KL from a plan, as a loss: zero for what the layer had before compression.
 
     `plan` gives each layer's scheme; without it every layer is at the middle of its schemes by
-    bytes. A change for the better than the original weight counts as no loss.
+    bits. A change for the better than the original weight counts as no loss.
     """
 
+    jointly: ClassVar[bool] = True
     plan: Mapping[str, Scheme] = field(default_factory=dict)
 
     def judge(self, bench: Bench, schemes: Schemes) -> Iterator[Judged]:

@@ -28,7 +28,7 @@ from bitplan.sensitivity.estimators.model_estimator import (
     Schemes,
 )
 from bitplan.sensitivity.losses import Losses
-from bitplan.sensitivity.watch import Seen
+from bitplan.sensitivity.watch import Seen, by_layer
 
 SHARE_OF_MEMORY = 0.25
 """Of the machine's memory, for the errors of all schemes of the layers that are judged together."""
@@ -72,9 +72,9 @@ class OutputFisher(AbstractModelEstimator):
             for sequence, seen in run:
                 if seen is None:
                     continue
+                calls = by_layer(seen)
                 for layer in group:
-                    calls = [one for one in seen if one.layer == layer]
-                    sums[layer].append(self.squares(calls, errors[layer], sequence))
+                    sums[layer].append(self.squares(calls[layer.name], errors[layer], sequence))
         for layer in group:
             # Half of the sum over tokens, by token.
             by_sequence = torch.stack(sums[layer], dim=1).double() / (2 * bench.through.tokens_each)

@@ -13,7 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitplan.models import block_of, blocks_of, next_token_logits, recorded, replayed, weight_of
+from bitplan.models import (
+    block_of,
+    blocks_of,
+    logits_kl,
+    next_token_logits,
+    recorded,
+    replayed,
+    weight_of,
+)
 from bitplan.schema import Layer, Scheme
 from bitplan.sensitivity.estimators.model_estimator import (
     AbstractModelEstimator,
@@ -22,9 +30,6 @@ from bitplan.sensitivity.estimators.model_estimator import (
     Schemes,
 )
 from bitplan.sensitivity.losses import Losses
-
-CHUNK = 256
-"""Positions whose distributions are compared at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,16 +84,8 @@ def _swap(bench: Bench, memory: Sequence[_Memory], layer: Layer, scheme: Scheme)
         for one in memory:
             unchanged = {index: out for index, out in one.outputs.items() if index < first}
             with replayed(blocks, unchanged):
-                found.append(_kl(one.logits, next_token_logits(bench.model, one.tokens)[0]))
+                found.append(logits_kl(one.logits, next_token_logits(bench.model, one.tokens)[0]))
     finally:
         weight.copy_(original)
     # Rounding of float32 can make a KL of nothing less than nothing.
     return np.maximum(found, 0.0)
-
-
-def _kl(reference: Tensor, logits: Tensor) -> float:
-    total = 0.0
-    for told, found in zip(reference.split(CHUNK), logits.split(CHUNK), strict=True):
-        told, found = told.float().log_softmax(-1), found.float().log_softmax(-1)
-        total += torch.nn.functional.kl_div(found, told, reduction="sum", log_target=True).item()
-    return total / len(logits)

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bitplan import measure
+from bitplan.calibration import Sizes
 from bitplan.compress import Store, reads_covariance, render
 from bitplan.errors import InputError
 from bitplan.footprint import legal_schemes, scheme_bytes
@@ -16,6 +18,7 @@ from bitplan.models import find_layers, weight_of
 from bitplan.schema import Kind, Layer, Scheme
 from bitplan.sensitivity import (
     LAYER_ESTIMATORS,
+    MODEL_ESTIMATORS,
     Meter,
     Shards,
     StatisticsFolder,
@@ -292,3 +295,21 @@ def test_an_expert_that_calibration_never_chose_is_not_free(tiny_model, tmp_path
     assert (
         "1 of 3 experts of model.layers.0.mlp.experts.gate_up_proj: the mean of the" in caplog.text
     )
+
+
+@pytest.mark.parametrize("estimator", MODEL_ESTIMATORS)
+def test_a_judgement_cut_short_goes_on_and_says_the_same(estimator, tiny_model, tmp_path):
+    """What depends on all that is judged together is judged together again."""
+    menu = ("int2g32", "int4g32")
+
+    def costs(folder: Path, lost: int) -> tuple:
+        model = tiny_model("llama", torch.bfloat16)
+        settings = {"schemes": menu, "workdir": folder, "quantizer": "rtn", "estimator": estimator}
+        settings["sizes"] = Sizes(calibration=3, search=1, held_out=1, length=12)
+        rows = measure(model, **settings).rows
+        shards = sorted(folder.rglob("costs/*/*/*.json"))
+        for shard in shards[::lost] if lost else ():
+            shard.unlink()
+        return rows if not lost else measure(model, **settings).rows
+
+    assert costs(tmp_path / "cut", 3) == costs(tmp_path / "whole", 0)
