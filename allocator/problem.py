@@ -1,15 +1,22 @@
-"""The multiple-choice knapsack: one scheme for every row, least loss, within a number of bytes."""
+"""The multiple-choice knapsack: one scheme for every row, least loss, within a number of bytes.
+
+It may have more limits than that of bytes, and a most number of different schemes.
+"""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
 
-from bitplan.allocator.pins import Pins, allowed_names
+from bitplan.allocator.constraints import Constraints
+from bitplan.allocator.limit import Limit
+from bitplan.allocator.pins import Pins
+from bitplan.allocator.rows import Rows
+from bitplan.allocator.rules import Rule
 from bitplan.errors import TableError
-from bitplan.schema import Cost, CostTable, Row, Scheme
+from bitplan.schema import CostTable, Scheme
 
 ROUNDING = 1e-12
 """Relative differences below this are the rounding of float64 sums, not differences."""
@@ -50,6 +57,8 @@ class Problem:
     rest_bytes: int = 0  # only for messages, which speak of the whole model
     schemes: tuple[Scheme, ...] = ()  # [schemes]
     layers: tuple[tuple[str, ...], ...] = ()  # [rows], names of the layers in each row
+    limits: tuple[Limit, ...] = ()  # beside the bytes
+    most_schemes: int | None = None  # different ones, in all rows together
 
     def __post_init__(self) -> None:
         rows, schemes = self.loss.shape
@@ -69,6 +78,7 @@ class Problem:
         *,
         pins: Pins | None = None,
         fuse: bool = False,
+        constraints: Constraints | None = None,
     ) -> "Problem":
         """The problem of a cost table.
 
@@ -78,36 +88,38 @@ class Problem:
             pins: layer name or wildcard -> the scheme, or the schemes, that it may take. Where
                 several match a layer, the last one counts.
             fuse: give the layers that share `layer.fuse` one scheme.
+            constraints: what else a plan must keep to.
 
         Raises:
-            InputError: a pin that matches no layer, or leaves one without a legal scheme.
-            TableError: fused layers that have no scheme in common.
+            InputError: a pin or another constraint that matches no layer.
+            SchemeError: one that leaves a layer without a legal scheme.
+            ConflictError: several that do so together.
         """
-        allowed = allowed_names(table, pins or {})
-        groups = _groups(table, fuse)
-        names = sorted({str(cost.scheme) for row in table.rows for cost in row.costs})
-        column = {name: index for index, name in enumerate(names)}
-        shape = len(groups), len(names)
-        loss, size = np.zeros(shape), np.zeros(shape, np.int64)
-        votes = np.zeros(shape, np.int64)
-        for index, group in enumerate(groups):
-            for row in group:
-                for name, cost in _legal_costs(row, allowed):
-                    loss[index, column[name]] += cost.loss
-                    size[index, column[name]] += cost.bytes
-                    votes[index, column[name]] += 1
-        legal = votes == np.array([[len(group)] for group in groups])
-        _check_groups(groups, legal)
+        given = Constraints.of(constraints, pins=pins, fuse=fuse)
+        return cls.under(table, budget_bytes, given.rules(table))
+
+    @classmethod
+    def under(cls, table: CostTable, budget_bytes: int, rules: Sequence[Rule]) -> "Problem":
+        """The problem of a cost table under rules. Raises `ConflictError`, see `of`."""
+        rows = Rows.of(table, rules)
+        numbers = [rule.most_schemes for rule in rules if rule.most_schemes is not None]
         return cls(
-            loss=np.where(legal, loss, np.inf),
-            bytes=np.where(legal, size, 0),
-            legal=legal,
-            parameters=np.array([sum(row.layer.parameters for row in group) for group in groups]),
+            loss=rows.loss,
+            bytes=rows.bytes,
+            legal=rows.legal,
+            parameters=rows.parameters,
             budget_bytes=budget_bytes - table.rest_bytes,
             rest_bytes=table.rest_bytes,
-            schemes=tuple(map(Scheme.parse, names)),
-            layers=tuple(tuple(row.layer.name for row in group) for group in groups),
+            schemes=tuple(map(Scheme.parse, rows.schemes)),
+            layers=rows.layers,
+            limits=rows.limits,
+            most_schemes=min(numbers, default=None),
         )
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether more than the bytes couples the rows, so that not every solver will do."""
+        return bool(self.limits) or self.most_schemes is not None
 
     def at(self, choice: np.ndarray, values: np.ndarray) -> np.ndarray:
         """The values [rows] at a choice [rows], from `values` [rows, schemes]."""
@@ -122,9 +134,27 @@ class Problem:
         return int(self.at(choice, self.bytes).sum())
 
     def fits(self, choice: np.ndarray) -> bool:
-        """Whether a choice [rows] is legal and within the budget."""
+        """Whether a choice [rows] is legal, and within the budget and all other limits."""
         legal = bool(self.at(choice, self.legal).all())
-        return legal and self.bytes_of(choice) <= self.budget_bytes
+        return legal and self.bytes_of(choice) <= self.budget_bytes and not self.broken(choice)
+
+    def broken(self, choice: np.ndarray) -> list[str]:
+        """Names of the limits, that of bytes apart, that a choice [rows] does not keep to."""
+        names = [limit.name for limit in self.limits if limit.of(choice) > limit.most]
+        if self.most_schemes is not None and len(np.unique(choice)) > self.most_schemes:
+            names.append(f"at most {self.most_schemes} schemes")
+        return names
+
+    def choice_of(self, assignment: Mapping[str, Scheme]) -> np.ndarray | None:
+        """The choice [rows] of a scheme by layer name; None where it is none of this problem."""
+        column = {scheme: index for index, scheme in enumerate(self.schemes)}
+        choice = []
+        for row, names in enumerate(self.layers):
+            columns = {column.get(assignment[name], -1) for name in names}
+            if len(columns) > 1 or not self.legal[row, at := columns.pop()] or at < 0:
+                return None
+            choice.append(at)
+        return np.array(choice)
 
     def assignment(self, choice: np.ndarray) -> dict[str, Scheme]:
         """Scheme by layer name."""
@@ -173,27 +203,3 @@ def close_gap(loss: float, lower_bound: float) -> tuple[float, float]:
     if loss - lower_bound <= ROUNDING * loss:
         return loss, 0.0
     return lower_bound, (loss - lower_bound) / loss
-
-
-def _legal_costs(row: Row, allowed: Mapping[str, frozenset[str]]) -> list[tuple[str, Cost]]:
-    costs = [(str(cost.scheme), cost) for cost in row.costs]
-    limit = allowed.get(row.layer.name)
-    return costs if limit is None else [cost for cost in costs if cost[0] in limit]
-
-
-def _groups(table: CostTable, fuse: bool) -> list[list[Row]]:
-    """Rows that take one scheme together, in alphabetical order."""
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in sorted(table.rows, key=lambda row: row.layer.name):
-        key = ("fuse", row.layer.fuse) if fuse and row.layer.fuse else ("layer", row.layer.name)
-        groups.setdefault(key, []).append(row)
-    return list(groups.values())
-
-
-def _check_groups(groups: list[list[Row]], legal: np.ndarray) -> None:
-    for index in np.flatnonzero(~legal.any(axis=1)).tolist():
-        names = ", ".join(row.layer.name for row in groups[index])
-        raise TableError(
-            f"The fused layers {names} have no scheme in common. Measure them with the same "
-            "schemes, pin them alike, or solve with fuse=False."
-        )

@@ -10,11 +10,14 @@
     │   ├── PlanError          truncated, edited, too new, of another model
     │   ├── SchemeError        unknown or illegal number format
     │   ├── TableError         a cost table that cannot be solved
+    │   │   └── ConflictError      constraints that no plan meets together
     │   └── OutputError        a folder or file that cannot be written
     └── InternalError          a broken promise of our own (exit code 1)
 
 Every message says what is, what was needed, and what to do.
 """
+
+from collections.abc import Sequence
 
 
 class BitplanError(Exception):
@@ -30,15 +33,31 @@ class BudgetError(InputError):
 
 
 class InfeasibleError(BudgetError):
-    """No plan fits the budget. `smallest_bytes` is the size of the smallest plan there is."""
+    """No plan fits the budget. `smallest_bytes` is the size of the smallest plan there is.
 
-    def __init__(self, budget_bytes: int, smallest_bytes: int) -> None:
+    `conflict` names the constraints that the budget cannot hold together with, and without any
+    one of which it could; `nearest` says for each of the limits among them what could hold.
+    """
+
+    def __init__(
+        self,
+        budget_bytes: int,
+        smallest_bytes: int,
+        *,
+        conflict: Sequence[str] = (),
+        nearest: Sequence[str] = (),
+    ) -> None:
+        under = f" under {', '.join(conflict)}" if conflict else ""
+        instead = "".join(f" Or allow {limit}." for limit in nearest)
+        loosen = ", loosen one of these," if conflict else ""
         super().__init__(
             f"The budget is {budget_bytes:,} bytes, but the smallest plan needs "
-            f"{smallest_bytes:,}. Raise the budget or add a cheaper scheme."
+            f"{smallest_bytes:,}{under}. Raise the budget{loosen} or add a cheaper scheme.{instead}"
         )
         self.budget_bytes = budget_bytes
         self.smallest_bytes = smallest_bytes
+        self.conflict = tuple(conflict)
+        self.nearest = tuple(nearest)
 
 
 class CalibrationError(InputError):
@@ -63,6 +82,21 @@ class SchemeError(InputError):
 
 class TableError(InputError):
     """A cost table that cannot be read or solved."""
+
+
+class ConflictError(TableError):
+    """Constraints that no plan of a table meets together.
+
+    `conflict` names some that cannot hold together, and could without any one of them; `nearest`
+    says for each of the limits among them what could hold.
+    """
+
+    def __init__(
+        self, message: str, *, conflict: Sequence[str] = (), nearest: Sequence[str] = ()
+    ) -> None:
+        super().__init__(message)
+        self.conflict = tuple(conflict)
+        self.nearest = tuple(nearest)
 
 
 class OutputError(InputError):

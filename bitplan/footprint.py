@@ -46,6 +46,15 @@ def scheme_bytes(shape: Sequence[int], scheme: Scheme) -> int:
     return rows * (codes + groups * numbers_a_group * SCALE_BYTES)
 
 
+def dense_bytes(shape: Sequence[int], dtype: object) -> int:
+    """Bytes of a matrix, or a stack of them, that is not compressed.
+
+    >>> dense_bytes((576, 1536), "bfloat16")
+    1769472
+    """
+    return prod(shape) * FLOAT_BITS[_float_of(dtype)] // 8
+
+
 def canonical(scheme: Scheme, shape: Sequence[int]) -> Scheme:
     """The scheme by its plainest name: a group as long as the row, or longer, is the whole row.
 

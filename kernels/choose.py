@@ -2,7 +2,7 @@
 
 import torch
 
-from bitplan.kernels.integer import cpu
+from bitplan.runtimes import unfit
 from bitplan.schema import Scheme
 
 
@@ -22,7 +22,7 @@ def choose(
         return "reference", f"There is no packed matmul for {device} yet."
     if len(shape) != 2 or lookup:
         return "reference", "Rows and experts are taken from the canonical layout."
-    reason = cpu.unfit(scheme, *shape)
+    reason = unfit(scheme, *shape)
     if reason is not None:
         return "reference", f"{reason}."
     return "cpu", f"torch's packed {scheme.bits}-bit matmul fits exactly."

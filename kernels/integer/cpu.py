@@ -11,26 +11,8 @@ from torch import Tensor
 from bitplan.formats import pack, unpack
 from bitplan.schema import Scheme
 
-INT4_ROWS = 16
-"""The 4-bit matmul takes whole blocks of this many output rows."""
-
-INT8_SIDES = 16
-"""The 8-bit matmul reads past the end of a weight whose rows' length this does not divide."""
-
 COLUMNS_AT_ONCE = 512
 """Columns of a 4-bit weight that are read back together: bounds the memory that it takes."""
-
-
-def unfit(scheme: Scheme, rows: int, columns: int) -> str | None:
-    """Why torch has no exact matmul for a scheme and shape, or None if it has one."""
-    if scheme.bits == 4 and not scheme.symmetric and scheme.group_size:
-        if columns % scheme.group_size:
-            return "torch's 4-bit matmul wants whole groups"
-        return f"torch's 4-bit matmul wants rows in {INT4_ROWS}s" if rows % INT4_ROWS else None
-    if scheme.bits == 8 and scheme.symmetric and scheme.group_size is None:
-        whole = rows % INT8_SIDES == 0 and columns % INT8_SIDES == 0
-        return None if whole else f"torch's 8-bit matmul wants sides in {INT8_SIDES}s"
-    return "torch has exact matmuls for int4g32, int4g64, int4g128 and int8s alone"
 
 
 def arrange(tensors: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[str, Tensor]:

@@ -5,10 +5,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bitplan.formats import decode_integer
+from bitplan.runtimes import ROWS_AT_ONCE
 from bitplan.schema import Scheme
-
-ROWS_AT_ONCE = 4096
-"""Output rows decoded together: the dense weight never exists whole."""
 
 
 def linear(

@@ -8,6 +8,7 @@ from torch import Tensor
 from bitplan.compress import render
 from bitplan.formats import Packed
 from bitplan.kernels.integer import cpu, reference
+from bitplan.runtimes import unfit
 from bitplan.schema import Scheme
 
 # RMS(error) / RMS(product in float64 with the weight decoded in float32): measured, and doubled.
@@ -48,7 +49,7 @@ def product(inputs: Tensor, weight: Packed) -> Tensor:
 @pytest.mark.parametrize(("name", "rows", "columns"), CASES)
 def test_the_product_is_the_references(name, rows, columns, dtype):
     weight = packed(name, rows, columns)
-    assert cpu.unfit(weight.scheme, rows, columns) is None
+    assert unfit(weight.scheme, rows, columns) is None
     arranged = cpu.arrange(weight.tensors, weight.scheme, columns)
     for tokens in TOKENS:
         generator = torch.Generator().manual_seed(1)
@@ -137,7 +138,7 @@ sides = (1, 2, 5, 8, 15, 16, 17, 20, 24, 31, 32, 40, 48, 63, 64, 80, 96, 112, 16
 tried = 0
 for name, rows, columns in itertools.product(("int4g32", "int4g64", "int8s"), sides, sides):
     scheme = Scheme.parse(name)
-    if cpu.unfit(scheme, rows, columns) is None:
+    if unfit(scheme, rows, columns) is None:
         groups = columns // (scheme.group_size or columns)
         scale = torch.ones(rows, groups)
         codes = torch.zeros(rows, columns, dtype=torch.uint8)

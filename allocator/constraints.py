@@ -1,0 +1,154 @@
+"""All that a plan must keep to beside its budget, in one place."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from bitplan.allocator.bit_range import Bits, ceiling_rules, floor_rules
+from bitplan.allocator.pins import Pins, pin_rules
+from bitplan.allocator.resources import AbstractResource
+from bitplan.allocator.rules import Cap, Rule
+from bitplan.allocator.wildcards import matching
+from bitplan.errors import InputError
+from bitplan.runtimes import get_runtime
+from bitplan.schema import CostTable, Row
+
+Ties: TypeAlias = Sequence[str | Sequence[str]]
+"""Each a wildcard, or several: all layers that match take one scheme."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constraints:
+    """What a plan must keep to. All of it holds in every plan that is given back, or none is.
+
+    Where several wildcards of one argument match a layer, the last one counts.
+
+    Args:
+        pins: layer name or wildcard -> the scheme, or the schemes, that it may take.
+        floors: layer name or wildcard -> a scheme, or a number of bits per weight: it gets no fewer
+            than that. Bits per weight are 8 x bytes / weights, scales included: 4.5 of `int4g64`.
+        ceilings: likewise, no more than that.
+        ties: wildcards, or groups of them: all layers that match one take the same scheme.
+        fuse: give the layers that runtimes fuse (q, k and v, ...) one scheme.
+        most_schemes: at most this many different schemes in the plan.
+        runtime: a name of `bitplan.runtimes.RUNTIMES`: none but the schemes that it can load.
+        limits: what else is limited, as `ReadBytes(most=2e9)`: see `bitplan.allocator.resources`.
+
+    Raises:
+        InputError: a number that makes no sense, or an unknown runtime.
+    """
+
+    pins: Pins = field(default_factory=dict)
+    floors: Mapping[str, Bits] = field(default_factory=dict)
+    ceilings: Mapping[str, Bits] = field(default_factory=dict)
+    ties: Ties = ()
+    fuse: bool = False
+    most_schemes: int | None = None
+    runtime: str | None = None
+    limits: Sequence[AbstractResource] = ()
+
+    def __post_init__(self) -> None:
+        if self.most_schemes is not None and not (
+            isinstance(self.most_schemes, int) and self.most_schemes >= 1
+        ):
+            raise InputError(
+                f"A plan of at most {self.most_schemes!r} schemes was asked for; it needs 1 or more."
+            )
+        if self.runtime is not None:
+            get_runtime(self.runtime)
+        if isinstance(self.ties, str):
+            raise InputError(f"The ties are the string {self.ties!r}. Give a list of wildcards.")
+
+    @classmethod
+    def of(
+        cls,
+        constraints: "Constraints | None" = None,
+        *,
+        pins: Pins | None = None,
+        fuse: bool = False,
+    ) -> "Constraints":
+        """The constraints, with more pins and `fuse`. A pin that both have is refused."""
+        given = constraints or cls()
+        for pattern in set(given.pins).intersection(pins or ()):
+            raise InputError(f"{pattern!r} is pinned twice. Pin it once.")
+        return replace(given, pins={**given.pins, **(pins or {})}, fuse=given.fuse or fuse)
+
+    @property
+    def fixes_nothing(self) -> bool:
+        """Whether every scheme of every layer may be in a plan, `fuse` apart."""
+        return replace(self, fuse=False) == Constraints()
+
+    def rules(self, table: CostTable) -> tuple[Rule, ...]:
+        """What they say of a table.
+
+        Raises:
+            InputError: a wildcard that matches no layer, a limit that the table cannot tell.
+            SchemeError: a pin, floor or ceiling that no scheme of a layer meets.
+            TableError: a latency table of another model.
+        """
+        return (
+            *(_limit_rule(table, limit) for limit in self.limits),
+            *self._general_rules(table),
+            *floor_rules(table, self.floors),
+            *ceiling_rules(table, self.ceilings),
+            *_tie_rules(table, self.ties),
+            *pin_rules(table, self.pins),
+        )
+
+    def _general_rules(self, table: CostTable) -> Iterator[Rule]:
+        if self.most_schemes is not None:
+            plural = "s" if self.most_schemes > 1 else ""
+            name = f"at most {self.most_schemes} scheme{plural}"
+            yield Rule(name=name, most_schemes=self.most_schemes)
+        if self.runtime is not None:
+            yield _runtime_rule(table, self.runtime)
+        if self.fuse:
+            yield Rule(name="fuse", joined=_fused(table.rows))
+
+
+def _fused(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        if row.layer.fuse:
+            groups.setdefault(row.layer.fuse, []).append(row.layer.name)
+    return [tuple(group) for group in groups.values()]
+
+
+def _tie_rules(table: CostTable, ties: Ties) -> Iterator[Rule]:
+    names = [row.layer.name for row in table.rows]
+    for tie in ties:
+        patterns = (tie,) if isinstance(tie, str) else tuple(tie)
+        layers = [name for pattern in patterns for name in matching("tie", pattern, names)]
+        if layers:
+            yield Rule(name=f"the tie {'|'.join(patterns)!r}", joined=[tuple(layers)])
+
+
+def _runtime_rule(table: CostTable, runtime: str) -> Rule:
+    why_not = get_runtime(runtime)
+    allowed = {
+        row.layer.name: frozenset(
+            str(cost.scheme) for cost in row.costs if why_not(row.layer, cost.scheme) is None
+        )
+        for row in table.rows
+    }
+    return Rule(name=f"the runtime {runtime}", allowed=allowed)
+
+
+def _limit_rule(table: CostTable, limit: AbstractResource) -> Rule:
+    """A cap on all layers together, or the schemes with which each alone keeps to the limit."""
+    unit, amounts = limit.unit(table), limit.amounts(table)
+    most = unit.steps(limit.most)
+    name = f"at most {_number(limit.most)} {unit.noun}"
+    timed = {layer: frozenset(schemes) for layer, schemes in amounts.items()}
+    if not limit.largest:
+        cap = Cap(amounts=amounts, most=most, unit=unit)
+        return Rule(name=name, allowed=timed, cap=cap)
+    within = {
+        layer: frozenset(scheme for scheme, amount in schemes.items() if amount <= most)
+        for layer, schemes in amounts.items()
+    }
+    return Rule(name=name, allowed=within)
+
+
+def _number(most: float) -> str:
+    return f"{int(most):,}" if most == int(most) else str(most)
