@@ -48,5 +48,8 @@ class Relaxation:
 
     def core(self, best_loss: float) -> np.ndarray:
         """The schemes [rows, schemes] that a choice of less than `best_loss` can contain."""
-        slack = (best_loss - self.lower_bound) + ROUNDING * best_loss
-        return self.reduced <= slack
+        return self.reduced <= self.slack(best_loss)
+
+    def slack(self, best_loss: float) -> float:
+        """What the schemes of a choice of less than `best_loss` can add to the bound."""
+        return (best_loss - self.lower_bound) + ROUNDING * best_loss

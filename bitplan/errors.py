@@ -11,6 +11,7 @@
     │   ├── SchemeError        unknown or illegal number format
     │   ├── TableError         a cost table that cannot be solved
     │   │   └── ConflictError      constraints that no plan meets together
+    │   ├── TimeLimitError     the time was up before there was any plan
     │   └── OutputError        a folder or file that cannot be written
     └── InternalError          a broken promise of our own (exit code 1)
 
@@ -97,6 +98,10 @@ class ConflictError(TableError):
         super().__init__(message)
         self.conflict = tuple(conflict)
         self.nearest = tuple(nearest)
+
+
+class TimeLimitError(InputError):
+    """The time limit ended a search that had found no plan, and no proof that there is none."""
 
 
 class OutputError(InputError):

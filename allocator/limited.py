@@ -1,0 +1,103 @@
+"""Exactly within several limits: a core that grows until it holds every better choice.
+
+Local search knows bytes alone, so there may be no good choice to start from. Instead the schemes of
+least reduced cost are searched first. What is found there has a loss, and once the core holds all
+schemes whose reduced cost is below the distance from that loss to the bound, its optimum is the
+problem's: a better choice can contain no other scheme.
+"""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from bitplan.allocator.core import Core, Found, search
+from bitplan.allocator.prices import best_prices, priced_relaxation
+from bitplan.allocator.problem import Problem, Solution
+from bitplan.allocator.uniform import uniform_choices
+from bitplan.errors import ConflictError, TimeLimitError
+
+FIRST_ITEMS = 60
+"""Schemes of the first core, beside one of each row: few, so that its optimum is found at once."""
+
+GROWTH = 4
+"""By how much the core grows where it held no choice that fits."""
+
+
+def best_within_limits(
+    problem: Problem,
+    *,
+    end: float,
+    start: np.ndarray | None = None,
+    prices: np.ndarray | None = None,
+) -> Solution:
+    """The choice of least loss that keeps to all limits of a problem, `most_schemes` apart.
+
+    Args:
+        problem: what to solve.
+        end: when to be done, by `time.monotonic`.
+        start: a choice [rows] to be used where it fits.
+        prices: of the limits, if they are known.
+
+    Raises:
+        InfeasibleError: nothing fits the bytes.
+        ConflictError: nothing keeps to all limits.
+        TimeLimitError: the time was up before anything was found.
+    """
+    problem = replace(problem, most_schemes=None)
+    if prices is None:
+        prices = best_prices(problem, (end - time.monotonic()) / 4)
+    relaxation = priced_relaxation(problem, prices)
+    best = _first(problem, relaxation.choice, start)
+    levels = np.sort(relaxation.reduced[problem.legal])
+    rows, more, within = len(problem.loss), FIRST_ITEMS, 0.0
+    while True:
+        upper = np.inf if best is None else problem.loss_of(best)
+        level = levels[min(rows + more, levels.size) - 1]
+        # Once a core was searched, the next holds every choice that is better than what was found.
+        is_last = within > 0 and best is not None
+        within = relaxation.slack(upper) if is_last else level
+        keep = problem.legal & (relaxation.reduced <= within)
+        # Far from the bound, what is at hand would only bring its schemes into a small core.
+        hint = best if is_last and best is not None else relaxation.choice
+        core = Core.of(problem, keep, hint, upper)
+        found = search(core, max(0.01, end - time.monotonic()))
+        best = _better(problem, best, found)
+        if best is None:
+            _check_unfound(problem, found, is_all=within >= levels[-1])
+            more *= GROWTH
+            continue
+        loss = problem.loss_of(best)
+        is_complete = within >= min(relaxation.slack(loss), levels[-1])
+        # A core that was cut by a known loss has finer units.
+        if not found.proven or (is_complete and (core.is_precise(loss) or loss == upper)):
+            bound = max(relaxation.lower_bound, found.bound if is_complete else -np.inf)
+            return core.solution(problem, best, bound, proven=found.proven)
+        within = max(within, np.finfo(float).tiny)
+
+
+def _first(
+    problem: Problem, relaxed: np.ndarray, start: np.ndarray | None
+) -> np.ndarray | None:
+    """The best choice that is at hand: no uniform plan may be better than the answer."""
+    choices = [relaxed, *uniform_choices(problem).values(), *([] if start is None else [start])]
+    fitting = [choice for choice in choices if problem.fits(choice)]
+    return min(fitting, key=problem.loss_of, default=None)
+
+
+def _better(problem: Problem, best: np.ndarray | None, found: Found) -> np.ndarray | None:
+    choices = [choice for choice in (best, found.choice) if choice is not None]
+    return min(choices, key=problem.loss_of, default=None)
+
+
+def _check_unfound(problem: Problem, found: Found, *, is_all: bool) -> None:
+    """Raise where a core held nothing and no larger one will, or where there is no time for it."""
+    names = ", ".join(["the bytes", *(limit.name for limit in problem.limits)])
+    if not found.proven:
+        raise TimeLimitError(
+            f"The time was up before any plan was found that keeps to {names}, or a proof that "
+            "there is none. Raise the time limit, or loosen one of them."
+        )
+    if is_all:
+        conflict = [limit.name for limit in problem.limits]
+        raise ConflictError(f"No plan keeps to {names} together. Loosen one.", conflict=conflict)
