@@ -1,6 +1,10 @@
 """A cost table and a budget -> a plan. Knows no tensors: never imports torch."""
 
+from bitplan.allocator.constraints import Constraints as Constraints
+from bitplan.allocator.constraints import Ties as Ties
 from bitplan.allocator.frontier import frontier as frontier
+from bitplan.allocator.latencies import Latencies as Latencies
+from bitplan.allocator.limit import Limit as Limit
 from bitplan.allocator.pins import Pins as Pins
 from bitplan.allocator.plan import plan_of as plan_of
 from bitplan.allocator.problem import Problem as Problem
@@ -8,7 +12,16 @@ from bitplan.allocator.problem import Solution as Solution
 from bitplan.allocator.problem import Status as Status
 from bitplan.allocator.refine import Refined as Refined
 from bitplan.allocator.refine import refine as refine
+from bitplan.allocator.resources import RESOURCES as RESOURCES
+from bitplan.allocator.resources import AbstractResource as AbstractResource
+from bitplan.allocator.resources import AverageBits as AverageBits
+from bitplan.allocator.resources import CacheBytes as CacheBytes
+from bitplan.allocator.resources import ReadBytes as ReadBytes
+from bitplan.allocator.resources import Seconds as Seconds
+from bitplan.allocator.resources import WeightBytes as WeightBytes
+from bitplan.allocator.resources import Workspace as Workspace
 from bitplan.allocator.solve import SOLVERS as SOLVERS
+from bitplan.allocator.solve import check_budget as check_budget
 from bitplan.allocator.solve import check_solver as check_solver
 from bitplan.allocator.solve import choose_solver as choose_solver
 from bitplan.allocator.solve import smallest_bytes as smallest_bytes

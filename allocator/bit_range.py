@@ -1,4 +1,4 @@
-"""Floors and ceilings: no fewer, or no more, bits per weight than a number, or than a scheme has."""
+"""Floors and ceilings: no fewer, or no more, bits per weight than a number or a scheme."""
 
 import math
 from collections.abc import Callable, Mapping

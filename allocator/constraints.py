@@ -7,7 +7,7 @@ from typing import TypeAlias
 from bitplan.allocator.bit_range import Bits, ceiling_rules, floor_rules
 from bitplan.allocator.pins import Pins, pin_rules
 from bitplan.allocator.resources import AbstractResource
-from bitplan.allocator.rules import Cap, Rule
+from bitplan.allocator.rules import Cap, Rule, each_within
 from bitplan.allocator.wildcards import matching
 from bitplan.errors import InputError
 from bitplan.runtimes import get_runtime
@@ -52,7 +52,8 @@ class Constraints:
             isinstance(self.most_schemes, int) and self.most_schemes >= 1
         ):
             raise InputError(
-                f"A plan of at most {self.most_schemes!r} schemes was asked for; it needs 1 or more."
+                f"A plan of at most {self.most_schemes!r} schemes was asked for; it needs at "
+                "least 1."
             )
         if self.runtime is not None:
             get_runtime(self.runtime)
@@ -139,15 +140,11 @@ def _limit_rule(table: CostTable, limit: AbstractResource) -> Rule:
     unit, amounts = limit.unit(table), limit.amounts(table)
     most = unit.steps(limit.most)
     name = f"at most {_number(limit.most)} {unit.noun}"
-    timed = {layer: frozenset(schemes) for layer, schemes in amounts.items()}
-    if not limit.largest:
-        cap = Cap(amounts=amounts, most=most, unit=unit)
-        return Rule(name=name, allowed=timed, cap=cap)
-    within = {
-        layer: frozenset(scheme for scheme, amount in schemes.items() if amount <= most)
-        for layer, schemes in amounts.items()
-    }
-    return Rule(name=name, allowed=within)
+    cap = Cap(amounts=amounts, most=most, unit=unit)
+    if limit.largest:
+        return each_within(name, cap)
+    allowed = {layer: frozenset(schemes) for layer, schemes in amounts.items()}
+    return Rule(name=name, allowed=allowed, cap=cap)
 
 
 def _number(most: float) -> str:

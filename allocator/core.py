@@ -78,7 +78,6 @@ class Core:
             rounding=len(rows) * unit / 2,
         )
 
-
     def is_precise(self, loss: float) -> bool:
         """Whether a proven optimum of this loss is one, to `RELATIVE_PRECISION`."""
         return self.rounding <= RELATIVE_PRECISION * loss

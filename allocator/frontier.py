@@ -2,14 +2,17 @@
 
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
+from bitplan.allocator.conflict import largest_bytes
+from bitplan.allocator.constraints import Constraints
 from bitplan.allocator.hull import Hull
 from bitplan.allocator.pins import Pins
 from bitplan.allocator.plan import solved_plan
 from bitplan.allocator.problem import Problem
-from bitplan.allocator.solve import SOLVERS, check_solver, choose_solver
+from bitplan.allocator.solve import check_solver, choose_solver, run_solver, smallest_bytes
 from bitplan.errors import InputError
 from bitplan.schema import CostTable, Plan
 
@@ -21,6 +24,7 @@ def frontier(
     solver: str = "auto",
     pins: Pins | None = None,
     fuse: bool = False,
+    constraints: Constraints | None = None,
     time_limit_s: float = 60.0,
 ) -> list[Plan]:
     """The best plan at evenly spaced budgets, smallest first; its loss never rises.
@@ -31,26 +35,36 @@ def frontier(
         solver: a name of `SOLVERS`, or "auto" to ask `choose_solver`.
         pins: as for `solve`.
         fuse: as for `solve`.
+        constraints: as for `solve`; they hold in every plan.
         time_limit_s: for all budgets; what one leaves over, the others may use.
 
     Raises:
+        ConflictError: constraints that cannot hold together.
         InputError: fewer than two points, an unknown solver, or a pin that cannot be used.
     """
     check_solver(solver, time_limit_s)
     if points < 2:
         raise InputError(f"A frontier of {points} points was asked for; it needs at least 2.")
-    problem = Problem.of(table, 0, pins=pins, fuse=fuse)
+    given = Constraints.of(constraints, pins=pins, fuse=fuse)
+    rules = given.rules(table)
+    problem = Problem.under(table, largest_bytes(table), rules)
     hull = Hull.of(problem)
     name = choose_solver(problem)[0] if solver == "auto" else solver
+    run = partial(run_solver, name, table, rules)
     plans: list[Plan] = []
     start: np.ndarray | None = None
-    budgets = _budgets(hull.first_bytes, hull.largest_bytes, points)
+    smallest, largest = hull.first_bytes, hull.largest_bytes
+    if problem.is_limited:
+        # The hull knows bytes alone.
+        largest = run(problem, hull, time_limit_s=time_limit_s / points).bytes
+        smallest = min(largest, smallest_bytes(table, constraints=given) - table.rest_bytes)
+    budgets = _budgets(smallest, largest, points)
     end = time.monotonic() + time_limit_s
     for done, budget_bytes in enumerate(budgets):
         share_s = max(0.0, end - time.monotonic()) / (len(budgets) - done)
         problem = replace(problem, budget_bytes=budget_bytes)
         # The plan of the budget before fits this one too: it is where the search begins.
-        solution = SOLVERS[name](problem, hull, time_limit_s=share_s, start=start)
+        solution = run(problem, hull, time_limit_s=share_s, start=start)
         start = solution.choice
         plans.append(solved_plan(table, problem, solution))
     return plans

@@ -28,7 +28,9 @@ def lagrangian(
 
     Raises:
         InfeasibleError: nothing fits the budget.
+        InputError: there are other limits than that of bytes.
     """
+    problem.refuse_limits(NAME)
     return relax_and_improve(problem, hull, start=start)[1]
 
 

@@ -73,7 +73,7 @@ class Latencies(_Record):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a JSON file. Raises `InputError` for one that is not there or not a latency table."""
+        """Read a JSON file. Raises `InputError` where there is none, or no latency table."""
         try:
             content = json.loads(read_text(path))
         except (ValueError, RecursionError) as error:

@@ -76,9 +76,7 @@ def best_within_limits(
         within = max(within, np.finfo(float).tiny)
 
 
-def _first(
-    problem: Problem, relaxed: np.ndarray, start: np.ndarray | None
-) -> np.ndarray | None:
+def _first(problem: Problem, relaxed: np.ndarray, start: np.ndarray | None) -> np.ndarray | None:
     """The best choice that is at hand: no uniform plan may be better than the answer."""
     choices = [relaxed, *uniform_choices(problem).values(), *([] if start is None else [start])]
     fitting = [choice for choice in choices if problem.fits(choice)]

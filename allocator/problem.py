@@ -15,7 +15,7 @@ from bitplan.allocator.limit import Limit
 from bitplan.allocator.pins import Pins
 from bitplan.allocator.rows import Rows
 from bitplan.allocator.rules import Rule
-from bitplan.errors import TableError
+from bitplan.errors import InputError, TableError
 from bitplan.schema import CostTable, Scheme
 
 ROUNDING = 1e-12
@@ -137,6 +137,21 @@ class Problem:
         """Whether a choice [rows] is legal, and within the budget and all other limits."""
         legal = bool(self.at(choice, self.legal).all())
         return legal and self.bytes_of(choice) <= self.budget_bytes and not self.broken(choice)
+
+    def refuse_limits(self, solver: str) -> None:
+        """Raise `InputError` for a solver that knows bytes alone, if there is more to keep to."""
+        if self.is_limited:
+            raise InputError(
+                f"The solver {solver} keeps to the bytes alone, but this plan must also keep to "
+                f"{', '.join(self.limit_names)}. Solve with cp_sat."
+            )
+
+    @property
+    def limit_names(self) -> list[str]:
+        """Of all limits but that of bytes."""
+        names = [limit.name for limit in self.limits]
+        schemes = [] if self.most_schemes is None else [f"at most {self.most_schemes} schemes"]
+        return [*names, *schemes]
 
     def broken(self, choice: np.ndarray) -> list[str]:
         """Names of the limits, that of bytes apart, that a choice [rows] does not keep to."""

@@ -16,11 +16,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bitplan.allocator.constraints import Constraints
+from bitplan.allocator.cp_sat import cp_sat
 from bitplan.allocator.hull import Hull
 from bitplan.allocator.lagrangian import lagrangian
 from bitplan.allocator.pins import Pins
 from bitplan.allocator.plan import plan_of
 from bitplan.allocator.problem import Problem
+from bitplan.errors import PlanError
 from bitplan.progress import Progress, quiet
 from bitplan.schema import CostTable, Layer, Plan, Scheme
 
@@ -33,6 +36,9 @@ STEPS = (2.0, 1.4)
 
 LARGEST_FACTOR = 8.0
 """An informed factor is at most this, and at least its inverse: the rest is noise."""
+
+SOLVE_S = 5.0
+"""Seconds for a table with limits to be solved again; without, it takes milliseconds."""
 
 DEPTHS = 4
 """Groups of equal numbers of consecutive blocks."""
@@ -57,13 +63,17 @@ def refine(
     evaluations: int,
     pins: Pins | None = None,
     fuse: bool = False,
+    constraints: Constraints | None = None,
     progress: Progress = quiet,
 ) -> Refined:
-    """Lower the measured KL of `plan` within its budget.
+    """Lower the measured KL of `plan` within its budget and the constraints.
 
-    `measure` is asked at most `evaluations` times, always with the same tokens.
+    `measure` is asked at most `evaluations` times, always with the same tokens. Raises `PlanError`
+    for a plan of another model, or one that does not keep to the constraints itself.
     """
-    problem = Problem.of(table, plan.budget_bytes, pins=pins, fuse=fuse)
+    given = Constraints.of(constraints, pins=pins, fuse=fuse)
+    problem = Problem.of(table, plan.budget_bytes, constraints=given)
+    _check_start(table, problem, plan)
     search = _Search(problem, plan.schemes, measure, evaluations, progress)
     start_kl = float(search.kl.mean())
     kinds, depths = _groups(problem, [row.layer for row in table.rows])
@@ -176,13 +186,37 @@ class _Search:
 
     def _solve(self, factors: np.ndarray) -> dict[str, Scheme]:
         scaled = replace(self.problem, loss=self.problem.loss * factors[:, None])
-        return self.problem.assignment(lagrangian(scaled, Hull.of(scaled)).choice)
+        if not scaled.is_limited:
+            return self.problem.assignment(lagrangian(scaled, Hull.of(scaled)).choice)
+        start = self.problem.choice_of(self.assignment)
+        solution = cp_sat(scaled, Hull.of(scaled), time_limit_s=SOLVE_S, start=start)
+        return self.problem.assignment(solution.choice)
 
     def _measure(self, assignment: Assignment) -> np.ndarray:
         kl = self.measure(assignment)
         self.measured += 1
         self.progress("refine", self.measured, self.evaluations)
         return kl
+
+
+def _check_start(table: CostTable, problem: Problem, plan: Plan) -> None:
+    ours, theirs = table.provenance, plan.provenance
+    if ours.model_digest != theirs.model_digest or plan.schemes.keys() != {
+        row.layer.name for row in table.rows
+    }:
+        raise PlanError(
+            f"The plan is of {theirs.model}, digest {theirs.model_digest[:12]}, and the cost table "
+            f"of {ours.model}, {ours.model_digest[:12]}. Give the plan of this table."
+        )
+    choice = problem.choice_of(plan.schemes)
+    if choice is None or not problem.fits(choice):
+        broken = "its budget, pins or ties"
+        if choice is not None and problem.broken(choice):
+            broken = ", ".join(problem.broken(choice))
+        raise PlanError(
+            f"The plan to refine does not keep to {broken}. Solve the table with the same "
+            "constraints first."
+        )
 
 
 def _scaled(factors: np.ndarray, rows: np.ndarray, factor: float) -> np.ndarray:

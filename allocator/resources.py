@@ -28,6 +28,9 @@ class AbstractResource(ABC):
     largest: ClassVar[bool] = False
     """Whether the most is for each layer alone, not for all together."""
 
+    measured: ClassVar[bool] = False
+    """Whether its amounts rest on what is known of a model only when it has been measured."""
+
     def __post_init__(self) -> None:
         if not (isinstance(self.most, int | float) and 0 <= self.most < math.inf):
             raise InputError(
@@ -151,6 +154,8 @@ class ReadBytes(AbstractResource):
     row, and all of it as well where a head is tied to it; keys and values of one sequence.
     """
 
+    measured: ClassVar[bool] = True
+
     def unit(self, table: CostTable) -> Unit:
         """Bytes."""
         return Unit(noun="bytes read per token")
@@ -205,6 +210,11 @@ RESOURCES: Mapping[str, type[AbstractResource]] = {
     "read_bytes": ReadBytes,
 }
 """Those that need nothing but a number."""
+
+
+def bytes_of_all(table: CostTable) -> Amounts:
+    """Bytes of every layer, weights and cache."""
+    return _each(table, lambda _, cost: cost.bytes)
 
 
 def _each(table: CostTable, amount: Callable[[Layer, Cost], int]) -> Amounts:

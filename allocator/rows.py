@@ -70,23 +70,22 @@ def _added_up(
 ) -> np.ndarray:
     """Steps [rows, schemes] of groups of layers."""
     return np.array(
-        [[sum(amounts[layer].get(name, 0) for layer in group) for name in names] for group in groups],
+        [
+            [sum(amounts[layer].get(name, 0) for layer in group) for name in names]
+            for group in groups
+        ],
         np.int64,
     )
 
 
-def _common(
-    group: Sequence[str], rows: dict[str, Row], rules: Sequence[Rule]
-) -> frozenset[str]:
+def _common(group: Sequence[str], rows: dict[str, Row], rules: Sequence[Rule]) -> frozenset[str]:
     """The schemes that all layers of a group may take."""
     schemes = [frozenset(str(cost.scheme) for cost in rows[name].costs) for name in group]
     schemes += [rule.allowed[name] for rule in rules for name in group if name in rule.allowed]
     return frozenset.intersection(*schemes)
 
 
-def _empty_row(
-    group: Sequence[str], rows: dict[str, Row], rules: Sequence[Rule]
-) -> TableError:
+def _empty_row(group: Sequence[str], rows: dict[str, Row], rules: Sequence[Rule]) -> TableError:
     """What to raise where a group has no scheme: with a smallest set of rules that leaves none."""
 
     def can_hold(some: Sequence[Rule]) -> bool:

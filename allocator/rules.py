@@ -16,7 +16,7 @@ Amounts: TypeAlias = Mapping[str, Mapping[str, int]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cap:
-    """The most that all layers together may take of something."""
+    """The most that layers may take of something: all together, or each alone."""
 
     amounts: Amounts
     most: int
@@ -30,8 +30,18 @@ class Rule:
     name: str  # in the caller's words
     allowed: Mapping[str, frozenset[str]] = field(default_factory=dict)  # layer -> schemes
     joined: Sequence[tuple[str, ...]] = ()  # layers that share one scheme
-    cap: Cap | None = None
+    cap: Cap | None = None  # of all layers together
+    each: Cap | None = None  # of each layer alone: `allowed` says the same
     most_schemes: int | None = None
+
+
+def each_within(name: str, cap: Cap) -> Rule:
+    """The rule that every layer alone keeps to a cap."""
+    allowed = {
+        layer: frozenset(scheme for scheme, amount in schemes.items() if amount <= cap.most)
+        for layer, schemes in cap.amounts.items()
+    }
+    return Rule(name=name, allowed=allowed, each=cap)
 
 
 def smallest_conflict(

@@ -1,15 +1,25 @@
 """A cost table and a budget -> the plan."""
 
+from collections.abc import Sequence
+
+import numpy as np
+
+from bitplan.allocator.conflict import check_feasible, explained, largest_bytes, least_bytes
+from bitplan.allocator.constraints import Constraints
 from bitplan.allocator.cp_sat import cp_sat
 from bitplan.allocator.hull import Hull
 from bitplan.allocator.lagrangian import lagrangian
 from bitplan.allocator.pins import Pins
 from bitplan.allocator.plan import solved_plan
-from bitplan.allocator.problem import Problem
-from bitplan.errors import InputError
+from bitplan.allocator.problem import Problem, Solution
+from bitplan.allocator.rules import Rule
+from bitplan.errors import ConflictError, InfeasibleError, InputError
 from bitplan.schema import Budget, CostTable, Plan
 
 SOLVERS = {"cp_sat": cp_sat, "lagrangian": lagrangian}
+
+HONOUR_LIMITS = ("cp_sat",)
+"""Solvers that keep to all limits of a problem, not to its bytes alone."""
 
 EXACT_UP_TO = 2_000_000
 """Cells of a table (rows x schemes) up to which an exact solution is a matter of seconds."""
@@ -17,37 +27,67 @@ EXACT_UP_TO = 2_000_000
 
 def solve(
     table: CostTable,
-    budget: Budget | float,
+    budget: Budget | float | None = None,
     *,
     solver: str = "auto",
     pins: Pins | None = None,
     fuse: bool = False,
+    constraints: Constraints | None = None,
     time_limit_s: float = 10.0,
 ) -> Plan:
     """The plan of least predicted KL within a budget.
 
     Args:
         table: what every layer loses in every scheme.
-        budget: for the whole model; a number is gigabytes, of 10^9 bytes.
+        budget: for the whole model; a number is gigabytes, of 10^9 bytes; None: as much as the
+            table can use, where the constraints are what limits a plan.
         solver: a name of `SOLVERS`, or "auto" to ask `choose_solver`.
         pins: layer name or wildcard -> the scheme, or the schemes, that it may take. Where several
             match a layer, the last one counts.
         fuse: give the layers that runtimes fuse (q, k and v, ...) one scheme.
+        constraints: what else the plan must keep to.
         time_limit_s: seconds after which an exact search settles for what it has.
 
     Raises:
         InfeasibleError: nothing fits the budget; the message names the smallest that does.
-        InputError: an unknown solver, or a pin that cannot be used.
+        ConflictError: constraints that cannot hold together, whatever the budget.
+        InputError: an unknown solver, or a pin or constraint that cannot be used.
     """
     check_solver(solver, time_limit_s)
-    problem = Problem.of(table, Budget.of(budget).total_bytes, pins=pins, fuse=fuse)
-    hull = Hull.of(problem)
+    rules = Constraints.of(constraints, pins=pins, fuse=fuse).rules(table)
+    total = largest_bytes(table) if budget is None else Budget.of(budget).total_bytes
+    problem = Problem.under(table, total, rules)
     name = choose_solver(problem)[0] if solver == "auto" else solver
-    return solved_plan(table, problem, SOLVERS[name](problem, hull, time_limit_s=time_limit_s))
+    solution = run_solver(name, table, rules, problem, Hull.of(problem), time_limit_s=time_limit_s)
+    return solved_plan(table, problem, solution)
+
+
+def run_solver(
+    name: str,
+    table: CostTable,
+    rules: Sequence[Rule],
+    problem: Problem,
+    hull: Hull,
+    *,
+    time_limit_s: float,
+    start: np.ndarray | None = None,
+) -> Solution:
+    """What a solver says of the problem of a table under rules; a conflict is explained."""
+    if name not in HONOUR_LIMITS:
+        problem.refuse_limits(name)
+    try:
+        return SOLVERS[name](problem, hull, time_limit_s=time_limit_s, start=start)
+    except (InfeasibleError, ConflictError) as error:
+        if not rules:
+            raise
+        total = problem.budget_bytes + problem.rest_bytes
+        raise explained(table, total, rules) from error
 
 
 def choose_solver(problem: Problem) -> tuple[str, str]:
     """The name of the solver that "auto" takes for a problem, and the reason."""
+    if problem.is_limited:
+        return "cp_sat", f"it alone keeps to {', '.join(problem.limit_names)}"
     cells = problem.loss.size
     if cells <= EXACT_UP_TO:
         return "cp_sat", f"{cells:,} cells are few enough to prove the optimum"
@@ -55,14 +95,37 @@ def choose_solver(problem: Problem) -> tuple[str, str]:
     return "lagrangian", reason
 
 
-def smallest_bytes(table: CostTable, *, pins: Pins | None = None, fuse: bool = False) -> int:
+def smallest_bytes(
+    table: CostTable,
+    *,
+    pins: Pins | None = None,
+    fuse: bool = False,
+    constraints: Constraints | None = None,
+) -> int:
     """Bytes of the whole model under the smallest plan there is.
 
     Raises:
-        InputError: a pin that cannot be used.
+        ConflictError: constraints that cannot hold together.
+        InputError: a pin or constraint that cannot be used.
     """
-    problem = Problem.of(table, 0, pins=pins, fuse=fuse)
-    return Hull.of(problem).first_bytes + table.rest_bytes
+    rules = Constraints.of(constraints, pins=pins, fuse=fuse).rules(table)
+    try:
+        return least_bytes(Problem.under(table, 0, rules)) + table.rest_bytes
+    except ConflictError as error:
+        raise explained(table, largest_bytes(table), rules) from error
+
+
+def check_budget(
+    table: CostTable,
+    budget: Budget | float,
+    *,
+    pins: Pins | None = None,
+    fuse: bool = False,
+    constraints: Constraints | None = None,
+) -> None:
+    """Raise what `solve` would raise for lack of any plan. Losses do not matter to it."""
+    rules = Constraints.of(constraints, pins=pins, fuse=fuse).rules(table)
+    check_feasible(table, Budget.of(budget).total_bytes, rules)
 
 
 def check_solver(name: str, time_limit_s: float = 1.0) -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from bitplan.allocator.constraints import Constraints
 from bitplan.allocator.hull import Hull
 from bitplan.allocator.pins import Pins
 from bitplan.allocator.plan import plan_of
@@ -18,23 +19,26 @@ def uniform(
     *,
     pins: Pins | None = None,
     fuse: bool = False,
+    constraints: Constraints | None = None,
 ) -> list[Plan]:
     """The uniform plans that fit a budget (None: all of them), largest first.
 
     A layer that may not take the scheme takes, of its own, the smallest that is not smaller than
-    the scheme would be there, else its largest. Plans that come out alike are given once. `solver`
-    names the scheme: "uniform int4g64".
+    the scheme would be there, else its largest. Plans that come out alike are given once, and those
+    that do not keep to the constraints not at all. `solver` names the scheme: "uniform int4g64".
 
     Raises:
         InputError: a pin that cannot be used.
     """
     total = None if budget is None else Budget.of(budget).total_bytes
-    problem = Problem.of(table, total or 0, pins=pins, fuse=fuse)
+    problem = Problem.of(table, total or 0, pins=pins, fuse=fuse, constraints=constraints)
     hull = Hull.of(problem)
     plans: dict[bytes, Plan] = {}
     for column, choice in uniform_choices(problem).items():
         size = problem.rest_bytes + problem.bytes_of(choice)
         if choice.tobytes() in plans or (total is not None and size > total):
+            continue
+        if problem.broken(choice):
             continue
         budget_bytes = max(size, 1) if total is None else total
         within = replace(problem, budget_bytes=budget_bytes - problem.rest_bytes)
