@@ -22,7 +22,7 @@ MOST_CELLS = 200_000
 """Of a larger table no prices are sought: the linear program would take longer than it saves."""
 
 _WORST = 1e7
-"""Losses above this many times the row's share of the whole are as good as forbidden."""
+"""Losses above this many times the median are as good as forbidden."""
 
 
 def priced_relaxation(problem: Problem, prices: np.ndarray) -> Relaxation:
@@ -53,18 +53,17 @@ def best_prices(problem: Problem, time_limit_s: float) -> np.ndarray:
     from scipy.optimize import linprog
     from scipy.sparse import csr_array
 
-    least = np.where(problem.legal, problem.loss, np.inf).min(axis=1)
-    unit = max(float(np.median(problem.loss[problem.legal])), float(least.mean()), 1e-300)
+    unit = float(np.median(loss[loss > 0]))
     sizes = np.array([problem.bytes, *(limit.amounts for limit in problem.limits)])
     most = np.array([problem.budget_bytes, *(limit.most for limit in problem.limits)], float)
     scale = np.maximum(most, 1.0)
     ones = (np.ones(row.size), (row, np.arange(row.size)))
     found = linprog(
-        np.minimum(loss / unit, _WORST),
+        np.minimum(loss, _WORST * unit) / unit,
         A_ub=sizes[:, row, column] / scale[:, None],
         b_ub=most / scale,
-        A_eq=csr_array(ones, shape=(len(least), row.size)),
-        b_eq=np.ones(len(least)),
+        A_eq=csr_array(ones, shape=(len(problem.loss), row.size)),
+        b_eq=np.ones(len(problem.loss)),
         method="highs-ipm",
         options={"time_limit": max(time_limit_s, 0.1)},
     )
