@@ -35,7 +35,6 @@ class Shards:
         path = self.path(layer, scheme)
         if not path.is_file():
             return None
-            return None
         try:
             content = json.loads(read_text(path))
             is_whole = content.pop("digest") == _digest(content)

@@ -27,7 +27,7 @@ from bitplan.sensitivity import (
     get_estimator,
 )
 from bitplan.sensitivity.losses import Losses
-from bitplan.sensitivity.measure import row_of
+from bitplan.sensitivity.row import row_of
 from bitplan.sensitivity.statistics import LayerStatistics
 
 MENU = ("int2", "int4", "int4g32", "int8s", "bf16")
@@ -174,6 +174,18 @@ def test_damaged_costs_are_found_again(damage, tiny_model, tmp_path):
     assert files_under(tmp_path) != files
     assert meter.rows(legal_of(model)) == expected
     assert files_under(tmp_path) == files
+
+
+@pytest.mark.parametrize("engine", ["serial", "auto"])
+def test_a_shard_is_read_once(engine, tiny_model, tmp_path, caplog):
+    model = tiny_model("llama", torch.bfloat16)
+    meter = replace(meter_of(model, tmp_path), engine=engine)
+    expected = meter.rows(legal_of(model))
+    for shard in meter.shards.folder.rglob("int4.json"):
+        shard.write_bytes(b"")
+    assert meter.rows(legal_of(model)) == expected
+    # Whoever reads a damaged one says so.
+    assert caplog.text.count("is damaged") == len(find_layers(model))
 
 
 def test_costs_removed_while_they_are_read_are_told(tiny_model, tmp_path):
