@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from bitplan.compress import Store, reads_covariance
 from bitplan.errors import InputError
-from bitplan.footprint import scheme_bytes
 from bitplan.formats import Packed
 from bitplan.memory import release
 from bitplan.models import weight_of
@@ -24,15 +23,13 @@ from bitplan.sensitivity.estimators import (
 )
 from bitplan.sensitivity.estimators.model_estimator import Schemes
 from bitplan.sensitivity.losses import Losses
+from bitplan.sensitivity.portions import portions
 from bitplan.sensitivity.row import row_of
 from bitplan.sensitivity.shards import Shards
 from bitplan.sensitivity.statistics import LayerStatistics, StatisticsFolder
 from bitplan.sensitivity.task import LayerResult, LayerTask, run_task
 
 log = logging.getLogger(__name__)
-
-RENDERED_BYTES = 1 << 30
-"""Of one layer in several schemes, held in memory at a time; a scheme that takes more is alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +146,7 @@ class Meter:
 
     def _tasks(self, lacking: Schemes) -> Iterator[LayerTask]:
         for layer, schemes in lacking.items():
-            for portion in _portions(layer, schemes):
+            for portion in portions(layer, schemes):
                 yield self._task(layer, portion, judged=True)
 
     def _judge_on_model(self, unjudged: Schemes) -> None:
@@ -213,21 +210,6 @@ class Meter:
 
 def _weights_of(schemes: Schemes) -> int:
     return sum(layer.parameters * len(wanted) for layer, wanted in schemes.items())
-
-
-def _portions(layer: Layer, schemes: Sequence[Scheme]) -> Iterator[list[Scheme]]:
-    """The schemes in order, as many at a time as may be held rendered."""
-    portion: list[Scheme] = []
-    held = 0
-    for scheme in schemes:
-        size = scheme_bytes(layer.shape, scheme)
-        if portion and held + size > RENDERED_BYTES:
-            yield portion
-            portion, held = [], 0
-        portion.append(scheme)
-        held += size
-    if portion:
-        yield portion
 
 
 def _warn_if_unreached(layer: Layer, unreached: Bool[Tensor, "*experts"], is_guess: bool) -> None:

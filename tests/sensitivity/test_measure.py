@@ -325,3 +325,30 @@ def test_a_judgement_cut_short_goes_on_and_says_the_same(estimator, tiny_model, 
         return rows if not lost else measure(model, **settings).rows
 
     assert costs(tmp_path / "cut", 3) == costs(tmp_path / "whole", 0)
+
+
+def test_an_interrupt_of_single_swaps_leaves_what_was_found(tiny_model, tmp_path):
+    model = tiny_model("llama")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    settings = {"schemes": ("int2g32", "int4g32"), "quantizer": "rtn", "estimator": "single_swaps"}
+    settings["sizes"] = Sizes(calibration=3, search=1, held_out=1, length=12)
+    expected = measure(model, workdir=tmp_path / "whole", **settings).rows
+    layers, swaps = len(expected), []
+
+    def told(stage: str, done: int, total: int) -> None:
+        if stage == "swaps":
+            swaps.append((done, total))
+        # Within the fourth layer: after the 3 sequences themselves, 2 swaps of each a layer.
+        if len(swaps) == 3 + 3 * 6 + 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(model, workdir=tmp_path / "cut", progress=told, **settings)
+    assert [done for done, _ in swaps] == list(range(len(swaps)))  # it moves within a layer
+    after = model.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert len(list((tmp_path / "cut").rglob("costs/*/*/*.json"))) == 3 * 2
+    swaps[:] = [(0, 0)] * 100
+    assert measure(model, workdir=tmp_path / "cut", progress=told, **settings).rows == expected
+    # What is left is swapped, and no more.
+    assert swaps[-1] == (3 + (layers - 3) * 6, 3 + (layers - 3) * 6)
