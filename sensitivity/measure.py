@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bitplan.compress import Store, reads_covariance
 from bitplan.errors import InputError
+from bitplan.footprint import scheme_bytes
 from bitplan.formats import Packed
 from bitplan.memory import release
 from bitplan.models import weight_of
@@ -30,6 +31,9 @@ from bitplan.sensitivity.statistics import LayerStatistics, StatisticsFolder
 from bitplan.sensitivity.task import LayerResult, LayerTask, run_task
 
 log = logging.getLogger(__name__)
+
+RENDERED_BYTES = 1 << 30
+"""Of one layer in several schemes, held in memory at a time; a scheme that takes more is alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +150,9 @@ class Meter:
 
     def _tasks(self, lacking: Schemes) -> Iterator[LayerTask]:
         for layer, schemes in lacking.items():
-            for portion in portions(layer, schemes):
+            for portion in portions(
+                schemes, lambda s, layer=layer: scheme_bytes(layer.shape, s), RENDERED_BYTES
+            ):
                 yield self._task(layer, portion, judged=True)
 
     def _judge_on_model(self, unjudged: Schemes) -> None:

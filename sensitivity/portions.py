@@ -1,24 +1,25 @@
-"""A layer's schemes, a few at a time."""
+"""As many things at a time as memory may hold."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
-from bitplan.footprint import scheme_bytes
-from bitplan.schema import Layer, Scheme
-
-RENDERED_BYTES = 1 << 30
-"""Of one layer in several schemes, held in memory at a time; a scheme that takes more is alone."""
+T = TypeVar("T")
 
 
-def portions(layer: Layer, schemes: Sequence[Scheme]) -> Iterator[list[Scheme]]:
-    """The schemes in order, as many at a time as may be held rendered."""
-    portion: list[Scheme] = []
-    held = 0
-    for scheme in schemes:
-        size = scheme_bytes(layer.shape, scheme)
-        if portion and held + size > RENDERED_BYTES:
+def portions(things: Iterable[T], size: Callable[[T], float], most: float) -> Iterator[list[T]]:
+    """The things in order, as many at a time as take `most` together; a larger one is alone.
+
+    >>> list(portions([1, 2, 3, 9, 1], float, most=5))
+    [[1, 2], [3], [9], [1]]
+    """
+    portion: list[T] = []
+    held = 0.0
+    for thing in things:
+        takes = size(thing)
+        if portion and held + takes > most:
             yield portion
-            portion, held = [], 0
-        portion.append(scheme)
-        held += size
+            portion, held = [], 0.0
+        portion.append(thing)
+        held += takes
     if portion:
         yield portion

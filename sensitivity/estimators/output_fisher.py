@@ -30,6 +30,7 @@ from bitplan.sensitivity.estimators.model_estimator import (
     warn_of,
 )
 from bitplan.sensitivity.losses import Losses
+from bitplan.sensitivity.portions import portions
 from bitplan.sensitivity.watch import Seen, by_layer
 
 SHARE_OF_MEMORY = 0.25
@@ -54,8 +55,13 @@ class OutputFisher(AbstractModelEstimator):
     def judge(self, bench: Bench, schemes: Schemes) -> Iterator[Judged]:
         """Judge the layers in groups whose errors fit into memory."""
         left_out: set[int] = set()
+
+        def size(layer: Layer) -> int:
+            itemsize = weight_of(bench.model, layer).itemsize
+            return layer.parameters * itemsize * len(schemes[layer])
+
         for group in bench.through.groups(list(schemes)):
-            for part in _parts(bench, group, schemes):
+            for part in portions(group, size, SHARE_OF_MEMORY * psutil.virtual_memory().total):
                 yield from self._judge(bench, part, schemes, left_out)
 
     def squares(
@@ -147,22 +153,6 @@ def errors_of(
         error = bench.decode(layer, scheme).float().sub_(weight.float())
         errors[index] = error
     return errors
-
-
-def _parts(bench: Bench, group: Sequence[Layer], schemes: Schemes) -> Iterator[list[Layer]]:
-    most = SHARE_OF_MEMORY * psutil.virtual_memory().total
-    part: list[Layer] = []
-    held = 0.0
-    for layer in group:
-        itemsize = weight_of(bench.model, layer).itemsize
-        takes = layer.parameters * itemsize * len(schemes[layer])
-        if part and held + takes > most:
-            yield part
-            part, held = [], 0.0
-        part.append(layer)
-        held += takes
-    if part:
-        yield part
 
 
 def random_signs(tokens: int, sequence: int) -> Float[Tensor, "tokens"]:

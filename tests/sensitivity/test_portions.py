@@ -17,7 +17,7 @@ def test_a_few_schemes_at_a_time_cost_the_same(quantizer, tiny_model, tmp_path, 
     model = tiny_model("llama", torch.bfloat16)
     settings = {**SETTINGS, "quantizer": quantizer}
     together = measure(model, workdir=tmp_path / "together", **settings)
-    monkeypatch.setattr("bitplan.sensitivity.portions.RENDERED_BYTES", 1500)
+    monkeypatch.setattr("bitplan.sensitivity.measure.RENDERED_BYTES", 1500)
     apart = measure(model, workdir=tmp_path / "apart", **settings)
     assert apart == together
 
@@ -25,7 +25,7 @@ def test_a_few_schemes_at_a_time_cost_the_same(quantizer, tiny_model, tmp_path, 
 def test_progress_of_a_few_schemes_at_a_time_ends_where_it_should(
     tiny_model, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("bitplan.sensitivity.portions.RENDERED_BYTES", 1500)
+    monkeypatch.setattr("bitplan.sensitivity.measure.RENDERED_BYTES", 1500)
     seen = []
     table = measure(
         tiny_model("llama", torch.bfloat16),
