@@ -1,7 +1,6 @@
 """Files written whole or not at all: to a temporary name beside the target, then renamed."""
 
 import contextlib
-import glob
 import os
 import re
 import socket
@@ -44,7 +43,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.tmp")
     try:
         make_folder(path.parent)
-        _remove_dead(path.parent.glob(f".{glob.escape(path.name)}.*.tmp"))
+        # By name: a glob takes milliseconds where there are many files.
+        start, names = f".{path.name}.", os.listdir(path.parent)
+        own = (name for name in names if name.startswith(start) and name.endswith(".tmp"))
+        _remove_dead(path.parent / name for name in own)
         yield temporary
         temporary.replace(path)
     except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
