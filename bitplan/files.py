@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -36,13 +36,17 @@ def check_writable(*paths: str | Path) -> None:
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path to write to; it takes the name of `path` when the block succeeds.
 
-    Raises `OutputError` when the disk is full or the place is not writable; `path` is then as it
-    was before.
+    What killed processes of this machine left of the same file is removed. Raises `OutputError`
+    when the disk is full or the place is not writable; `path` is then as it was before.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.tmp")
     try:
         make_folder(path.parent)
+        # By name: a glob takes milliseconds where there are many files.
+        start, names = f".{path.name}.", os.listdir(path.parent)
+        own = (name for name in names if name.startswith(start) and name.endswith(".tmp"))
+        _remove_dead(path.parent / name for name in own)
         yield temporary
         temporary.replace(path)
     except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
@@ -55,7 +59,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 def remove_stale(folder: Path) -> None:
     """Remove what processes of this machine that live no more were writing anywhere in a folder."""
-    for path in folder.rglob(".*.tmp"):
+    _remove_dead(folder.rglob(".*.tmp"))
+
+
+def _remove_dead(paths: Iterable[Path]) -> None:
+    for path in paths:
         *_, host, process, _ = path.name.rsplit(".", 3)
         if host == _HOST and process.isdecimal() and not _is_alive(int(process)):
             with contextlib.suppress(OSError):  # another process may do the same

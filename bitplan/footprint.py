@@ -15,7 +15,10 @@ from bitplan.schema import FLOAT_BITS, GROUP_SIZES, INT_BITS, Layer, Scheme
 CODES_A_PACK = 8
 SCALE_BYTES = 2
 
-_FLOAT_OF_DTYPE = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float64": "fp32"}
+FLOAT_OF_DTYPE = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+"""The scheme that keeps what is stored in a dtype as it is."""
+
+_LARGEST_OF_DTYPE = FLOAT_OF_DTYPE | {"float64": "fp32"}
 _DEFAULT_INTEGERS = (
     "int2g64",
     "int2g32",
@@ -121,7 +124,7 @@ def _all_schemes() -> tuple[Scheme, ...]:
 
 def _float_of(dtype: object) -> str:
     name = str(dtype).removeprefix("torch.")
-    if name not in _FLOAT_OF_DTYPE:
-        known = ", ".join(_FLOAT_OF_DTYPE)
+    if name not in _LARGEST_OF_DTYPE:
+        known = ", ".join(_LARGEST_OF_DTYPE)
         raise SchemeError(f"Weights of dtype {name} have no scheme; bitplan compresses {known}.")
-    return _FLOAT_OF_DTYPE[name]
+    return _LARGEST_OF_DTYPE[name]

@@ -10,13 +10,12 @@ from torch import Tensor, nn
 from bitplan.apply import check_plan, held_bytes, pack_layer, pack_layers
 from bitplan.compress import render
 from bitplan.errors import ModelError, PlanError
-from bitplan.footprint import legal_schemes, scheme_bytes
 from bitplan.formats import Packed
-from bitplan.models import describe, find_layers, model_digest, weight_of
+from bitplan.models import find_layers, model_digest, weight_of
 from bitplan.modules import PackedEmbedding, PackedLinear, PackedWeight
-from bitplan.schema import Choice, Kind, Layer, Plan, Provenance, Scheme
+from bitplan.schema import Kind, Layer, Plan, Scheme
+from plans import plan_for
 
-MENU = ("int4g32", "int3", "int8s", "bf16", "int2g32s", "int5g32", "fp32")
 MODELS = ("llama", "llama-tied", "gpt2", "mixtral", "gpt-oss", "llama4", "gemma", "bert", "t5")
 # Relative RMS difference of what dense and packed models say: rounding, in another order.
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 3e-2}
@@ -35,42 +34,6 @@ def wide(dtype: torch.dtype = torch.float32) -> nn.Module:
         max_position_embeddings=32,
     )
     return transformers.LlamaForCausalLM(config).to(dtype).eval().requires_grad_(False)
-
-
-def plan_for(model: nn.Module, menu: tuple[str, ...] = MENU) -> Plan:
-    """Each layer the next scheme of the menu that it may take."""
-    seen = describe(model)
-    choices = []
-    for turn, stored in enumerate(seen.layers):
-        legal = legal_schemes(stored.layer, stored.dtype, menu)
-        scheme = legal[turn % len(legal)]
-        size = scheme_bytes(stored.layer.shape, scheme)
-        choices.append(Choice(layer=stored.layer, scheme=scheme, bytes=size, loss=0.0))
-    total = seen.rest_bytes + sum(choice.bytes for choice in choices)
-    made = Provenance(
-        model="tiny",
-        model_digest=model_digest(model, [choice.layer for choice in choices]),
-        dtype=seen.dtype,
-        calibration="none",
-        calibration_digest="0",
-        calibration_tokens=0,
-        estimator="weight_error",
-        quantizer="rtn",
-        seed=0,
-        versions={},
-    )
-    return Plan(
-        provenance=made,
-        budget_bytes=total,
-        bytes=total,
-        rest_bytes=seen.rest_bytes,
-        predicted_kl=0.0,
-        lower_bound=0.0,
-        gap=0.0,
-        status="tried",
-        solver="turns",
-        choices=tuple(choices),
-    )
 
 
 def schemes_of(plan: Plan) -> dict[Layer, Scheme]:

@@ -3,6 +3,7 @@
 import os
 import resource
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,6 +82,21 @@ def test_what_dead_processes_of_this_machine_left_is_removed(tmp_path):
             (temporary.parent / name).write_text("half")
         remove_stale(tmp_path)
         assert names_in(temporary.parent) == sorted(kept)
+
+
+def test_what_was_killed_over_a_file_is_removed_when_it_is_written_again(tmp_path):
+    """Also where no work folder is: a plan, a report, a downloaded asset."""
+    path = tmp_path / "[my] plan*.json"
+    kill = "import os; from bitplan.files import *\nwith replacing(NAME) as t:\n"
+    kill += "    t.write_text('half'); os.kill(os.getpid(), 9)"
+    for name in (str(path), str(tmp_path / "other.json")):
+        program = kill.replace("NAME", repr(name))
+        assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -9
+    assert len(names_in(tmp_path)) == 2
+    write_text(path, "whole")
+    other, mine = names_in(tmp_path)
+    assert mine == path.name
+    assert other.startswith(".other.json.")
 
 
 @pytest.mark.parametrize("kind", ["text", "tensors"])

@@ -21,6 +21,8 @@ def pack_caches(model: nn.Module, schemes: Mapping[str, Scheme], *, context: int
         _index(model, path): (schemes[f"{path}.keys"], schemes[f"{path}.values"]) for path in paths
     }
     changed.cache_context = context
+    # Some configs, as MPT's, turn the cache off. Whoever plans one wants it.
+    changed.generation_config.use_cache = True
     # Bound methods, so that a copy of the model has its own.
     changed.new_cache = MethodType(_new_cache, model)
     changed.generate = MethodType(_generate, model)

@@ -25,7 +25,7 @@ from bitplan.calibration import (
 from bitplan.compress import Store
 from bitplan.errors import InputError, ModelError, SchemeError
 from bitplan.files import make_folder, remove_stale
-from bitplan.footprint import default_schemes, legal_schemes
+from bitplan.footprint import FLOAT_OF_DTYPE, default_schemes, legal_schemes
 from bitplan.models import (
     Description,
     Inputs,
@@ -289,7 +289,7 @@ def _decode(model: nn.Module, store: Store, layer: Layer, scheme: Scheme) -> Ten
 
 def kept_scheme(dtype: str) -> Scheme:
     """The scheme that keeps what is stored in a dtype as it is."""
-    return Scheme.parse(_KEPT[dtype])
+    return Scheme.parse(FLOAT_OF_DTYPE[dtype])
 
 
 def short_digest(*parts: object) -> str:
@@ -317,12 +317,11 @@ def fingerprint(model: nn.Module, layers: Iterable[Layer], digest: str) -> str:
 def _check_dtypes(model: nn.Module) -> None:
     for parameter in model.parameters():
         dtype = str(parameter.dtype).removeprefix("torch.")
-        if parameter.is_floating_point() and parameter.itemsize > 1 and dtype not in _KEPT:
+        if parameter.is_floating_point() and parameter.itemsize > 1 and dtype not in FLOAT_OF_DTYPE:
             raise ModelError(
                 f"{type(model).__name__} has weights of {dtype}; bitplan works on "
-                f"{', '.join(_KEPT)}. Convert it first: model.to(torch.bfloat16)."
+                f"{', '.join(FLOAT_OF_DTYPE)}. Convert it first: model.to(torch.bfloat16)."
             )
 
 
-_KEPT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 _PACKAGES = ("bitplan", "numpy", "ortools", "torch", "transformers")

@@ -11,7 +11,8 @@ from bitplan.allocator import (
     uniform,
 )
 from bitplan.errors import InfeasibleError, InputError, SchemeError, TableError
-from bitplan.schema import Budget, Cost, CostTable, Kind, Layer, Plan, Provenance, Row, Scheme
+from bitplan.schema import Budget, Cost, CostTable, Kind, Layer, Plan, Row, Scheme
+from plans import PROVENANCE
 
 BITS = {"int2g64": 2, "int4g64": 4, "int8": 8, "bf16": 16}
 LOSS = {"int2g64": 1.0, "int4g64": 0.1, "int8": 0.01, "bf16": 0.0}
@@ -34,19 +35,7 @@ def row(name: str, weights: int, schemes: str, fuse: str | None = None, scale: f
 
 
 def table_of(*rows: Row) -> CostTable:
-    provenance = Provenance(
-        model="tiny",
-        model_digest="m",
-        dtype="bfloat16",
-        calibration="text",
-        calibration_digest="c",
-        calibration_tokens=64,
-        estimator="given",
-        quantizer="rtn",
-        seed=0,
-        versions={},
-    )
-    return CostTable(provenance=provenance, rest_bytes=REST, rows=rows)
+    return CostTable(provenance=PROVENANCE, rest_bytes=REST, rows=rows)
 
 
 ALL = "int2g64 int4g64 int8 bf16"

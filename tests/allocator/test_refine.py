@@ -4,23 +4,12 @@ import numpy as np
 import pytest
 
 from bitplan.allocator import refine, solve
-from bitplan.schema import Budget, Cost, CostTable, Kind, Layer, Provenance, Row, Scheme
+from bitplan.schema import Budget, Cost, CostTable, Kind, Layer, Row, Scheme
+from plans import PROVENANCE
 
 NAMES = {"int2g64": 2, "int3g64": 3, "int4g64": 4, "int6g64": 6, "int8g64": 8}
 KINDS = ("embed", "q_proj", "down_proj")
 BLOCKS = 8
-PROVENANCE = Provenance(
-    model="tiny",
-    model_digest="m",
-    dtype="bfloat16",
-    calibration="text",
-    calibration_digest="c",
-    calibration_tokens=64,
-    estimator="given",
-    quantizer="rtn",
-    seed=0,
-    versions={"bitplan": "0"},
-)
 
 
 def table_of(scale: dict[str, float]) -> CostTable:

@@ -24,22 +24,11 @@ from bitplan.allocator.cp_sat import cp_sat
 from bitplan.allocator.hull import Hull
 from bitplan.allocator.lagrangian import lagrangian
 from bitplan.errors import BudgetError, InfeasibleError, InputError
-from bitplan.schema import Budget, Cost, CostTable, Kind, Layer, Provenance, Row, Scheme
+from bitplan.schema import Budget, Cost, CostTable, Kind, Layer, Row, Scheme
+from plans import PROVENANCE
 
 NAMES = ("int2g64", "int3g64", "int4g64", "int5g64", "int6g64", "int8", "bf16")
 REST = 1000
-PROVENANCE = Provenance(
-    model="tiny",
-    model_digest="m",
-    dtype="bfloat16",
-    calibration="text",
-    calibration_digest="c",
-    calibration_tokens=64,
-    estimator="given",
-    quantizer="rtn",
-    seed=0,
-    versions={"bitplan": "0"},
-)
 
 
 def table_of(rows: list[dict[str, tuple[int, float]]], rest_bytes: int = REST) -> CostTable:

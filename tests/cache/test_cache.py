@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import MptConfig, MptForCausalLM
 
 from bitplan.cache import PackedCache, pack_caches
 from bitplan.cache.rows import CHUNK, PackedRows
@@ -138,6 +139,22 @@ def test_a_caller_who_wants_another_cache_or_none_gets_it(tiny_model):
     assert torch.equal(model.generate(tokens, none, attention_mask=tokens > 0), plain)
     static = generate(model, tokens, cache_implementation="dynamic")
     assert not isinstance(static.past_key_values, PackedCache)
+
+
+def test_a_model_that_caches_only_when_told_to_is_told(tiny_model):
+    config = MptConfig(d_model=32, n_heads=4, n_layers=2, vocab_size=96, max_seq_len=64)
+    torch.manual_seed(0)
+    model, tokens = MptForCausalLM(config).eval(), tokens_for(8)
+    plain = generate(model, tokens, output_logits=True)
+    assert plain.past_key_values is None
+    kept = generate(packed(model, "fp32"), tokens, output_logits=True)
+    assert isinstance(kept.past_key_values, PackedCache)
+    assert kept.past_key_values.get_seq_length() == 19
+    assert torch.equal(plain.sequences, kept.sequences)
+    for one, two in zip(plain.logits, kept.logits, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
+    model.generation_config.use_cache = False
+    assert generate(model, tokens).past_key_values is None
 
 
 def test_a_copy_of_a_model_has_its_own_cache(tiny_model):

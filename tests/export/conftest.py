@@ -9,11 +9,9 @@ from torch import Tensor, nn
 
 from bitplan.apply import pack_layers
 from bitplan.compress import render
-from bitplan.footprint import legal_schemes, scheme_bytes
-from bitplan.models import describe, model_digest, weight_of
-from bitplan.schema import Choice, Plan, Provenance
-
-MENU = ("int4g32", "int3", "int8s", "bf16", "int2g32s", "fp32")
+from bitplan.models import weight_of
+from bitplan.schema import Plan
+from plans import MENU, plan_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,38 +52,3 @@ def packed(tiny_model) -> Callable[..., Case]:
         return Case(model=model, plan=plan, said=said(model))
 
     return pack
-
-
-def plan_for(model: nn.Module, menu: tuple[str, ...]) -> Plan:
-    seen = describe(model)
-    choices = []
-    for turn, stored in enumerate(seen.layers):
-        legal = legal_schemes(stored.layer, stored.dtype, menu)
-        scheme = legal[turn % len(legal)]
-        size = scheme_bytes(stored.layer.shape, scheme)
-        choices.append(Choice(layer=stored.layer, scheme=scheme, bytes=size, loss=0.0))
-    total = seen.rest_bytes + sum(choice.bytes for choice in choices)
-    made = Provenance(
-        model="tiny",
-        model_digest=model_digest(model, [choice.layer for choice in choices]),
-        dtype=seen.dtype,
-        calibration="none",
-        calibration_digest="0",
-        calibration_tokens=0,
-        estimator="weight_error",
-        quantizer="rtn",
-        seed=0,
-        versions={},
-    )
-    return Plan(
-        provenance=made,
-        budget_bytes=total,
-        bytes=total,
-        rest_bytes=seen.rest_bytes,
-        predicted_kl=0.0,
-        lower_bound=0.0,
-        gap=0.0,
-        status="tried",
-        solver="turns",
-        choices=tuple(choices),
-    )
