@@ -1,5 +1,6 @@
 """A cost table and a budget -> a plan. Knows no tensors: never imports torch."""
 
+from bitplan.allocator.conflict import largest_bytes as largest_bytes
 from bitplan.allocator.constraints import Constraints as Constraints
 from bitplan.allocator.constraints import Ties as Ties
 from bitplan.allocator.frontier import frontier as frontier

@@ -77,7 +77,13 @@ class Constraints:
     @property
     def fixes_nothing(self) -> bool:
         """Whether every scheme of every layer may be in a plan, `fuse` apart."""
-        return replace(self, fuse=False) == Constraints()
+        given = (self.pins, self.floors, self.ceilings, self.ties, self.runtime, self.limits)
+        return self.most_schemes is None and not any(given)
+
+    @property
+    def before_measuring(self) -> "Constraints":
+        """Those that can be told of a model before it is measured."""
+        return replace(self, limits=tuple(one for one in self.limits if not one.measured))
 
     def rules(self, table: CostTable) -> tuple[Rule, ...]:
         """What they say of a table.

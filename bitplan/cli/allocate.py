@@ -5,21 +5,32 @@ from typing import Annotated
 
 import typer
 
+from bitplan.cli.constraints import (
+    AverageBits,
+    Ceilings,
+    Floors,
+    Fuse,
+    LatencyFile,
+    Limits,
+    MostSchemes,
+    OptionalBudgetGb,
+    Pins,
+    Runtime,
+    Ties,
+    constraints_of,
+)
 from bitplan.cli.options import (
     AsJson,
     Batch,
-    BudgetGb,
     CacheSchemes,
     Calibration,
     Context,
     Dtype,
     Engine,
     Estimator,
-    Fuse,
     Length,
     Measured,
     Model,
-    Pins,
     PlanOut,
     Quantizer,
     Schemes,
@@ -32,7 +43,6 @@ from bitplan.cli.options import (
     Workdir,
     Workers,
     names_of,
-    pins_of,
     sources_of,
 )
 from bitplan.cli.show import show
@@ -42,7 +52,7 @@ from bitplan.files import check_writable
 
 def allocate(
     model: Model,
-    budget_gb: BudgetGb,
+    budget_gb: OptionalBudgetGb = None,
     file: PlanOut = Path("plan.json"),
     report: Annotated[Path, typer.Option(help="Where the HTML report goes.")] = Path("report.html"),
     calibration: Calibration = None,
@@ -50,6 +60,14 @@ def allocate(
     measured: Measured = None,
     pins: Pins = None,
     fuse: Fuse = False,
+    floors: Floors = None,
+    ceilings: Ceilings = None,
+    ties: Ties = None,
+    most_schemes: MostSchemes = None,
+    runtime: Runtime = None,
+    average_bits: AverageBits = None,
+    limits: Limits = None,
+    latency: LatencyFile = None,
     temperature: Temperature = 1.0,
     sequences: Sequences = None,
     length: Length = None,
@@ -77,6 +95,19 @@ def allocate(
     from bitplan.pipeline import run
     from bitplan.report import evidence_table, plan_table, write_report
 
+    constraints = constraints_of(
+        pins=pins,
+        fuse=fuse,
+        floors=floors,
+        ceilings=ceilings,
+        ties=ties,
+        most_schemes=most_schemes,
+        runtime=runtime,
+        average_bits=average_bits,
+        limits=limits,
+        latency=latency,
+        budget_gb=budget_gb,
+    )
     check_writable(file, report)
     with Bars(hidden=as_json) as bars:
         outcome = run(
@@ -86,8 +117,7 @@ def allocate(
             temperature=temperature,
             schemes=names_of(schemes),
             measured=names_of(measured),
-            pins=pins_of(pins),
-            fuse=fuse,
+            constraints=constraints,
             sizes=Sizes(calibration=sequences, length=length),
             time_limit_s=time_limit,
             estimator=estimator,

@@ -5,8 +5,6 @@ from typing import Annotated, Any
 
 import typer
 
-from bitplan.errors import InputError
-
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a .gguf file or a hub id.")]
 TableFile = Annotated[Path, typer.Argument(metavar="TABLE", help="A file that measure wrote.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines, nothing else.")]
@@ -72,15 +70,6 @@ Through = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Of all that is drawn at random.")]
-Pins = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--pin",
-        metavar="LAYER=SCHEME",
-        help="What a layer may take; wildcards and several schemes, as '*.v_proj=int4g64|int8s'.",
-    ),
-]
-Fuse = Annotated[bool, typer.Option("--fuse", help="One scheme for q, k, v and for gate, up.")]
 Solver = Annotated[str, typer.Option(help="auto, cp_sat or lagrangian.")]
 Context = Annotated[
     int, typer.Option(min=0, help="Tokens whose KV cache counts too; 0: weights alone.")
@@ -103,16 +92,3 @@ def sources_of(calibration: list[str] | None) -> Any:
     from bitplan.calibration import parse_source
 
     return [parse_source(text) for text in calibration] if calibration else None
-
-
-def pins_of(pins: list[str] | None) -> dict[str, Any] | None:
-    """Schemes by layer of `LAYER=SCHEME`s. Raises `InputError`."""
-    if not pins:
-        return None
-    pairs = {}
-    for pin in pins:
-        layer, equals, schemes = pin.rpartition("=")
-        if not (equals and layer and schemes):
-            raise InputError(f"The pin {pin!r} is not LAYER=SCHEME. Write '*.v_proj=int4g64'.")
-        pairs[layer] = schemes.split("|")
-    return pairs

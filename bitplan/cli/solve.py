@@ -6,7 +6,21 @@ from typing import Annotated
 
 import typer
 
-from bitplan.cli.options import AsJson, BudgetGb, Fuse, Pins, PlanOut, Solver, TableFile, pins_of
+from bitplan.cli.constraints import (
+    AverageBits,
+    Ceilings,
+    Floors,
+    Fuse,
+    LatencyFile,
+    Limits,
+    MostSchemes,
+    OptionalBudgetGb,
+    Pins,
+    Runtime,
+    Ties,
+    constraints_of,
+)
+from bitplan.cli.options import AsJson, PlanOut, Solver, TableFile
 from bitplan.cli.show import show
 from bitplan.files import check_writable
 from bitplan.schema import CostTable
@@ -14,10 +28,18 @@ from bitplan.schema import CostTable
 
 def solve(
     table: TableFile,
-    budget_gb: BudgetGb,
+    budget_gb: OptionalBudgetGb = None,
     file: PlanOut = Path("plan.json"),
     pins: Pins = None,
     fuse: Fuse = False,
+    floors: Floors = None,
+    ceilings: Ceilings = None,
+    ties: Ties = None,
+    most_schemes: MostSchemes = None,
+    runtime: Runtime = None,
+    average_bits: AverageBits = None,
+    limits: Limits = None,
+    latency: LatencyFile = None,
     solver: Solver = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -25,9 +47,22 @@ def solve(
     from bitplan.allocator import solve
     from bitplan.report import plan_table
 
+    constraints = constraints_of(
+        pins=pins,
+        fuse=fuse,
+        floors=floors,
+        ceilings=ceilings,
+        ties=ties,
+        most_schemes=most_schemes,
+        runtime=runtime,
+        average_bits=average_bits,
+        limits=limits,
+        latency=latency,
+        budget_gb=budget_gb,
+    )
     check_writable(file)
     costs = CostTable.load(table)
-    plan = solve(costs, budget_gb, pins=pins_of(pins), fuse=fuse, solver=solver)
+    plan = solve(costs, budget_gb, constraints=constraints, solver=solver)
     plan.save(file)
     show(
         plan.to_json(),
@@ -41,13 +76,33 @@ def frontier(
     points: Annotated[int, typer.Option(min=2, help="Budgets to solve for.")] = 20,
     pins: Pins = None,
     fuse: Fuse = False,
+    floors: Floors = None,
+    ceilings: Ceilings = None,
+    ties: Ties = None,
+    most_schemes: MostSchemes = None,
+    runtime: Runtime = None,
+    average_bits: AverageBits = None,
+    limits: Limits = None,
+    latency: LatencyFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Solve a cost table for budgets from the smallest to the largest useful one."""
     from bitplan.allocator import frontier
     from bitplan.report import frontier_table
 
-    plans = frontier(CostTable.load(table), points=points, pins=pins_of(pins), fuse=fuse)
+    constraints = constraints_of(
+        pins=pins,
+        fuse=fuse,
+        floors=floors,
+        ceilings=ceilings,
+        ties=ties,
+        most_schemes=most_schemes,
+        runtime=runtime,
+        average_bits=average_bits,
+        limits=limits,
+        latency=latency,
+    )
+    plans = frontier(CostTable.load(table), points=points, constraints=constraints)
     show(
         json.dumps([json.loads(plan.to_json()) for plan in plans], indent=2),
         as_json,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bitplan.allocator import Pins, check_solver
+from bitplan.allocator import Constraints, Pins, check_solver
 from bitplan.calibration import (
     Calibration,
     Sizes,
@@ -45,6 +45,7 @@ class Settings:
         tokenizer: for text, when the model is a module; else its own is loaded.
         pins: layer name or wildcard -> scheme, or schemes, that it may take.
         fuse: give layers that runtimes fuse (q, k and v; gate and up) one scheme.
+        constraints: what else a plan must keep to: floors, ceilings, ties, limits, ...
         solver: "auto", or a name of `bitplan.allocator.SOLVERS`.
         refine_tokens: tokens that refinement may send through the model; 0 turns it off.
         verify: measure the plan on held-out tokens, beside the uniform plan.
@@ -71,6 +72,7 @@ class Settings:
     tokenizer: Any = None
     pins: Pins | None = None
     fuse: bool = False
+    constraints: Constraints | None = None
     solver: str = "auto"
     refine_tokens: int = 50_000
     verify: bool = True
@@ -86,6 +88,7 @@ class Settings:
         get_quantizer(self.quantizer)
         check_pass(self.through)
         check_solver(self.solver)
+        _ = self.all_constraints
         for menu in (self.schemes, self.measured, self.cache_schemes):
             _check_menu(menu)
         if self.context < 0 or self.batch < 1:
@@ -100,6 +103,11 @@ class Settings:
         check_temperature(self.temperature)
         if self.time_limit_s is not None:
             self._check_time_limit(self.time_limit_s)
+
+    @property
+    def all_constraints(self) -> Constraints:
+        """Pins and `fuse` among them. Raises `InputError` for a pin given twice."""
+        return Constraints.of(self.constraints, pins=self.pins, fuse=self.fuse)
 
     def _check_time_limit(self, limit_s: float) -> None:
         if not 0 < limit_s < math.inf:

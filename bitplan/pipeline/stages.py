@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from bitplan.allocator import plan_of, refine, smallest_bytes, solve, uniform
+from bitplan.allocator import check_budget, largest_bytes, plan_of, refine, solve, uniform
 from bitplan.apply import check_plan, pack_caches_of, pack_layers
 from bitplan.calibration import (
     SAMPLED,
@@ -19,7 +19,7 @@ from bitplan.calibration import (
     tokens_digest,
 )
 from bitplan.compress import render
-from bitplan.errors import CalibrationError, InfeasibleError, ModelError, PlanError
+from bitplan.errors import CalibrationError, ModelError, PlanError
 from bitplan.footprint import scheme_bytes
 from bitplan.formats import Packed
 from bitplan.models import Inputs, Source, weight_of
@@ -80,7 +80,11 @@ def measure(model: Source, *, progress: Progress = quiet, **settings: Any) -> Co
 
 
 def allocate(
-    model: Source, budget_gb: float | Budget, *, progress: Progress = quiet, **settings: Any
+    model: Source,
+    budget_gb: float | Budget | None = None,
+    *,
+    progress: Progress = quiet,
+    **settings: Any,
 ) -> Plan:
     """Measure a model, fit it into a budget, and check the answer on the model itself.
 
@@ -90,36 +94,45 @@ def allocate(
     Args:
         model: a module, a local folder, a .gguf file or a hub id. A module is lent: its weights are
             swapped while plans are measured, and put back.
-        budget_gb: for the whole model, in gigabytes of 10^9 bytes, or a `Budget`.
+        budget_gb: for the whole model, in gigabytes of 10^9 bytes, or a `Budget`; None: what the
+            limits among the constraints allow.
         progress: told how far each stage is.
         settings: see `Settings`.
 
     Raises:
         InfeasibleError: nothing fits; found before anything is measured.
+        ConflictError: constraints that cannot hold together; likewise.
         InputError: a model, text or setting that cannot be used.
     """
     return run(model, budget_gb, progress=progress, **settings).plan
 
 
 def run(
-    model: Source, budget_gb: float | Budget, *, progress: Progress = quiet, **settings: Any
+    model: Source,
+    budget_gb: float | Budget | None = None,
+    *,
+    progress: Progress = quiet,
+    **settings: Any,
 ) -> Outcome:
     """As `allocate`, and gives the table and the model as well."""
-    chosen, budget = Settings(**settings), Budget.of(budget_gb)
+    chosen = Settings(**settings)
+    budget = None if budget_gb is None else Budget.of(budget_gb)
     workspace = _open(model, chosen, progress)
     caches = legal_caches(workspace, chosen)
     legal = workspace.legal(chosen.schemes) | caches
     kept = workspace.kept() | kept_caches(workspace, caches)
     sizes = _sizes(workspace, legal, chosen)
-    smallest = smallest_bytes(sizes, pins=chosen.pins, fuse=chosen.fuse)
-    if budget.total_bytes < smallest:
-        raise InfeasibleError(budget.total_bytes, smallest)
-    may_keep = not chosen.pins and all(kept[layer.name] in menu for layer, menu in legal.items())
+    budget = budget or Budget(bytes=largest_bytes(sizes))
+    given = chosen.all_constraints
+    check_budget(sizes, budget, constraints=given.before_measuring)
+    may_keep = given.fixes_nothing and all(
+        kept[layer.name] in menu for layer, menu in legal.items()
+    )
     whole = _sizes(workspace, {layer: (kept[layer.name],) for layer in legal}, chosen)
-    if may_keep and budget.total_bytes >= smallest_bytes(whole):
+    if may_keep and budget.total_bytes >= largest_bytes(whole):
         return _keep_everything(workspace, whole, kept, budget)
     table, meter, tokens = measure_in(workspace, chosen, progress)
-    plan = solve(table, budget, solver=chosen.solver, pins=chosen.pins, fuse=chosen.fuse)
+    plan = solve(table, budget, solver=chosen.solver, constraints=given)
     if chosen.verify:
         plan = _verified(workspace, table, plan, meter, tokens, chosen, progress)
     return Outcome(plan=plan, table=table, model=workspace.model)
@@ -294,14 +307,13 @@ def _verified(
                 solved,
                 lambda assignment: judge.measure(assignment, "search").kl,
                 evaluations=evaluations,
-                pins=settings.pins,
-                fuse=settings.fuse,
+                constraints=settings.all_constraints,
                 progress=progress,
             )
             if refined.accepted:
                 plans["refined"] = refined.plan
         fitting = uniform(
-            table, Budget(bytes=solved.budget_bytes), pins=settings.pins, fuse=settings.fuse
+            table, Budget(bytes=solved.budget_bytes), constraints=settings.all_constraints
         )
         for plan in sorted(fitting, key=lambda plan: plan.predicted_kl)[:UNIFORMS]:
             plans[plan.solver] = plan

@@ -1,0 +1,166 @@
+"""Options that say what a plan must keep to beside its budget, and what their texts mean."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bitplan.errors import InputError
+from bitplan.schema import Scheme
+
+if TYPE_CHECKING:
+    from bitplan.allocator import AbstractResource, Constraints
+
+OptionalBudgetGb = Annotated[
+    float | None,
+    typer.Option(
+        "--budget-gb",
+        help="For the whole model, in GB of 10^9 bytes; needed unless bits or something else is "
+        "limited.",
+    ),
+]
+Pins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--pin",
+        metavar="LAYER=SCHEME",
+        help="What a layer may take; wildcards and several schemes, as '*.v_proj=int4g64|int8s'.",
+    ),
+]
+Fuse = Annotated[bool, typer.Option("--fuse", help="One scheme for q, k, v and for gate, up.")]
+Floors = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--floor",
+        metavar="LAYER=BITS",
+        help="The fewest bits per weight, scales included, or a scheme's; as '*.v_proj=int4g64'.",
+    ),
+]
+Ceilings = Annotated[
+    list[str] | None,
+    typer.Option("--ceiling", metavar="LAYER=BITS", help="The most bits per weight, likewise."),
+]
+Ties = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tie", metavar="LAYERS", help="One scheme for all that match, as '*.q_proj|*.k_proj'."
+    ),
+]
+MostSchemes = Annotated[
+    int | None, typer.Option(min=1, help="Different schemes in the plan at most.")
+]
+Runtime = Annotated[
+    str | None,
+    typer.Option(help="Only schemes that it can load: bitplan (all) or torch-cpu (fast on a CPU)."),
+]
+AverageBits = Annotated[
+    float | None,
+    typer.Option(help="At most, over all weights with a scheme; 8 x bytes / weights."),
+]
+Limits = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit",
+        metavar="NAME=MOST",
+        help="weight_bytes, cache_bytes, workspace_bytes, read_bytes (for one token) or seconds; "
+        "cache_bytes@CONTEXTxBATCH for less than was measured.",
+    ),
+]
+LatencyFile = Annotated[
+    Path | None,
+    typer.Option("--latency", help="JSON with the seconds of layers in schemes, for seconds."),
+]
+
+
+def constraints_of(
+    *,
+    pins: list[str] | None,
+    fuse: bool,
+    floors: list[str] | None,
+    ceilings: list[str] | None,
+    ties: list[str] | None,
+    most_schemes: int | None,
+    runtime: str | None,
+    average_bits: float | None,
+    limits: list[str] | None,
+    latency: Path | None,
+    budget_gb: float | None = math.inf,
+) -> "Constraints":
+    """What the options say. Raises `InputError`, also where neither budget nor limit is given."""
+    from bitplan.allocator import AverageBits, Constraints
+
+    resources = [_resource(name, most, latency) for name, most in _pairs("limit", limits).items()]
+    if average_bits is not None:
+        resources.insert(0, AverageBits(most=average_bits))
+    if budget_gb is None and not resources:
+        raise InputError(
+            "Nothing says how small the model must be. Give --budget-gb, or --average-bits or "
+            "--limit."
+        )
+    if latency is not None and not any(name.startswith("seconds=") for name in limits or ()):
+        raise InputError(f"{latency} limits nothing. Add --limit seconds=MOST, or leave it out.")
+    return Constraints(
+        pins={layer: schemes.split("|") for layer, schemes in _pairs("pin", pins).items()},
+        floors=_bits("floor", floors),
+        ceilings=_bits("ceiling", ceilings),
+        ties=[tie.split("|") for tie in ties or ()],
+        fuse=fuse,
+        most_schemes=most_schemes,
+        runtime=runtime,
+        limits=tuple(resources),
+    )
+
+
+def _pairs(noun: str, texts: list[str] | None) -> dict[str, str]:
+    """What is left of the last = and what is right of it."""
+    example = {"pin": "LAYER=SCHEME. Write '*.v_proj=int4g64'", "limit": "NAME=MOST"}
+    pairs: dict[str, str] = {}
+    for text in texts or ():
+        left, equals, right = text.rpartition("=")
+        if not (equals and left and right):
+            wanted = example.get(noun, "LAYER=BITS. Write '*.v_proj=4.5'")
+            raise InputError(f"The {noun} {text!r} is not {wanted}.")
+        if left in pairs:
+            raise InputError(f"The {noun} {left!r} is given twice. Give it once.")
+        pairs[left] = right
+    return pairs
+
+
+def _bits(noun: str, texts: list[str] | None) -> Mapping[str, Scheme | float]:
+    bits: dict[str, Scheme | float] = {}
+    for layer, text in _pairs(noun, texts).items():
+        try:
+            bits[layer] = float(text)
+        except ValueError:
+            bits[layer] = Scheme.parse(text)
+    return bits
+
+
+def _resource(name: str, most: str, latency: Path | None) -> "AbstractResource":
+    from bitplan.allocator import RESOURCES, CacheBytes, Latencies, Seconds
+
+    number = _number(name, most)
+    if name == "seconds":
+        if latency is None:
+            raise InputError("A limit on seconds needs --latency, a file with the seconds.")
+        return Seconds(most=number, latencies=Latencies.load(latency))
+    name, at, size = name.partition("@")
+    if name not in RESOURCES or (at and name != "cache_bytes"):
+        known = ", ".join([*RESOURCES, "seconds"])
+        raise InputError(f"There is no limit {name + at + size!r}. Choose one of {known}.")
+    if not at:
+        return RESOURCES[name](most=number)
+    context, _, batch = size.partition("x")
+    if not (context.isdecimal() and (batch or "1").isdecimal()):
+        raise InputError(f"{size!r} is no context and batch. Write cache_bytes@4096x2=MOST.")
+    return CacheBytes(most=number, context=int(context), batch=int(batch or 1))
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise InputError(f"The limit {name!r} is {text!r}, which is no number.") from None
+    return int(number) if number.is_integer() else number
