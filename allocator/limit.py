@@ -23,11 +23,15 @@ class Unit:
 
     def show(self, steps: int) -> str:
         """The number and its noun, rounded up: who asks for what is shown gets these steps."""
+        return f"{self.number(steps)} {self.noun}"
+
+    def number(self, steps: int) -> str:
+        """The number alone."""
         shift = 10**self.decimals
         shown = -(-(steps + self.rest) * self.scale * shift // 1)
         text = f"{shown // shift:,}"
         digits = f"{shown % shift:0{self.decimals}d}".rstrip("0") if self.decimals else ""
-        return f"{text}.{digits} {self.noun}" if digits else f"{text} {self.noun}"
+        return f"{text}.{digits}" if digits else text
 
     def steps(self, number: float) -> int:
         """The most whole steps that come to no more than a number of units."""

@@ -63,7 +63,7 @@ class _Search:
     def run(self, start: np.ndarray | None) -> Solution:
         if start is not None and self.problem.fits(start):
             self.best, self.loss = start, self.problem.loss_of(start)
-        every = self.problem.legal.any(axis=0)
+        every = self.problem.legal.sum(axis=0) > 0
         self._open(every, np.zeros_like(every))
         while self.nodes and self.nodes[0][0] < self.loss * (1 - ROUNDING):
             if time.monotonic() > self.end:

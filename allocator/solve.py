@@ -13,7 +13,7 @@ from bitplan.allocator.pins import Pins
 from bitplan.allocator.plan import solved_plan
 from bitplan.allocator.problem import Problem, Solution
 from bitplan.allocator.rules import Rule
-from bitplan.errors import ConflictError, InfeasibleError, InputError
+from bitplan.errors import BudgetError, ConflictError, InfeasibleError, InputError
 from bitplan.schema import Budget, CostTable, Plan
 
 SOLVERS = {"cp_sat": cp_sat, "lagrangian": lagrangian}
@@ -40,7 +40,7 @@ def solve(
     Args:
         table: what every layer loses in every scheme.
         budget: for the whole model; a number is gigabytes, of 10^9 bytes; None: as much as the
-            table can use, where the constraints are what limits a plan.
+            table can use, where limits among the constraints are what makes a plan small.
         solver: a name of `SOLVERS`, or "auto" to ask `choose_solver`.
         pins: layer name or wildcard -> the scheme, or the schemes, that it may take. Where several
             match a layer, the last one counts.
@@ -54,12 +54,30 @@ def solve(
         InputError: an unknown solver, or a pin or constraint that cannot be used.
     """
     check_solver(solver, time_limit_s)
-    rules = Constraints.of(constraints, pins=pins, fuse=fuse).rules(table)
-    total = largest_bytes(table) if budget is None else Budget.of(budget).total_bytes
-    problem = Problem.under(table, total, rules)
+    given = Constraints.of(constraints, pins=pins, fuse=fuse)
+    budget = budget_or_largest(table, budget, given)
+    rules = given.rules(table)
+    problem = Problem.under(table, budget.total_bytes, rules)
     name = choose_solver(problem)[0] if solver == "auto" else solver
     solution = run_solver(name, table, rules, problem, Hull.of(problem), time_limit_s=time_limit_s)
     return solved_plan(table, problem, solution)
+
+
+def budget_or_largest(
+    table: CostTable, budget: Budget | float | None, constraints: Constraints
+) -> Budget:
+    """The budget, or where limits stand for one, the largest that a table can use.
+
+    Raises `BudgetError` for a budget that is none, and where there is nothing that limits a plan.
+    """
+    if budget is not None:
+        return Budget.of(budget)
+    if not constraints.limits:
+        raise BudgetError(
+            "A plan needs either a budget or a limit among its constraints. Give one: "
+            "Budget(gb=4.5)."
+        )
+    return Budget(bytes=largest_bytes(table))
 
 
 def run_solver(

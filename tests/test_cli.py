@@ -16,7 +16,7 @@ import torch
 from bitplan import CostTable, Plan, describe
 from bitplan.apply import held_bytes
 from bitplan.cli import main
-from bitplan.cli.options import names_of, pins_of
+from bitplan.cli.options import names_of
 from bitplan.export import load, load_plan
 
 NAMES = ["llama-tied", "gpt2", "mixtral"]
@@ -272,6 +272,36 @@ def test_every_choice_reaches_the_plan(bitplan, tiny_folder):
     assert made.sizes["calibration"] == 12
 
 
+def test_what_a_plan_must_keep_to_reaches_it(bitplan, tiny_folder):
+    folder = tiny_folder("llama")
+    good(bitplan("measure", folder, *SIZES, "--schemes", "int2,int4,int8s,bf16"))
+    keep = ("--floor", "*.v_proj=8", "--tie", "*.q_proj|*.o_proj", "--most-schemes", 2)
+    keep = (*keep, "--limit", "workspace_bytes=6144", "--average-bits", 6)
+    said = good(bitplan("solve", "costs.json", *keep))
+    assert "of at most 6 bits per weight on average" in said.out
+    plans = [Plan.load("plan.json")]
+    frontier = good(bitplan("frontier", "costs.json", "--points", 4, *keep, "--json")).json
+    plans += [Plan.from_json(json.dumps(plan)) for plan in frontier]
+    good(bitplan("allocate", folder, *keep, *SIZES, "--schemes", "int2,int4,int8s,bf16"))
+    plans.append(Plan.load("plan.json"))
+    assert plans[-1].evidence is not None
+    for plan in plans:
+        schemes = {name: str(scheme) for name, scheme in plan.schemes.items()}
+        assert len(set(schemes.values())) <= 2
+        assert {s for n, s in schemes.items() if n.endswith("v_proj")} <= {"int8s", "bf16"}
+        assert len({s for n, s in schemes.items() if n.endswith(("q_proj", "o_proj"))}) == 1
+        weights = sum(choice.layer.parameters for choice in plan.choices)
+        assert 8 * sum(choice.bytes for choice in plan.choices) <= 6 * weights
+    refused(
+        bitplan(
+            "solve", "costs.json", *keep[:-1], 3, "--floor", "*.down_proj=8", "--pin", "*.0.*=bf16"
+        ),
+        "No plan keeps to at most 3 bits per weight on average and the ",
+        "Nearest that could: ",
+    )
+    refused(bitplan("solve", "costs.json", "--most-schemes", 2), "Give --budget-gb")
+
+
 def test_a_budget_as_large_as_the_model_keeps_it(bitplan, tiny_folder):
     said = good(bitplan("allocate", tiny_folder("gpt2"), "--budget-gb", 1))
     assert "The budget holds the whole model" in said.out
@@ -298,6 +328,11 @@ def nothing_was_written(folder: Path) -> bool:
         (["--solver", "simplex"], "no solver 'simplex'"),
         (["--pin", "lm_head"], "is not LAYER=SCHEME"),
         (["--pin", "nothing=int4g64"], "matches no layer"),
+        (["--floor", "nothing=4"], "The floor 'nothing' matches no layer. Closest of 16: "),
+        (["--tie", "nothing"], "The tie 'nothing' matches no layer"),
+        (["--average-bits", "1"], "at most 1 bits per weight on average. Nearest that could: 2."),
+        (["--runtime", "phone"], "no runtime 'phone'. Choose one of bitplan, torch-cpu"),
+        (["--limit", "cache_bytes=9"], "the cost table has no cache"),
         (["--pin", "*=int9"], "'int9' is not a scheme"),
         (["--calibration", "missing.txt"], "no calibration file 'missing.txt'"),
         (["--calibration", "missing.txt:0.5"], "no calibration file 'missing.txt'"),
@@ -475,9 +510,6 @@ def test_the_installed_command_is_this_one(tmp_path):
         refused(said, "Cannot read missing.json")
 
 
-def test_names_are_read_with_spaces_and_pins_with_bars():
+def test_names_are_read_with_spaces():
     assert names_of(None) is None
     assert names_of(" int4 ,, bf16,") == ["int4", "bf16"]
-    assert pins_of(None) is None
-    assert pins_of(["a=b=int4|int8", "c=bf16"]) == {"a=b": ["int4", "int8"], "c": ["bf16"]}
-    assert pins_of([]) is None

@@ -91,6 +91,7 @@ def allocate(
     as_json: AsJson = False,
 ) -> None:
     """Fit a model into a budget: measure, solve, refine, and check against the uniform plan."""
+    from bitplan.allocator import spending
     from bitplan.calibration import Sizes
     from bitplan.pipeline import run
     from bitplan.report import evidence_table, plan_table, write_report
@@ -145,6 +146,7 @@ def allocate(
         lambda: [
             plan_table(plan, outcome.table),
             evidence_table(plan),
+            *spending(outcome.table, plan, constraints),
             plan.status,
             f"The plan is in {file}, the report in {report}. "
             f"Next: bitplan apply {model} {file} --out DIR",

@@ -105,7 +105,7 @@ def constraints_of(
         pins={layer: schemes.split("|") for layer, schemes in _pairs("pin", pins).items()},
         floors=_bits("floor", floors),
         ceilings=_bits("ceiling", ceilings),
-        ties=[tie.split("|") for tie in ties or ()],
+        ties=tuple(tie.split("|") for tie in ties or ()),
         fuse=fuse,
         most_schemes=most_schemes,
         runtime=runtime,

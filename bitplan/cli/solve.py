@@ -44,7 +44,7 @@ def solve(
     as_json: AsJson = False,
 ) -> None:
     """Solve a cost table for a budget; allocate also measures the plan on the model."""
-    from bitplan.allocator import solve
+    from bitplan.allocator import solve, spending
     from bitplan.report import plan_table
 
     constraints = constraints_of(
@@ -67,7 +67,12 @@ def solve(
     show(
         plan.to_json(),
         as_json,
-        lambda: [plan_table(plan, costs), plan.status, f"The plan is in {file}."],
+        lambda: [
+            plan_table(plan, costs),
+            *spending(costs, plan, constraints),
+            plan.status,
+            f"The plan is in {file}.",
+        ],
     )
 
 

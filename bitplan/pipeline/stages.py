@@ -7,7 +7,15 @@ from typing import Any
 
 from torch import nn
 
-from bitplan.allocator import check_budget, largest_bytes, plan_of, refine, solve, uniform
+from bitplan.allocator import (
+    budget_or_largest,
+    check_budget,
+    largest_bytes,
+    plan_of,
+    refine,
+    solve,
+    uniform,
+)
 from bitplan.apply import check_plan, pack_caches_of, pack_layers
 from bitplan.calibration import (
     SAMPLED,
@@ -122,8 +130,8 @@ def run(
     legal = workspace.legal(chosen.schemes) | caches
     kept = workspace.kept() | kept_caches(workspace, caches)
     sizes = _sizes(workspace, legal, chosen)
-    budget = budget or Budget(bytes=largest_bytes(sizes))
     given = chosen.all_constraints
+    budget = budget_or_largest(sizes, budget, given)
     check_budget(sizes, budget, constraints=given.before_measuring)
     may_keep = given.fixes_nothing and all(
         kept[layer.name] in menu for layer, menu in legal.items()

@@ -246,7 +246,7 @@ def test_a_conflict_cannot_hold_and_could_without_any_one(
     if best_of_all(table, largest_bytes(table), given_) is not None:
         return
     with pytest.raises(ConflictError) as caught:
-        solve(table, constraints=given_)
+        solve(table, Budget(bytes=largest_bytes(table)), constraints=given_)
     conflict = caught.value.conflict
     assert conflict
     assert all(name in str(caught.value) for name in conflict)

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from bitplan import Budget, Plan, Scheme, allocate, describe, measure, solve
+from bitplan.allocator import AverageBits, Constraints, Problem, ReadBytes
 from bitplan.calibration import Sizes, TokenSets
 from bitplan.errors import (
     BitplanError,
     BudgetError,
     CalibrationError,
+    ConflictError,
     InfeasibleError,
     InputError,
     ModelError,
@@ -327,6 +329,38 @@ def test_pins_and_fused_groups_hold_in_the_plan_that_ships(tiny_model, tmp_path)
     plan = allocate(model, budget_of(model, 0.5), workdir=tmp_path, **settings)
     assert str(plan.schemes["model.layers.0.mlp.up_proj"]) == "bf16"
     assert str(plan.schemes["model.layers.1.self_attn.v_proj"]) == "int8s"
+
+
+def test_constraints_hold_in_the_plan_that_ships_and_in_all_that_was_tried(tiny_model, tmp_path):
+    model = tiny_model("llama", torch.bfloat16)
+    limits = (AverageBits(most=5.5), ReadBytes(most=25_000))
+    given = Constraints(floors={"*.o_proj": 4}, ties=["*.up_proj"], most_schemes=3, limits=limits)
+    settings = {**SETTINGS, "constraints": given, "pins": {"lm_head": ["int4", "int8s"]}}
+    outcome = run(model, None, workdir=tmp_path, **settings)
+    assert outcome.plan.evidence is not None
+    assert outcome.plan.evidence.tokens > 0
+    given = Constraints.of(given, pins=settings["pins"])
+    problem = Problem.of(outcome.table, outcome.plan.budget_bytes, constraints=given)
+    choice = problem.choice_of(outcome.plan.schemes)
+    assert choice is not None
+    assert problem.fits(choice)
+    assert all(one.of(choice) <= one.most for one in problem.limits)
+    best = solve(outcome.table, constraints=given)
+    assert best.lower_bound <= outcome.plan.predicted_kl
+
+
+def test_constraints_that_conflict_are_refused_before_any_work(tiny_model, tmp_path):
+    model = tiny_model("mixtral", torch.bfloat16)
+    no_forward(model)
+    given = Constraints(floors={"*": 4}, limits=(AverageBits(most=3),))
+    message = r"at most 3 bits per weight on average and the floor '\*' = 4 together\. Nearest"
+    with pytest.raises(ConflictError, match=message):
+        allocate(model, workdir=tmp_path, constraints=given, **SETTINGS)
+    with pytest.raises(InputError, match="is pinned twice"):
+        allocate(
+            model, 1.0, constraints=Constraints(pins={"*": "int4"}), pins={"*": "int8s"}, **SETTINGS
+        )
+    assert not files_in(tmp_path)
 
 
 @pytest.mark.parametrize(

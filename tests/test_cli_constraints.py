@@ -1,0 +1,116 @@
+"""What a plan must keep to, as the command line takes it."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from bitplan.allocator import (
+    AverageBits,
+    CacheBytes,
+    Constraints,
+    Latencies,
+    ReadBytes,
+    Seconds,
+    Workspace,
+)
+from bitplan.cli.constraints import constraints_of
+from bitplan.errors import InputError
+from bitplan.schema import Scheme
+
+NOTHING = {
+    "pins": None,
+    "fuse": False,
+    "floors": None,
+    "ceilings": None,
+    "ties": None,
+    "most_schemes": None,
+    "runtime": None,
+    "average_bits": None,
+    "limits": None,
+    "latency": None,
+}
+
+
+def read(**options) -> Constraints:
+    return constraints_of(**{**NOTHING, **options})
+
+
+def test_nothing_is_no_constraint():
+    assert read() == Constraints()
+    assert read().fixes_nothing
+    assert read(pins=[], limits=[], fuse=True).fixes_nothing
+
+
+def test_every_option_is_read(tmp_path):
+    times = Path(tmp_path / "times.json")
+    latencies = Latencies.of({("*", "int4"): 0.5})
+    times.write_text(latencies.model_dump_json())
+    found = read(
+        pins=["a=b=int4|int8", "c=bf16"],
+        fuse=True,
+        floors=["*=4.5", "*.q=int4g64"],
+        ceilings=["lm_head=8"],
+        ties=["*.q|*.k", "lm_head"],
+        most_schemes=3,
+        runtime="torch-cpu",
+        average_bits=4.1,
+        limits=[
+            "read_bytes=2e9",
+            "workspace_bytes=7",
+            "cache_bytes=5",
+            "cache_bytes@64=6",
+            "cache_bytes@64x2=7.5",
+            "seconds=0.25",
+        ],
+        latency=times,
+    )
+    assert found == Constraints(
+        pins={"a=b": ["int4", "int8"], "c": ["bf16"]},
+        fuse=True,
+        floors={"*": 4.5, "*.q": Scheme.parse("int4g64")},
+        ceilings={"lm_head": 8.0},
+        ties=(["*.q", "*.k"], ["lm_head"]),
+        most_schemes=3,
+        runtime="torch-cpu",
+        limits=(
+            AverageBits(most=4.1),
+            ReadBytes(most=2_000_000_000),
+            Workspace(most=7),
+            CacheBytes(most=5),
+            CacheBytes(most=6, context=64, batch=1),
+            CacheBytes(most=7.5, context=64, batch=2),
+            Seconds(most=0.25, latencies=latencies),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pins": ["a"]}, r"The pin 'a' is not LAYER=SCHEME\. Write '\*\.v_proj=int4g64'"),
+        ({"pins": ["a=int4", "a=int8"]}, "The pin 'a' is given twice"),
+        ({"floors": ["a"]}, "The floor 'a' is not LAYER=BITS"),
+        ({"floors": ["a=4", "a=5"]}, "The floor 'a' is given twice"),
+        ({"ceilings": ["a=many"]}, "'many' is not a scheme"),
+        ({"limits": ["read_bytes"]}, "The limit 'read_bytes' is not NAME=MOST"),
+        ({"limits": ["read_bytes=few"]}, "The limit 'read_bytes' is 'few', which is no number"),
+        ({"limits": ["read_bytes=nan"]}, "it must be a number of 0 or more"),
+        ({"limits": ["read_bytes=inf"]}, "it must be a number of 0 or more"),
+        ({"limits": ["joules=1"]}, "There is no limit 'joules'. Choose one of weight_bytes, cac"),
+        ({"limits": ["read_bytes@7=1"]}, "There is no limit 'read_bytes@7'"),
+        ({"limits": ["cache_bytes@7x=1"]}, None),
+        ({"limits": ["cache_bytes@axb=1"]}, "'axb' is no context and batch"),
+        ({"limits": ["seconds=1"]}, "A limit on seconds needs --latency"),
+        ({"latency": Path("t.json")}, "t.json limits nothing. Add --limit seconds=MOST"),
+        ({"budget_gb": None}, "Give --budget-gb, or --average-bits or --limit"),
+        ({"average_bits": math.nan}, "it must be a number of 0 or more"),
+        ({"budget_gb": None, "average_bits": 4.0}, None),
+    ],
+)
+def test_what_cannot_be_read(options, message):
+    if message is None:
+        assert not read(**options).fixes_nothing
+        return
+    with pytest.raises(InputError, match=message):
+        read(**options)
