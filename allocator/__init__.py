@@ -22,10 +22,10 @@ from bitplan.allocator.resources import Seconds as Seconds
 from bitplan.allocator.resources import WeightBytes as WeightBytes
 from bitplan.allocator.resources import Workspace as Workspace
 from bitplan.allocator.solve import SOLVERS as SOLVERS
-from bitplan.allocator.solve import budget_or_largest as budget_or_largest
 from bitplan.allocator.solve import check_budget as check_budget
 from bitplan.allocator.solve import check_solver as check_solver
 from bitplan.allocator.solve import choose_solver as choose_solver
+from bitplan.allocator.solve import given_budget as given_budget
 from bitplan.allocator.solve import smallest_bytes as smallest_bytes
 from bitplan.allocator.solve import solve as solve
 from bitplan.allocator.spending import spending as spending

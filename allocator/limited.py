@@ -7,6 +7,7 @@ problem's: a better choice can contain no other scheme.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -48,7 +49,7 @@ def best_within_limits(
     if prices is None:
         prices = best_prices(problem, (end - time.monotonic()) / 4)
     relaxation = priced_relaxation(problem, prices)
-    best = _first(problem, relaxation.choice, start)
+    best = best_at_hand(problem, [relaxation.choice, start])
     levels = np.sort(relaxation.reduced[problem.legal])
     rows, more, within = len(problem.loss), FIRST_ITEMS, 0.0
     while True:
@@ -76,10 +77,10 @@ def best_within_limits(
         within = max(within, np.finfo(float).tiny)
 
 
-def _first(problem: Problem, relaxed: np.ndarray, start: np.ndarray | None) -> np.ndarray | None:
-    """The best choice that is at hand: no uniform plan may be better than the answer."""
-    choices = [relaxed, *uniform_choices(problem).values(), *([] if start is None else [start])]
-    fitting = [choice for choice in choices if problem.fits(choice)]
+def best_at_hand(problem: Problem, choices: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """The best choice that fits, uniform ones among them: none of them may beat the answer."""
+    given = [choice for choice in choices if choice is not None]
+    fitting = [c for c in (*given, *uniform_choices(problem).values()) if problem.fits(c)]
     return min(fitting, key=problem.loss_of, default=None)
 
 

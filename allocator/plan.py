@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from bitplan.allocator.hull import Hull
 from bitplan.allocator.problem import Problem, Solution, Status, close_gap
 from bitplan.allocator.relaxation import Relaxation
-from bitplan.errors import InputError, SchemeError
+from bitplan.errors import InputError, PlanError, SchemeError
 from bitplan.schema import Choice, CostTable, Plan, Row, Scheme
 
 
@@ -67,6 +67,27 @@ def solved_plan(table: CostTable, problem: Problem, solution: Solution) -> Plan:
         status=solution.status,
         lower_bound=solution.lower_bound,
     )
+
+
+def check_plan(table: CostTable, problem: Problem, plan: Plan) -> None:
+    """Raise `PlanError` for a plan of another table, or beyond what the problem allows."""
+    ours, theirs = table.provenance, plan.provenance
+    if ours.model_digest != theirs.model_digest or plan.schemes.keys() != {
+        row.layer.name for row in table.rows
+    }:
+        raise PlanError(
+            f"The plan is of {theirs.model}, digest {theirs.model_digest[:12]}, and the cost table "
+            f"of {ours.model}, {ours.model_digest[:12]}. Give the plan of this table."
+        )
+    choice = problem.choice_of(plan.schemes)
+    if choice is None or not problem.fits(choice):
+        broken = "its budget, pins or ties"
+        if choice is not None and problem.broken(choice):
+            broken = ", ".join(problem.broken(choice))
+        raise PlanError(
+            f"The plan to refine does not keep to {broken}. Solve the table with the same "
+            "constraints first."
+        )
 
 
 def _check_layers(table: CostTable, assignment: Mapping[str, Scheme | str]) -> None:

@@ -21,9 +21,8 @@ from bitplan.allocator.cp_sat import cp_sat
 from bitplan.allocator.hull import Hull
 from bitplan.allocator.lagrangian import lagrangian
 from bitplan.allocator.pins import Pins
-from bitplan.allocator.plan import plan_of
+from bitplan.allocator.plan import check_plan, plan_of
 from bitplan.allocator.problem import Problem
-from bitplan.errors import PlanError
 from bitplan.progress import Progress, quiet
 from bitplan.schema import CostTable, Layer, Plan, Scheme
 
@@ -73,7 +72,7 @@ def refine(
     """
     given = Constraints.of(constraints, pins=pins, fuse=fuse)
     problem = Problem.of(table, plan.budget_bytes, constraints=given)
-    _check_start(table, problem, plan)
+    check_plan(table, problem, plan)
     search = _Search(problem, plan.schemes, measure, evaluations, progress)
     start_kl = float(search.kl.mean())
     kinds, depths = _groups(problem, [row.layer for row in table.rows])
@@ -197,26 +196,6 @@ class _Search:
         self.measured += 1
         self.progress("refine", self.measured, self.evaluations)
         return kl
-
-
-def _check_start(table: CostTable, problem: Problem, plan: Plan) -> None:
-    ours, theirs = table.provenance, plan.provenance
-    if ours.model_digest != theirs.model_digest or plan.schemes.keys() != {
-        row.layer.name for row in table.rows
-    }:
-        raise PlanError(
-            f"The plan is of {theirs.model}, digest {theirs.model_digest[:12]}, and the cost table "
-            f"of {ours.model}, {ours.model_digest[:12]}. Give the plan of this table."
-        )
-    choice = problem.choice_of(plan.schemes)
-    if choice is None or not problem.fits(choice):
-        broken = "its budget, pins or ties"
-        if choice is not None and problem.broken(choice):
-            broken = ", ".join(problem.broken(choice))
-        raise PlanError(
-            f"The plan to refine does not keep to {broken}. Solve the table with the same "
-            "constraints first."
-        )
 
 
 def _scaled(factors: np.ndarray, rows: np.ndarray, factor: float) -> np.ndarray:

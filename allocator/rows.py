@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bitplan.allocator.limit import Limit
-from bitplan.allocator.rules import Amounts, Rule, groups_of, smallest_conflict
+from bitplan.allocator.rules import Amounts, Cap, Rule, groups_of, smallest_conflict
 from bitplan.errors import ConflictError, TableError
 from bitplan.schema import CostTable, Row
 
@@ -53,16 +53,24 @@ class Rows:
                 [sum(rows[name].layer.parameters for name in group) for group in groups]
             ),
             limits=tuple(
-                Limit(
-                    name=rule.name,
-                    amounts=np.where(legal, _added_up(rule.cap.amounts, groups, names), 0),
-                    most=rule.cap.most,
-                    unit=rule.cap.unit,
-                )
+                _limit(rule.name, rule.cap, groups, names, legal)
                 for rule in rules
                 if rule.cap is not None
             ),
         )
+
+
+def _limit(
+    name: str,
+    cap: Cap,
+    groups: Sequence[Sequence[str]],
+    names: Sequence[str],
+    legal: np.ndarray,
+) -> Limit:
+    amounts = np.where(legal, _added_up(cap.amounts, groups, names), 0)
+    # More than all can take is no number that a solver should compute with.
+    most = min(cap.most, int(amounts.max(axis=1).sum()))
+    return Limit(name=name, amounts=amounts, most=most, unit=cap.unit)
 
 
 def _added_up(

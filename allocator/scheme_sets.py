@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bitplan.allocator.core import NAME
-from bitplan.allocator.limited import best_within_limits
+from bitplan.allocator.limited import best_at_hand, best_within_limits
 from bitplan.allocator.prices import best_prices, priced_relaxation
 from bitplan.allocator.problem import ROUNDING, Problem, Solution, Status
 from bitplan.errors import ConflictError, InfeasibleError, TimeLimitError
@@ -61,8 +61,9 @@ class _Search:
         self.cut = math.inf  # bound of what was left unsearched
 
     def run(self, start: np.ndarray | None) -> Solution:
-        if start is not None and self.problem.fits(start):
-            self.best, self.loss = start, self.problem.loss_of(start)
+        self.best = best_at_hand(self.problem, [start])
+        if self.best is not None:
+            self.loss = self.problem.loss_of(self.best)
         every = self.problem.legal.sum(axis=0) > 0
         self._open(every, np.zeros_like(every))
         while self.nodes and self.nodes[0][0] < self.loss * (1 - ROUNDING):

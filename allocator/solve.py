@@ -55,7 +55,7 @@ def solve(
     """
     check_solver(solver, time_limit_s)
     given = Constraints.of(constraints, pins=pins, fuse=fuse)
-    budget = budget_or_largest(table, budget, given)
+    budget = given_budget(budget, given) or Budget(bytes=largest_bytes(table))
     rules = given.rules(table)
     problem = Problem.under(table, budget.total_bytes, rules)
     name = choose_solver(problem)[0] if solver == "auto" else solver
@@ -63,10 +63,8 @@ def solve(
     return solved_plan(table, problem, solution)
 
 
-def budget_or_largest(
-    table: CostTable, budget: Budget | float | None, constraints: Constraints
-) -> Budget:
-    """The budget, or where limits stand for one, the largest that a table can use.
+def given_budget(budget: Budget | float | None, constraints: Constraints) -> Budget | None:
+    """The budget, or None where limits stand for one.
 
     Raises `BudgetError` for a budget that is none, and where there is nothing that limits a plan.
     """
@@ -77,7 +75,7 @@ def budget_or_largest(
             "A plan needs either a budget or a limit among its constraints. Give one: "
             "Budget(gb=4.5)."
         )
-    return Budget(bytes=largest_bytes(table))
+    return None
 
 
 def run_solver(

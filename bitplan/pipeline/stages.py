@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from bitplan.allocator import (
-    budget_or_largest,
     check_budget,
+    given_budget,
     largest_bytes,
     plan_of,
     refine,
@@ -124,14 +124,14 @@ def run(
 ) -> Outcome:
     """As `allocate`, and gives the table and the model as well."""
     chosen = Settings(**settings)
-    budget = None if budget_gb is None else Budget.of(budget_gb)
+    given = chosen.all_constraints
+    budget = given_budget(budget_gb, given)
     workspace = _open(model, chosen, progress)
     caches = legal_caches(workspace, chosen)
     legal = workspace.legal(chosen.schemes) | caches
     kept = workspace.kept() | kept_caches(workspace, caches)
     sizes = _sizes(workspace, legal, chosen)
-    given = chosen.all_constraints
-    budget = budget_or_largest(sizes, budget, given)
+    budget = budget or Budget(bytes=largest_bytes(sizes))
     check_budget(sizes, budget, constraints=given.before_measuring)
     may_keep = given.fixes_nothing and all(
         kept[layer.name] in menu for layer, menu in legal.items()

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from bitplan.allocator import (
     choose_solver,
     refine,
     solve,
+    spending,
     uniform,
 )
 from bitplan.allocator.cp_sat import cp_sat
@@ -598,3 +600,31 @@ def test_a_plan_of_another_model_or_beyond_the_limits_is_not_refined() -> None:
         refine(TABLE, plan, kl, evaluations=3, constraints=Constraints(limits=(ReadBytes(most=5),)))
     with pytest.raises(PlanError, match="does not keep to its budget, pins or ties"):
         refine(TABLE, plan, kl, evaluations=3, pins={"*": "bf16"})
+
+
+def test_a_limit_beyond_all_numbers_limits_nothing() -> None:
+    limits = (AverageBits(most=1e300), ReadBytes(most=10**40))
+    plan = solve(TABLE, Budget(bytes=20_000), constraints=Constraints(limits=limits))
+    assert plan.schemes == solve(TABLE, Budget(bytes=20_000)).schemes
+
+
+def test_what_is_spent_is_told_in_the_words_of_the_limits() -> None:
+    limits = (AverageBits(most=4.5), ReadBytes(most=20_000), Seconds(most=1, latencies=TIMES))
+    given_ = Constraints(limits=limits)
+    plan = solve(TABLE, Budget(bytes=10**6), constraints=given_)
+    bits, read, seconds = spending(TABLE, plan, given_)
+    assert bits == "4.5 of at most 4.5 bits per weight on average"
+    assert read.endswith(" of at most 20,000 bytes read per token")
+    assert seconds.startswith("0.0000")
+
+
+@pytest.mark.parametrize(
+    ("steps", "shown"),
+    [(0, "0"), (500, "4"), (501, "4.01"), (563, "4.51"), (12_500_000, "100,000")],
+)
+def test_a_unit_rounds_up_and_reads_back(steps, shown) -> None:
+    unit = Unit(noun="bits", scale=Fraction(8, 1000), decimals=2)
+    assert unit.show(steps) == f"{shown} bits"
+    assert unit.steps(float(shown.replace(",", ""))) >= steps
+    assert Unit(noun="bytes", rest=7).show(1000) == "1,007 bytes"
+    assert Unit(noun="bytes", rest=7).steps(1007) == 1000
