@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import TypeAlias
 
+from bitplan.allocator.limit import number_text
 from bitplan.allocator.rules import Rule
 from bitplan.allocator.wildcards import last_match
 from bitplan.errors import InputError, SchemeError
@@ -40,6 +41,9 @@ def _rules(
     rules = []
     for pattern, layers in last_match(noun, bounds, rows).items():
         bits = _checked(noun, pattern, bounds[pattern])
+        words = (
+            f"the {noun} {pattern!r} = {bits if isinstance(bits, Scheme) else number_text(bits)}"
+        )
         allowed = {}
         for name in layers:
             row, bound = rows[name], _bits_of(bits, rows[name])
@@ -48,12 +52,12 @@ def _rules(
             )
             if not allowed[name]:
                 raise SchemeError(
-                    f"The {noun} {pattern!r} = {bits} leaves {name} no scheme: the cost table has "
+                    f"T{words[1:]} leaves {name} no scheme: the cost table has "
                     f"it in {_menu(row)} bits per weight, scales included. Change the {noun}, or "
                     "measure with other schemes."
                 )
         if allowed:
-            rules.append(Rule(name=f"the {noun} {pattern!r} = {bits}", allowed=allowed))
+            rules.append(Rule(name=words, allowed=allowed))
     return rules
 
 

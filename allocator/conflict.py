@@ -2,7 +2,7 @@
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -54,6 +54,14 @@ def check_feasible(table: CostTable, budget_bytes: int, rules: Sequence[Rule]) -
         raise explained(table, budget_bytes, rules)
 
 
+def problem_under(table: CostTable, budget_bytes: int, rules: Sequence[Rule]) -> Problem:
+    """`Problem.under`, and a conflict is explained."""
+    try:
+        return Problem.under(table, budget_bytes, rules)
+    except ConflictError as error:
+        raise explained(table, budget_bytes, rules) from error
+
+
 def explained(table: CostTable, budget_bytes: int, rules: Sequence[Rule]) -> InputError:
     """The error to raise where no plan of a table keeps to a budget and rules.
 
@@ -66,12 +74,18 @@ def explained(table: CostTable, budget_bytes: int, rules: Sequence[Rule]) -> Inp
     every = [budget, *rules]
     conflict = smallest_conflict(every, oracle.can_hold)
     limits = [rule for rule in conflict if rule is not budget]
-    nearest = [text for rule in limits for text in oracle.nearest(every, rule)]
+    # Where there are several conflicts, no change to one limit is enough for all of them.
+    some = every, rules, conflict
+    nearest = [text for rule in limits for text in _first_of(oracle.nearest(r, rule) for r in some)]
     names = [rule.name for rule in limits]
     if budget in conflict:
         smallest = least_bytes(oracle.problem(rules)) + table.rest_bytes
         return InfeasibleError(budget_bytes, smallest, conflict=names, nearest=nearest)
     instead = f" Nearest that could: {', or '.join(nearest)}." if nearest else ""
+    try:
+        oracle.problem(conflict)
+    except ConflictError as error:  # it names the layer
+        return ConflictError(f"{error}{instead}", conflict=names, nearest=nearest)
     which = names[0] if len(names) == 1 else f"{' and '.join(names)} together"
     return ConflictError(
         f"No plan keeps to {which}.{instead} Loosen one, or measure with other schemes.",
@@ -157,6 +171,11 @@ class _Oracle:
                 numbers, lambda most: self.can_hold([*others, replace(rule, most_schemes=most)])
             )
             yield f"at most {least} schemes"
+
+
+def _first_of(several: Iterable[Iterable[str]]) -> list[str]:
+    """What the first has that has anything."""
+    return next(filter(None, map(list, several)), [])
 
 
 def _first(values: Sequence[int], is_enough: Callable[[int], bool]) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from bitplan.allocator.bit_range import Bits, ceiling_rules, floor_rules
+from bitplan.allocator.limit import number_text
 from bitplan.allocator.pins import Pins, pin_rules
 from bitplan.allocator.resources import AbstractResource
 from bitplan.allocator.rules import Cap, Rule, each_within
@@ -145,13 +146,9 @@ def _limit_rule(table: CostTable, limit: AbstractResource) -> Rule:
     """A cap on all layers together, or the schemes with which each alone keeps to the limit."""
     unit, amounts = limit.unit(table), limit.amounts(table)
     most = unit.steps(limit.most)
-    name = f"at most {_number(limit.most)} {unit.noun}"
+    name = f"at most {number_text(limit.most)} {unit.noun}"
     cap = Cap(amounts=amounts, most=most, unit=unit)
     if limit.largest:
         return each_within(name, cap)
     allowed = {layer: frozenset(schemes) for layer, schemes in amounts.items()}
     return Rule(name=name, allowed=allowed, cap=cap)
-
-
-def _number(most: float) -> str:
-    return f"{int(most):,}" if most == int(most) else str(most)

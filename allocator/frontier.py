@@ -6,12 +6,11 @@ from functools import partial
 
 import numpy as np
 
-from bitplan.allocator.conflict import largest_bytes
+from bitplan.allocator.conflict import largest_bytes, problem_under
 from bitplan.allocator.constraints import Constraints
 from bitplan.allocator.hull import Hull
 from bitplan.allocator.pins import Pins
 from bitplan.allocator.plan import solved_plan
-from bitplan.allocator.problem import Problem
 from bitplan.allocator.solve import check_solver, choose_solver, run_solver, smallest_bytes
 from bitplan.errors import InputError
 from bitplan.schema import CostTable, Plan
@@ -47,7 +46,7 @@ def frontier(
         raise InputError(f"A frontier of {points} points was asked for; it needs at least 2.")
     given = Constraints.of(constraints, pins=pins, fuse=fuse)
     rules = given.rules(table)
-    problem = Problem.under(table, largest_bytes(table), rules)
+    problem = problem_under(table, largest_bytes(table), rules)
     hull = Hull.of(problem)
     name = choose_solver(problem)[0] if solver == "auto" else solver
     run = partial(run_solver, name, table, rules)

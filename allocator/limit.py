@@ -58,3 +58,12 @@ class Limit:
     def of(self, choice: np.ndarray) -> int:
         """What a choice [rows] adds up to, in steps."""
         return int(self.amounts[np.arange(len(choice)), choice].sum())
+
+
+def number_text(number: float) -> str:
+    """A number as a caller would write it.
+
+    >>> number_text(4.0), number_text(4.25), number_text(2e9)
+    ('4', '4.25', '2,000,000,000')
+    """
+    return f"{int(number):,}" if number == int(number) else str(number)

@@ -7,7 +7,7 @@ import numpy as np
 
 from bitplan.allocator.limit import Limit
 from bitplan.allocator.rules import Amounts, Cap, Rule, groups_of, smallest_conflict
-from bitplan.errors import ConflictError, TableError
+from bitplan.errors import ConflictError
 from bitplan.schema import CostTable, Row
 
 
@@ -36,7 +36,7 @@ class Rows:
         for index, group in enumerate(groups):
             common = _common(group, rows, rules)
             if not common:
-                raise _empty_row(group, rows, rules)
+                raise _conflict(rows, rules)
             legal[index, [column[name] for name in common]] = True
             for layer in group:
                 for cost in rows[layer].costs:
@@ -93,20 +93,17 @@ def _common(group: Sequence[str], rows: dict[str, Row], rules: Sequence[Rule]) -
     return frozenset.intersection(*schemes)
 
 
-def _empty_row(group: Sequence[str], rows: dict[str, Row], rules: Sequence[Rule]) -> TableError:
+def _conflict(rows: dict[str, Row], rules: Sequence[Rule]) -> ConflictError:
     """What to raise where a group has no scheme: with a smallest set of rules that leaves none."""
+    names = tuple(rows)
 
-    def can_hold(some: Sequence[Rule]) -> bool:
-        return all(_common(part, rows, some) for part in groups_of(group, some))
+    def empty(some: Sequence[Rule]) -> tuple[str, ...] | None:
+        return next((g for g in groups_of(names, some) if not _common(g, rows, some)), None)
 
-    touching = [
-        rule
-        for rule in rules
-        if rule.allowed.keys() & set(group) or any(set(j) & set(group) for j in rule.joined)
-    ]
-    conflict = smallest_conflict(_within(group, touching), can_hold)
-    names = [rule.name for rule in conflict]
-    layers = next(g for g in groups_of(group, conflict) if not _common(g, rows, conflict))
+    conflict = smallest_conflict(rules, lambda some: empty(some) is None)
+    layers = empty(conflict)
+    assert layers is not None
+    words = [rule.name for rule in conflict]
     has = "; ".join(
         f"{name} in {', '.join(sorted(str(cost.scheme) for cost in rows[name].costs))}"
         for name in layers[:2]
@@ -115,19 +112,7 @@ def _empty_row(group: Sequence[str], rows: dict[str, Row], rules: Sequence[Rule]
     if len(layers) > 1:
         which = f"The layers {', '.join(layers)} have no scheme in common"
     return ConflictError(
-        f"{which} under {', '.join(names)}. The cost table has {has}. Loosen one of these, or "
+        f"{which} under {', '.join(words)}. The cost table has {has}. Loosen one of these, or "
         "measure with other schemes.",
-        conflict=names,
+        conflict=words,
     )
-
-
-def _within(group: Sequence[str], rules: Sequence[Rule]) -> list[Rule]:
-    """The rules, their joins cut down to a group."""
-    inside = set(group)
-    cut = []
-    for rule in rules:
-        joined = [tuple(name for name in names if name in inside) for names in rule.joined]
-        cut.append(
-            Rule(name=rule.name, allowed=rule.allowed, joined=[names for names in joined if names])
-        )
-    return cut

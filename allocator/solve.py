@@ -4,7 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bitplan.allocator.conflict import check_feasible, explained, largest_bytes, least_bytes
+from bitplan.allocator.conflict import (
+    check_feasible,
+    explained,
+    largest_bytes,
+    least_bytes,
+    problem_under,
+)
 from bitplan.allocator.constraints import Constraints
 from bitplan.allocator.cp_sat import cp_sat
 from bitplan.allocator.hull import Hull
@@ -57,7 +63,7 @@ def solve(
     given = Constraints.of(constraints, pins=pins, fuse=fuse)
     budget = given_budget(budget, given) or Budget(bytes=largest_bytes(table))
     rules = given.rules(table)
-    problem = Problem.under(table, budget.total_bytes, rules)
+    problem = problem_under(table, budget.total_bytes, rules)
     name = choose_solver(problem)[0] if solver == "auto" else solver
     solution = run_solver(name, table, rules, problem, Hull.of(problem), time_limit_s=time_limit_s)
     return solved_plan(table, problem, solution)
@@ -125,8 +131,9 @@ def smallest_bytes(
         InputError: a pin or constraint that cannot be used.
     """
     rules = Constraints.of(constraints, pins=pins, fuse=fuse).rules(table)
+    problem = problem_under(table, largest_bytes(table), rules)
     try:
-        return least_bytes(Problem.under(table, 0, rules)) + table.rest_bytes
+        return least_bytes(problem) + table.rest_bytes
     except ConflictError as error:
         raise explained(table, largest_bytes(table), rules) from error
 

@@ -48,12 +48,15 @@ class InfeasibleError(BudgetError):
         conflict: Sequence[str] = (),
         nearest: Sequence[str] = (),
     ) -> None:
-        under = f" under {', '.join(conflict)}" if conflict else ""
+        needs = f"{smallest_bytes:,}"
+        advice = "Raise the budget"
+        if conflict:
+            needs = f"{needs} when all is kept to. In its way: {'; '.join(conflict)}"
+            advice = "Raise the budget, loosen one of these,"
         instead = "".join(f" Or allow {limit}." for limit in nearest)
-        loosen = ", loosen one of these," if conflict else ""
         super().__init__(
-            f"The budget is {budget_bytes:,} bytes, but the smallest plan needs "
-            f"{smallest_bytes:,}{under}. Raise the budget{loosen} or add a cheaper scheme.{instead}"
+            f"The budget is {budget_bytes:,} bytes, but the smallest plan needs {needs}. "
+            f"{advice} or add a cheaper scheme.{instead}"
         )
         self.budget_bytes = budget_bytes
         self.smallest_bytes = smallest_bytes

@@ -19,6 +19,16 @@ from typing import Any
 import typer
 
 import bitplan
+from bitplan.allocator import (
+    AverageBits,
+    CacheBytes,
+    Constraints,
+    Latencies,
+    ReadBytes,
+    Seconds,
+    WeightBytes,
+    Workspace,
+)
 from bitplan.calibration import Sizes, Source
 from bitplan.pipeline import Settings
 from bitplan.schema import CostTable, Plan, Record, json_schema
@@ -92,7 +102,13 @@ def api_page() -> str:
     settings += "".join(
         f"\n## {e.__name__}\n{_entry(e.__name__, e)}" for e in (Settings, Sizes, Source)
     )
-    return f"{GENERATED}\n# Python\n\n{intro}\n{names}{settings}"
+    constraints = (
+        "\n# Constraints\n\nWhat a plan must keep to; all of these are imported from "
+        f"`bitplan.allocator`.\n\n## Constraints\n{_entry('Constraints', Constraints)}"
+    )
+    limits = (AverageBits, WeightBytes, CacheBytes, Workspace, ReadBytes, Seconds, Latencies)
+    constraints += "".join(f"\n## {e.__name__}\n\n{_prose(e)}" for e in limits)
+    return f"{GENERATED}\n# Python\n\n{intro}\n{names}{settings}{constraints}"
 
 
 def _entry(name: str, entry: Any) -> str:
@@ -103,7 +119,7 @@ def _entry(name: str, entry: Any) -> str:
         node = _node(home, member)
         call = f"{name}.{member}"
         if "property" in map(ast.unparse, node.decorator_list):
-            returns = f": {ast.unparse(node.returns)}" if node.returns else ""
+            returns = f": {ast.unparse(_unquoted(node.returns))}" if node.returns else ""
             signature = f"{call}{returns}"
         else:
             signature = _signature(node, call)

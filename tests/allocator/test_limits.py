@@ -385,10 +385,38 @@ def test_the_budget_is_named_with_what_it_cannot_meet() -> None:
     with pytest.raises(InfeasibleError) as caught:
         solve(TABLE, Budget(bytes=14_000), constraints=given_)
     assert set(caught.value.conflict) == {"the floor '0.q' = 8", "the tie 'embed|0.q'"}
-    assert f"the smallest plan needs {caught.value.smallest_bytes:,} under" in str(caught.value)
+    needs = (
+        f"the smallest plan needs {caught.value.smallest_bytes:,} when all is kept to. In its way"
+    )
+    assert needs in str(caught.value)
     with pytest.raises(InfeasibleError) as caught:
         check_budget(TABLE, Budget(bytes=9_000), constraints=given_)
     assert caught.value.conflict == ()  # no plan at all is so small
+
+
+def test_one_that_conflicts_alone_is_told_alone() -> None:
+    # The pin and the workspace conflict over q; no scheme but bf16 keeps the experts to it at all.
+    limits = (Workspace(most=100),)
+    given_ = Constraints(pins={"0.q": "int2g64"}, ceilings={"0.experts": 9}, limits=limits)
+    floor = replace(given_, pins={"0.k": "int2g64", "0.q": "int8s"}, ceilings={})
+    with pytest.raises(ConflictError, match=r"Nearest that could: 4,096 bytes of work") as caught:
+        solve(TABLE, 1.0, constraints=floor)
+    assert caught.value.conflict == ("at most 100 bytes of workspace", "the pin '0.k' = int2g64")
+    some = tuple(row for row in TABLE.rows if row.layer.name in ("0.q", "0.experts"))
+    few = TABLE.model_copy(
+        update={"rows": tuple(r.model_copy(update={"costs": r.costs[:2]}) for r in some)}
+    )
+    with pytest.raises(ConflictError, match=r"0\.experts has no scheme under at most 1") as caught:
+        solve(few, 1.0, constraints=replace(given_, ceilings={}))
+    assert caught.value.conflict == ("at most 100 bytes of workspace",)
+
+
+def test_of_two_conflicts_one_is_told_with_what_would_solve_it() -> None:
+    given_ = Constraints(floors={"*": 8}, limits=(ReadBytes(most=9_000), AverageBits(most=5)))
+    with pytest.raises(ConflictError) as caught:
+        solve(TABLE, Budget(bytes=10_600), constraints=given_)
+    assert caught.value.conflict == ("at most 5 bits per weight on average", "the floor '*' = 8")
+    assert caught.value.nearest == ("8.25 bits per weight on average",)
 
 
 def test_too_few_schemes_name_how_many_could() -> None:

@@ -118,6 +118,7 @@ GUARDED = """
 import ctypes, itertools, torch
 from bitplan.kernels.integer import cpu
 from bitplan.formats import Packed
+from bitplan.runtimes import unfit
 from bitplan.schema import Scheme
 
 libc = ctypes.CDLL(None)
