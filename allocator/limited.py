@@ -30,7 +30,6 @@ def best_within_limits(
     *,
     end: float,
     start: np.ndarray | None = None,
-    prices: np.ndarray | None = None,
 ) -> Solution:
     """The choice of least loss that keeps to all limits of a problem, `most_schemes` apart.
 
@@ -38,7 +37,6 @@ def best_within_limits(
         problem: what to solve.
         end: when to be done, by `time.monotonic`.
         start: a choice [rows] to be used where it fits.
-        prices: of the limits, if they are known.
 
     Raises:
         InfeasibleError: nothing fits the bytes.
@@ -46,8 +44,7 @@ def best_within_limits(
         TimeLimitError: the time was up before anything was found.
     """
     problem = replace(problem, most_schemes=None)
-    if prices is None:
-        prices = best_prices(problem, (end - time.monotonic()) / 4)
+    prices = best_prices(problem, (end - time.monotonic()) / 4)
     relaxation = priced_relaxation(problem, prices)
     best = best_at_hand(problem, [relaxation.choice, start])
     levels = np.sort(relaxation.reduced[problem.legal])

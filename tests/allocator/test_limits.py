@@ -1,5 +1,6 @@
 """Each constraint on a table that can be told by hand, what is said of conflicts, and bad input."""
 
+import itertools
 import json
 import math
 import time
@@ -27,6 +28,7 @@ from bitplan.allocator import (
     Workspace,
     check_budget,
     choose_solver,
+    limited,
     refine,
     solve,
     spending,
@@ -656,3 +658,39 @@ def test_a_unit_rounds_up_and_reads_back(steps, shown) -> None:
     assert unit.steps(float(shown.replace(",", ""))) >= steps
     assert Unit(noun="bytes", rest=7).show(1000) == "1,007 bytes"
     assert Unit(noun="bytes", rest=7).steps(1007) == 1000
+
+
+@pytest.mark.parametrize("most_schemes", [None, 2])
+def test_a_core_that_begins_too_small_grows_until_nothing_better_is_left(
+    most_schemes, monkeypatch
+) -> None:
+    monkeypatch.setattr(limited, "FIRST_ITEMS", 1)
+    every = np.array(list(itertools.product(range(4), repeat=6)))  # [choices, rows]
+    rows = np.arange(6)
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        size, other = rng.integers(1, 40, (2, 6, 4))
+        problem = Problem(
+            # Near to a subset sum: what is best is seldom what is cheapest at any price.
+            loss=90.0 - size - other + rng.integers(0, 12, (6, 4)),
+            bytes=size,
+            legal=np.ones((6, 4), bool),
+            parameters=np.ones(6, np.int64),
+            budget_bytes=int(np.median(size, axis=1).sum()),
+            limits=(
+                Limit(name="other", amounts=other, most=int(np.median(other, 1).sum()), unit=UNIT),
+            ),
+            most_schemes=most_schemes,
+        )
+        fits = size[rows, every].sum(axis=1) <= problem.budget_bytes
+        fits &= other[rows, every].sum(axis=1) <= problem.limits[0].most
+        distinct = np.array([len(np.unique(choice)) for choice in every])
+        fits &= distinct <= (most_schemes or 4)
+        best = problem.loss[rows, every].sum(axis=1)[fits].min(initial=np.inf)
+        if best == np.inf:
+            with pytest.raises(ConflictError):
+                cp_sat(problem, Hull.of(problem))
+            continue
+        solution = cp_sat(problem, Hull.of(problem))
+        assert solution.status is Status.OPTIMAL
+        assert solution.loss == best == solution.lower_bound
