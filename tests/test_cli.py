@@ -417,7 +417,7 @@ def test_a_place_that_cannot_be_written_is_found_before_any_work(
     ("arguments", "message"),
     [
         (["allocat"], "No such command 'allocat'"),
-        (["allocate", "model"], "Missing option '--budget-gb'"),
+        (["allocate", "model"], "Give --budget-gb, or --average-bits"),
         (["allocate", "model", "--budget", "1"], "No such option: --budget"),
         (["allocate", "model", "--budget-gb", "four"], "Invalid value for '--budget-gb'"),
         (["measure", "model", "--length", "1"], "Invalid value for '--length'"),
