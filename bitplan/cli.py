@@ -76,8 +76,9 @@ TimeLimit = Annotated[
 Estimator = Annotated[
     str,
     typer.Option(
-        help="gradient_covariance, or another of the list in docs/api.md, as output_fisher, "
-        "fisher_diagonal, weight_error, or single_swaps, the slow truth."
+        help="auto (the best that disk, memory and time allow: -v says why), gradient_covariance, "
+        "fisher_diagonal, weight_error, output_fisher, single_swaps (the slow truth), or another "
+        "of bitplan.sensitivity.ESTIMATORS."
     ),
 ]
 Quantizer = Annotated[str, typer.Option(help="gptq, clip or rtn.")]
@@ -112,6 +113,15 @@ Batch = Annotated[int, typer.Option(min=1, help="Sequences of that context.")]
 CacheSchemes = Annotated[
     str | None,
     typer.Option(help="The cache's menu.  [default: 2, 4 and 8 bits and the dtype]"),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        "-v",
+        callback=lambda on: logging.getLogger("bitplan").setLevel("INFO" if on else "NOTSET"),
+        help="Say what was chosen, and why: estimator, engine, way through the model.",
+    ),
 ]
 PlanOut = Annotated[Path, typer.Option("--out", help="Where the plan goes.")]
 
@@ -208,7 +218,7 @@ def measure(
     sequences: Sequences = None,
     length: Length = None,
     time_limit: TimeLimit = None,
-    estimator: Estimator = "gradient_covariance",
+    estimator: Estimator = "auto",
     quantizer: Quantizer = "gptq",
     through: Through = "auto",
     context: Context = 0,
@@ -219,6 +229,7 @@ def measure(
     engine: Engine = "auto",
     workers: Workers = None,
     workdir: Workdir = None,
+    verbose: Verbose = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure what every layer would lose in every scheme: a cost table, solved in milliseconds."""
@@ -313,7 +324,7 @@ def allocate(
     sequences: Sequences = None,
     length: Length = None,
     time_limit: TimeLimit = None,
-    estimator: Estimator = "gradient_covariance",
+    estimator: Estimator = "auto",
     quantizer: Quantizer = "gptq",
     through: Through = "auto",
     solver: Solver = "auto",
@@ -329,6 +340,7 @@ def allocate(
     engine: Engine = "auto",
     workers: Workers = None,
     workdir: Workdir = None,
+    verbose: Verbose = False,
     as_json: AsJson = False,
 ) -> None:
     """Fit a model into a budget: measure, solve, refine, and check against the uniform plan."""
