@@ -7,8 +7,8 @@ from dataclasses import dataclass
 AUTO = "auto"
 
 LADDER = ("gradient_covariance", "fisher_diagonal", "weight_error")
-"""What `auto` chooses from, the best first: their 3.0-bit plans of SmolLM2-135M, rendered alike, had
-perplexities of 18.8, 19.2 and 20.1. The last reads the weights alone and can always be had."""
+"""What `auto` chooses from, the best first: 3.0-bit plans of SmolLM2-135M by them, rendered alike,
+had perplexities of 18.8, 19.2 and 20.1. The last reads the weights alone and can always be had."""
 
 DISK_SHARE = 0.5
 """Of the free disk that statistics may fill: rendered weights and hidden states need the rest."""
