@@ -17,6 +17,7 @@ from bitplan.pipeline.caches import (
     measured_caches,
     warn_of_no_cache,
 )
+from bitplan.pipeline.estimator import settle_estimator
 from bitplan.pipeline.rows import rows_in
 from bitplan.pipeline.settings import Settings
 from bitplan.pipeline.time_limit import choose_counts
@@ -87,6 +88,7 @@ def run(
     smallest = smallest_bytes(sizes, pins=chosen.pins, fuse=chosen.fuse)
     if budget.total_bytes < smallest:
         raise InfeasibleError(budget.total_bytes, smallest)
+    chosen = settle_estimator(workspace, chosen)
     may_keep = not chosen.pins and all(kept[layer.name] in menu for layer, menu in legal.items())
     whole = _sizes(workspace, {layer: (kept[layer.name],) for layer in legal}, chosen)
     if may_keep and budget.total_bytes >= smallest_bytes(whole):
@@ -114,6 +116,7 @@ def measure_in(
     workspace: Workspace, settings: Settings, progress: Progress = quiet
 ) -> tuple[CostTable, Meter, TokenSets]:
     """The cost table of an open workspace, with the meter and the tokens that made it."""
+    settings = settle_estimator(workspace, settings)
     counts = choose_counts(workspace, settings)
     tokens = workspace.tokens(
         settings.calibration,
