@@ -1,8 +1,9 @@
 """Every estimator against the measured KL of single swaps, on SmolLM2-135M in float32.
 
 All layers are rendered by GPTQ over 32 x 256 calibration tokens, in groups of 64 and 2, 3, 4, 5, 6
-and 8 bits. The truth is the KL of each single swap on 8 x 128 tokens of other text: an hour or two
-on two cores, kept in the work folder with all else, so that the same command goes on where it was.
+and 8 bits. The truth is the KL of each single swap on 4 x 128 tokens of other text; at 4 bits,
+where swaps are hardest to tell apart, on 8 x 128. That takes an hour on two cores and is kept in
+the work folder with all else, so that the same command goes on where it was.
 
 For every estimator, in a process and on statistics of its own: rank correlations with the truth,
 tokens sent forward, seconds of processor time on one thread and peak resident memory (rendering not
@@ -17,7 +18,7 @@ import json
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -27,8 +28,8 @@ from typing import Any
 import numpy as np
 import torch
 from plans import tokens_of, uniform_plan
-from sensitivity_report import write_report
 from scipy.stats import kendalltau, spearmanr
+from sensitivity_report import write_report
 from torch import Tensor
 
 from bitplan import Budget
@@ -40,6 +41,7 @@ from bitplan.models import demo_documents, fetch, load_tokenizer
 from bitplan.pipeline import Settings, Workspace
 from bitplan.pipeline.judge import Judge
 from bitplan.pipeline.stages import measure_in
+from bitplan.progress import Progress
 from bitplan.schema import CostTable, Layer, Scheme
 from bitplan.sensitivity import (
     ESTIMATORS,
@@ -81,6 +83,7 @@ class Ground:
 
     @classmethod
     def of(cls, workdir: str) -> "Ground":
+        """All of it, from the work folder where it is there."""
         files = fetch()
         sets = tokens_of(files)
         documents, tokenizer = demo_documents(files), load_tokenizer(str(files.gguf))
@@ -107,6 +110,7 @@ class Ground:
         }
 
     def bench(self, tokens: Tensor, labels: str) -> Bench:
+        """What an estimator that looks at the model works with."""
         model = self.workspace.model
         return Bench(
             model=model,
@@ -117,6 +121,7 @@ class Ground:
         )
 
     def decode(self, layer: Layer, scheme: Scheme) -> Tensor:
+        """The weight as it was rendered."""
         packed = self.store.get(layer, scheme)
         assert packed is not None
         return packed.decode(torch.float32)
@@ -124,24 +129,37 @@ class Ground:
 
 def truth_of(ground: Ground) -> dict[tuple[str, str], np.ndarray]:
     """The measured KL of every swap, by sequence."""
-    shards = Shards(folder=ground.store.folder / "truth")
+    truth = _swaps(ground, "first", ground.truth_tokens[:4], WIDTHS)
+    for key, values in _swaps(ground, "second", ground.truth_tokens[4:], (4,)).items():
+        truth[key] = np.append(truth[key], values)
+    return truth
+
+
+def _swaps(
+    ground: Ground, half: str, tokens: Tensor, widths: Sequence[int]
+) -> dict[tuple[str, str], np.ndarray]:
+    shards = Shards(folder=ground.store.folder / "truth" / half)
+    wanted = {
+        layer: [scheme for scheme in schemes if scheme.bits in widths]
+        for layer, schemes in ground.schemes.items()
+    }
     missing = {
         layer: lacking
-        for layer, schemes in ground.schemes.items()
+        for layer, schemes in wanted.items()
         if (lacking := [scheme for scheme in schemes if shards.get(layer, scheme) is None])
     }
     if missing:
-        bench = ground.bench(ground.truth_tokens, "data")
-        for layer, losses in MODEL_ESTIMATORS["single_swaps"].judge(bench, missing):
+        swaps = MODEL_ESTIMATORS["single_swaps"]
+        for layer, losses in swaps.judge(ground.bench(tokens, "data"), missing):
             for scheme, found in losses.items():
                 shards.put(layer, scheme, found)
-    truth = {}
-    for layer, schemes in ground.schemes.items():
+    found = {}
+    for layer, schemes in wanted.items():
         for scheme in schemes:
-            found = shards.get(layer, scheme)
-            assert found is not None
-            truth[layer.name, str(scheme)] = found.by_sequence
-    return truth
+            losses = shards.get(layer, scheme)
+            assert losses is not None
+            found[layer.name, str(scheme)] = losses.by_sequence
+    return found
 
 
 def run_estimator(workdir: str, name: str, *, on_other_text: bool) -> dict[str, Any]:
@@ -223,8 +241,9 @@ def ceiling(truth: Mapping[tuple[str, str], np.ndarray]) -> dict[str, float]:
     """
     found = {}
     for name, is_in in RANGES.items():
-        values = np.array([v for key, v in truth.items() if is_in(Scheme.parse(key[1]).bits)])
-        half: Any = spearmanr(values[:, ::2].mean(1), values[:, 1::2].mean(1))
+        ours = [values for key, values in truth.items() if is_in(Scheme.parse(key[1]).bits)]
+        halves = np.array([[v[::2].mean(), v[1::2].mean()] for v in ours])
+        half: Any = spearmanr(halves[:, 0], halves[:, 1])
         found[name] = float(np.sqrt(2 * half[0] / (1 + half[0])))
     return found
 
@@ -281,7 +300,7 @@ def _with_losses(table: CostTable, losses: Losses) -> CostTable:
     return table.model_copy(update={"rows": tuple(rows)})
 
 
-def _told() -> Callable[[str, int, int], None]:
+def _told() -> Progress:
     last = [time.monotonic()]
 
     def tell(stage: str, done: int, total: int) -> None:
@@ -310,7 +329,7 @@ def main() -> None:
     by_sequence = truth_of(ground)
     truth = {key: float(values.mean()) for key, values in by_sequence.items()}
     tables = {one["estimator"]: {(n, s): x for n, s, x in one["losses"]} for one in found}
-    swaps = len(truth) * ground.truth_tokens.numel()
+    swaps = sum(values.size for values in by_sequence.values()) * ground.truth_tokens.shape[1]
     for one in found:
         one["correlations"] = correlations(truth, tables[one["estimator"]])
     plans = plans_in(ground, tables | {"single_swaps": truth})

@@ -33,12 +33,13 @@ INTRODUCTION = """# Estimators against measured single swaps
 
 Written by `benchmarks/sensitivity.py` on SmolLM2-135M in float32: 210 linears and the tied
 embedding, rendered by GPTQ in groups of 64 at 2, 3, 4, 5, 6 and 8 bits over 32 x 256 tokens of
-calibration text. The truth is the measured KL of each of the 1,266 single swaps on 8 x 128 tokens
-of other text. Each cell is Spearman's / Kendall's rank correlation with it, over the layers and
-widths of its column; the first row is what the expected KL itself would reach, the truth being
-measured on so few tokens. Seconds are of processor time on one thread, statistics and judging of
-six schemes, rendering not counted; memory is the whole process, 0.9 GB of it the model, torch and
-Python. A row "other text" has its statistics from articles that no weight was rendered on."""
+calibration text. The truth is the measured KL of each of the 1,266 single swaps on 4 x 128 tokens
+of other text, at 4 bits on 8 x 128. Each cell is Spearman's / Kendall's rank correlation with it,
+over the layers and widths of its column; the first row is what the expected KL itself would reach,
+the truth being measured on so few tokens. Seconds are of processor time on one thread, for
+statistics and judging of six schemes, rendering not counted; memory is the whole process's, about
+0.9 GB of it the model, torch and Python. A row "other text" has its statistics from articles that
+no weight was rendered on."""
 
 PLANS = """## Plans
 
@@ -98,9 +99,7 @@ def _cell(row: Mapping[str, Any], best: Mapping[str, Any]) -> str:
 
 
 def _ranked(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return sorted(
-        report["estimators"], key=lambda one: -one["correlations"]["all"]["spearman"]
-    )
+    return sorted(report["estimators"], key=lambda one: -one["correlations"]["all"]["spearman"])
 
 
 def plot(report: Mapping[str, Any], path: Path) -> None:
