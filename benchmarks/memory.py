@@ -5,11 +5,11 @@ embedding and head; 32 blocks are the whole model, 16 GB), measures each in a pr
 block by block, on 4 x 64 random tokens, and tells the most that was resident, mapped files
 included. The bound is 3 GB over twice the size of one block.
 
-By default each weight is rendered by rounding and judged by its weight error, which takes minutes;
-the input covariances are gathered all the same. What `measure` does by itself takes longer:
+By default each weight is rendered by rounding and judged by the input covariances, which takes
+minutes. What `measure` does by itself takes longer:
 
     python benchmarks/memory.py [--blocks 8 16 32] [--folder DIR]
-    python benchmarks/memory.py --blocks 2 --quantizer gptq --estimator gradient_covariance
+    python benchmarks/memory.py --blocks 2 --quantizer gptq
 """
 
 import argparse
@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, nargs="+", default=[8, 16, 32])
     parser.add_argument("--folder", type=Path, help="default: a temporary folder")
     parser.add_argument("--quantizer", default="rtn")
-    parser.add_argument("--estimator", default="weight_error")
+    parser.add_argument("--estimator", default="gradient_covariance")
     parser.add_argument("--schemes", default="int4g128")
     parser.add_argument("--through", default="blocks")
     arguments = parser.parse_args()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bitplan.pipeline import allocate as allocate
     from bitplan.pipeline import apply_plan as apply_plan
     from bitplan.pipeline import measure as measure
+    from bitplan.pipeline import which_estimator as which_estimator
     from bitplan.schema import Budget as Budget
     from bitplan.schema import CostTable as CostTable
     from bitplan.schema import Plan as Plan
@@ -43,6 +44,7 @@ _HOMES = {
     "measure": "bitplan.pipeline",
     "save": "bitplan.export",
     "solve": "bitplan.allocator",
+    "which_estimator": "bitplan.pipeline",
 }
 
 __all__ = [
@@ -60,6 +62,7 @@ __all__ = [
     "measure",
     "save",
     "solve",
+    "which_estimator",
 ]
 
 

@@ -82,10 +82,9 @@ class Meter:
         needs: dict[str, set[str]] = {}
         if reads_covariance(self.quantizer):
             needs["data"] = {"covariance"}
-        if isinstance(self.estimator, AbstractEstimator):
-            # Whatever is read, any moment tells which experts were reached.
-            wanted = set(self.estimator.moments) or {"covariance"}
-            needs[self.estimator.labels] = needs.get(self.estimator.labels, set()) | wanted
+        if isinstance(self.estimator, AbstractEstimator) and self.estimator.moments:
+            labels = self.estimator.labels
+            needs[labels] = needs.get(labels, set()) | set(self.estimator.moments)
         return {labels: tuple(sorted(moments)) for labels, moments in needs.items()}
 
     def packed(self, layer: Layer, schemes: Sequence[Scheme]) -> list[Packed]:
@@ -169,15 +168,10 @@ class Meter:
         known = {scheme: packed for scheme, packed in stored.items() if packed is not None}
         rendering, statistics, estimator = None, None, None
         if reads_covariance(self.quantizer) and len(known) < len(schemes):
-            rendering = self._read("data", layer, ("covariance",))
+            rendering = self.statistics["data"].completed(layer, ("covariance",))
         if judged and isinstance(self.estimator, AbstractEstimator):
-            estimator, moments = self.estimator, self.estimator.moments
-            # What both read is sent once.
-            is_shared = estimator.labels == "data" and moments in ((), ("covariance",))
-            shared = rendering if is_shared else None
-            statistics = shared or self._read(estimator.labels, layer, moments)
-            seen = self.statistics[estimator.labels].read(layer, tuple(statistics.moments))
-            _warn_if_unreached(layer, ~seen.reached, is_guess=not statistics.reached.any())
+            estimator = self.estimator
+            statistics = self._statistics_for(estimator, layer, rendering)
         return LayerTask(
             layer=layer,
             weight=weight_of(self.model, layer),
@@ -189,8 +183,20 @@ class Meter:
             statistics=statistics,
         )
 
-    def _read(self, labels: str, layer: Layer, moments: Sequence[str]) -> LayerStatistics:
-        return self.statistics[labels].completed(layer, moments or ("covariance",))
+    def _statistics_for(
+        self, estimator: AbstractEstimator, layer: Layer, rendering: LayerStatistics | None
+    ) -> LayerStatistics | None:
+        """What an estimator reads of a layer; None where nothing was gathered."""
+        # Whatever is read, any moment tells which experts were reached.
+        moments = estimator.moments or self.needs.get(estimator.labels, ())
+        if not moments:
+            return None
+        folder = self.statistics[estimator.labels]
+        is_shared = (estimator.labels, moments) == ("data", ("covariance",))
+        shared = rendering if is_shared else None  # what both read is sent once
+        statistics, seen = shared or folder.completed(layer, moments), folder.read(layer, moments)
+        _warn_if_unreached(layer, ~seen.reached, is_guess=not statistics.reached.any())
+        return statistics
 
     def _keep(self, result: LayerResult) -> None:
         for packed in result.rendered.values():

@@ -25,7 +25,8 @@ class LayerTask:
     """All that rendering and judging one layer takes: it can be done in any process.
 
     `known` are schemes that are rendered already. `rendering` are the statistics that the quantizer
-    reads, `statistics` the estimator's: one object where they are the same, which is sent once.
+    reads, `statistics` the estimator's: one object where they are the same, which is sent once, and
+    None where the estimator reads the weights alone and nothing was gathered.
     """
 
     layer: Layer
@@ -85,10 +86,10 @@ def _one_thread() -> Iterator[None]:
 def judge(task: LayerTask, packed: Packed) -> Losses:
     """What the task's estimator says of the error of one rendered weight."""
     assert task.estimator is not None
-    assert task.statistics is not None
     weight, rows = task.weight, task.weight.shape[-2]
     norm = _squared_norm(weight)
-    guess = not task.statistics.reached.any()
+    guess = task.statistics is not None and not task.statistics.reached.any()
+    statistics = task.statistics or LayerStatistics(moments={})
     estimator = WeightError() if guess else task.estimator
     step = rows
     if estimator.by_rows:
@@ -102,7 +103,7 @@ def judge(task: LayerTask, packed: Packed) -> Losses:
         error = torch.sub(packed.rows(part).decode(weight.dtype), dense)
         parts.append(
             estimator.judge(
-                Part(error=error, weight=dense, rows=part, norm=norm, statistics=task.statistics)
+                Part(error=error, weight=dense, rows=part, norm=norm, statistics=statistics)
             )
         )
     found = total(parts)

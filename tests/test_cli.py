@@ -302,6 +302,20 @@ def test_what_a_plan_must_keep_to_reaches_it(bitplan, tiny_folder):
     refused(bitplan("solve", "costs.json", "--most-schemes", 2), "Give --budget-gb")
 
 
+def test_the_estimator_is_named_and_its_reason_told_when_asked(bitplan, tiny_folder):
+    command = ("measure", tiny_folder("llama"), *SIZES, "--quantizer", "rtn", "--json")
+    reason = "The estimator is gradient_covariance: gradient_covariance takes "
+    quiet, told = good(bitplan(*command)), good(bitplan(*command, "--estimator", "auto", "-v"))
+    assert quiet.err == ""
+    assert reason in " ".join(told.err.split())
+    assert "The engine is serial" in " ".join(told.err.split())
+    assert told.out == quiet.out
+    assert told.json["provenance"]["estimator"] == "gradient_covariance"
+    assert good(bitplan(*command)).err == ""  # to be told is for one command
+    for verb in ("measure", "allocate"):
+        assert "auto (the best that" in good(bitplan(verb, "--help")).out
+
+
 def test_a_budget_as_large_as_the_model_keeps_it(bitplan, tiny_folder):
     said = good(bitplan("allocate", tiny_folder("gpt2"), "--budget-gb", 1))
     assert "The budget holds the whole model" in said.out

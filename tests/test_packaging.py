@@ -27,6 +27,7 @@ PUBLIC = [
     "measure",
     "save",
     "solve",
+    "which_estimator",
 ]
 UNTRACKED = shutil.ignore_patterns(
     ".*", "__pycache__", "*.egg-info", "build", "dist", "venv", "env", "node_modules"

@@ -62,6 +62,11 @@ class Counts:
         return self.calibration + self.search + self.held_out
 
 
+def length_of(sizes: Sizes, model: nn.Module, *, own_length: int | None = None) -> int:
+    """Tokens in a sequence: as given, or as asked for, or the default cut to the context."""
+    return own_length or sizes.length or min(LENGTH, context_of(model) or LENGTH)
+
+
 def settle(sizes: Sizes, model: nn.Module, *, own_length: int | None = None) -> Counts:
     """Sizes with their defaults filled in for a model.
 
@@ -69,18 +74,14 @@ def settle(sizes: Sizes, model: nn.Module, *, own_length: int | None = None) -> 
     context, and the log says so. Raises `CalibrationError` where a length that was asked for is
     longer than the model reads.
     """
-    longest = context_of(model)
-    length = own_length or sizes.length
-    if length is None:
-        length = LENGTH
-        if longest is not None and longest < LENGTH:
-            log.warning(
-                "The model reads at most %d tokens: calibration sequences have that length in "
-                "place of %d.",
-                longest,
-                LENGTH,
-            )
-            length = longest
+    length = length_of(sizes, model, own_length=own_length)
+    if not (own_length or sizes.length) and length < LENGTH:
+        log.warning(
+            "The model reads at most %d tokens: calibration sequences have that length in "
+            "place of %d.",
+            length,
+            LENGTH,
+        )
     check_length(length, model)
     return Counts(
         calibration=sizes.calibration or SEQUENCES,

@@ -40,6 +40,7 @@ from bitplan.cli.options import (
     Temperature,
     Through,
     TimeLimit,
+    Verbose,
     Workdir,
     Workers,
     names_of,
@@ -72,7 +73,7 @@ def allocate(
     sequences: Sequences = None,
     length: Length = None,
     time_limit: TimeLimit = None,
-    estimator: Estimator = "gradient_covariance",
+    estimator: Estimator = "auto",
     quantizer: Quantizer = "gptq",
     through: Through = "auto",
     solver: Solver = "auto",
@@ -88,6 +89,7 @@ def allocate(
     engine: Engine = "auto",
     workers: Workers = None,
     workdir: Workdir = None,
+    verbose: Verbose = False,
     as_json: AsJson = False,
 ) -> None:
     """Fit a model into a budget: measure, solve, refine, and check against the uniform plan."""

@@ -24,6 +24,7 @@ from bitplan.cli.options import (
     Temperature,
     Through,
     TimeLimit,
+    Verbose,
     Workdir,
     Workers,
     names_of,
@@ -46,7 +47,7 @@ def measure(
     sequences: Sequences = None,
     length: Length = None,
     time_limit: TimeLimit = None,
-    estimator: Estimator = "gradient_covariance",
+    estimator: Estimator = "auto",
     quantizer: Quantizer = "gptq",
     through: Through = "auto",
     context: Context = 0,
@@ -57,6 +58,7 @@ def measure(
     engine: Engine = "auto",
     workers: Workers = None,
     workdir: Workdir = None,
+    verbose: Verbose = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure what every layer would lose in every scheme: a cost table, solved in milliseconds."""

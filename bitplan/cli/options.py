@@ -1,5 +1,6 @@
 """Options and arguments that several commands share, and what their texts mean."""
 
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,8 +52,9 @@ TimeLimit = Annotated[
 Estimator = Annotated[
     str,
     typer.Option(
-        help="gradient_covariance, or another of the list in docs/api.md, as output_fisher, "
-        "fisher_diagonal, weight_error, or single_swaps, the slow truth."
+        help="auto (the best that disk, memory and time allow: -v says why), gradient_covariance, "
+        "fisher_diagonal, weight_error, output_fisher, single_swaps (the slow truth), or another "
+        "of bitplan.sensitivity.ESTIMATORS."
     ),
 ]
 Quantizer = Annotated[str, typer.Option(help="gptq, clip or rtn.")]
@@ -78,6 +80,15 @@ Batch = Annotated[int, typer.Option(min=1, help="Sequences of that context.")]
 CacheSchemes = Annotated[
     str | None,
     typer.Option(help="The cache's menu.  [default: 2, 4 and 8 bits and the dtype]"),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        "-v",
+        callback=lambda on: logging.getLogger("bitplan").setLevel("INFO" if on else "NOTSET"),
+        help="Say what was chosen, and why: estimator, engine, way through the model.",
+    ),
 ]
 PlanOut = Annotated[Path, typer.Option("--out", help="Where the plan goes.")]
 

@@ -17,7 +17,7 @@ from bitplan.calibration import (
 from bitplan.compress import get_quantizer
 from bitplan.errors import InputError
 from bitplan.schema import Scheme
-from bitplan.sensitivity import check_engine, check_pass, get_estimator
+from bitplan.sensitivity import AUTO, check_engine, check_estimator, check_pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,8 @@ class Settings:
         sizes: sequences to calibrate, search and judge on, and their length.
         time_limit_s: how long measuring may take, apart from loading, refinement and verification:
             chooses how many sequences to calibrate on, from 4 to 512; None: as `sizes` says.
-        estimator: a name of `bitplan.sensitivity.ESTIMATORS`.
+        estimator: a name of `bitplan.sensitivity.ESTIMATORS`, or "auto": the best that disk, memory
+            and time allow, which `which_estimator` tells with its reason.
         quantizer: a name of `bitplan.compress.QUANTIZERS`.
         through: how calibration goes through the model: "whole", "blocks" (one block in memory at a
             time, hidden states on disk), or "auto" by the memory of the machine.
@@ -63,7 +64,7 @@ class Settings:
     temperature: float = 1.0
     sizes: Sizes = field(default_factory=Sizes)
     time_limit_s: float | None = None
-    estimator: str = "gradient_covariance"
+    estimator: str = AUTO
     quantizer: str = "gptq"
     through: str = "auto"
     seed: int = 0
@@ -84,7 +85,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse here what would otherwise be found after hours."""
-        get_estimator(self.estimator)
+        check_estimator(self.estimator)
         get_quantizer(self.quantizer)
         check_pass(self.through)
         check_solver(self.solver)

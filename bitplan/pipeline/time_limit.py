@@ -2,21 +2,32 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from bitplan.calibration import Counts, inputs_of, own_length, sample_tokens, settle, within
-from bitplan.compress import render
+from bitplan.calibration import (
+    STEPS,
+    Counts,
+    check_length,
+    inputs_of,
+    length_of,
+    own_length,
+    sample_tokens,
+    settle,
+    within,
+)
+from bitplan.compress import reads_covariance, render
 from bitplan.errors import CalibrationError, InputError
 from bitplan.files import read_text, write_text
 from bitplan.models import eager_experts, weight_of
 from bitplan.pipeline.settings import Settings
 from bitplan.pipeline.workspace import Workspace, short_digest
 from bitplan.schema import Layer, Scheme
+from bitplan.sensitivity import LAYER_ESTIMATORS
 from bitplan.sensitivity.objective import objective
 from bitplan.sensitivity.watch import watch
 
@@ -47,11 +58,7 @@ def choose_counts(workspace: Workspace, settings: Settings) -> Counts:
     counts = settle(settings.sizes, workspace.model, own_length=own_length(calibration))
     if settings.time_limit_s is None:
         return counts
-    if inputs_of(calibration) is not None:
-        raise CalibrationError(
-            "A time limit chooses how much text is read, and the calibration is no text. Give as "
-            "many inputs as there is time for, and no time limit."
-        )
+    _check_is_text(settings)
     legal = workspace.legal(settings.schemes)
     key = short_digest(
         settings.time_limit_s,
@@ -64,32 +71,72 @@ def choose_counts(workspace: Workspace, settings: Settings) -> Counts:
     path = workspace.folder / f"counts-{key}.json"
     chosen = _read(path)
     if chosen is None:
-        if calibration is not None:
-            # What is wrong with the text or its tokens is said before any pass over the model.
-            workspace.tokens(calibration, counts=counts, seed=settings.seed)
-        sequence_s, overhead_s = _seconds(workspace, settings, counts, legal)
+        drawing_s, overhead_s = _seconds_without_passes(workspace, settings, counts, legal)
+        passes = _passes(settings.estimator, settings.quantizer)
         chosen = within(
-            settings.time_limit_s, sequence_s=sequence_s, overhead_s=overhead_s, counts=counts
+            settings.time_limit_s,
+            sequence_s=drawing_s + (passes * pass_s(workspace, counts.length) if passes else 0.0),
+            overhead_s=overhead_s,
+            counts=counts,
+            steps=STEPS if passes else STEPS[:1],  # nothing would be learned from more
         )
         write_text(path, json.dumps(asdict(chosen)))
     return chosen
 
 
-def _seconds(
+def fewest_s(
+    workspace: Workspace, settings: Settings, estimators: Iterable[str]
+) -> dict[str, float]:
+    """Seconds of measuring with each estimator on the fewest sequences that a limit chooses."""
+    _check_is_text(settings)
+    sizes, given = settings.sizes, own_length(settings.calibration)
+    counts = Counts(
+        calibration=STEPS[0],
+        search=sizes.search,
+        held_out=sizes.held_out,
+        length=length_of(sizes, workspace.model, own_length=given),
+    )
+    check_length(counts.length, workspace.model)
+    legal = workspace.legal(settings.schemes)
+    drawing_s, overhead_s = _seconds_without_passes(workspace, settings, counts, legal)
+    one_s = pass_s(workspace, counts.length)
+    return {
+        name: overhead_s + STEPS[0] * (drawing_s + _passes(name, settings.quantizer) * one_s)
+        for name in estimators
+    }
+
+
+def _check_is_text(settings: Settings) -> None:
+    if inputs_of(settings.calibration) is not None:
+        raise CalibrationError(
+            "A time limit chooses how much text is read, and the calibration is no text. Give as "
+            "many inputs as there is time for, and no time limit."
+        )
+
+
+def _passes(estimator: str, quantizer: str) -> float:
+    """What gathering the statistics of a sequence takes, in forward and backward passes."""
+    found = LAYER_ESTIMATORS.get(estimator)
+    if found is not None and not found.moments and not reads_covariance(quantizer):
+        return 0.0
+    return FISHER if estimator == "fisher_diagonal" else STATISTICS
+
+
+def _seconds_without_passes(
     workspace: Workspace,
     settings: Settings,
     counts: Counts,
     legal: Mapping[Layer, tuple[Scheme, ...]],
 ) -> tuple[float, float]:
     """Of each calibration sequence, and of all that does not depend on their number."""
-    factor = FISHER if settings.estimator == "fisher_diagonal" else STATISTICS
-    sequence_s = factor * pass_s(workspace, counts.length)
+    if settings.calibration is not None:
+        # What is wrong with the text or its tokens is said before any pass over the model.
+        workspace.tokens(settings.calibration, counts=counts, seed=settings.seed)
     overhead_s = MEASURING * rendering_s(workspace.model, legal, settings.quantizer)
-    if settings.calibration is None:
-        drawing_s = sampling_s(workspace.model, counts.length)
-        sequence_s += drawing_s
-        overhead_s += drawing_s * (counts.search + counts.held_out)
-    return sequence_s, overhead_s
+    if settings.calibration is not None:
+        return 0.0, overhead_s
+    drawing_s = sampling_s(workspace.model, counts.length)
+    return drawing_s, overhead_s + drawing_s * (counts.search + counts.held_out)
 
 
 def pass_s(workspace: Workspace, length: int) -> float:

@@ -90,7 +90,7 @@ def open_pass(
         chosen, why = choose_pass(
             model_bytes=sum(parameter.nbytes for parameter in model.parameters()),
             activation_bytes=_activation_bytes(model, layers, tokens.shape[1]),
-            statistics_bytes=_statistics_bytes(layers, moments, len(tokens)),
+            statistics_bytes=statistics_bytes(layers, moments, len(tokens)),
             memory_bytes=total_memory_bytes(),
         )
         log.info("The model is run %s: %s.", chosen, why)
@@ -114,7 +114,8 @@ def _activation_bytes(model: nn.Module, layers: Iterable[Layer], length: int) ->
     return total
 
 
-def _statistics_bytes(layers: Iterable[Layer], moments: Iterable[str], sequences: int) -> int:
+def statistics_bytes(layers: Iterable[Layer], moments: Iterable[str], sequences: int) -> int:
+    """What the moments of layers take over so many sequences, in memory as on disk."""
     names, total = tuple(moments), 0
     with torch.device("meta"):  # shapes alone
         for layer in layers:

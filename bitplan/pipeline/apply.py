@@ -1,0 +1,129 @@
+"""The stage that puts packed layers in place of dense ones."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from bitplan.apply import check_plan, pack_caches_of, pack_layers
+from bitplan.calibration import SAMPLED, Calibration, Sizes, TokenSets, settle, tokens_digest
+from bitplan.compress import render
+from bitplan.errors import CalibrationError, PlanError
+from bitplan.formats import Packed
+from bitplan.models import Source, weight_of
+from bitplan.pipeline.caches import caches_of
+from bitplan.pipeline.workspace import Workspace
+from bitplan.progress import Progress, quiet, track
+from bitplan.schema import Layer, Plan, Scheme
+
+
+def apply_plan(
+    model: Source,
+    plan: Plan,
+    *,
+    workdir: str | Path | None = None,
+    calibration: Calibration = None,
+    tokenizer: Any = None,
+    progress: Progress = quiet,
+) -> nn.Module:
+    """Put packed layers in place of dense ones.
+
+    A module is changed in place and its dense weights are freed. The compressed weights come from
+    the work folder; on a machine that has not got them they are rendered again, which needs the
+    calibration text that the plan was made with, unless it was sampled from the model.
+
+    Raises:
+        PlanError: the plan was made for another model.
+        CalibrationError: weights must be rendered, and the calibration text is not given.
+    """
+    workspace = Workspace.open(
+        model, workdir=workdir, dtype=plan.provenance.dtype, tokenizer=tokenizer, progress=progress
+    )
+    made = plan.provenance
+    caches = caches_of(workspace, context=made.context, batch=made.batch)
+    check_plan(plan, (*workspace.layers, *(c.layer for c in caches)), workspace.digest)
+    if workspace.dtype != made.dtype:
+        raise PlanError(
+            f"The plan was made for the model in {made.dtype}, but this one is in "
+            f"{workspace.dtype}, so its bytes would not be the plan's. Convert it first: "
+            f"model.to(torch.{made.dtype})."
+        )
+    store = workspace.store(made.calibration_digest, made.quantizer)
+    schemes = {layer: plan.schemes[layer.name] for layer in workspace.layers}
+    kept = workspace.kept()
+    missing = [
+        layer
+        for layer, scheme in schemes.items()
+        if scheme != kept[layer.name] and store.get(layer, scheme) is None
+    ]
+    if missing:
+        _render(workspace, plan, missing, calibration, progress)
+
+    def packed_of(layer: Layer, scheme: Scheme) -> Packed:
+        packed = store.get(layer, scheme)
+        assert packed is not None
+        return packed
+
+    packed = pack_layers(workspace.model, schemes, packed_of, progress=progress)
+    return pack_caches_of(packed, plan)
+
+
+def _render(
+    workspace: Workspace,
+    plan: Plan,
+    layers: list[Layer],
+    calibration: Calibration,
+    progress: Progress,
+) -> None:
+    """Fill the store with what the plan needs and this machine lacks."""
+    made = plan.provenance
+    store = workspace.store(made.calibration_digest, made.quantizer)
+    needy = []
+    for layer in layers:
+        scheme = plan.schemes[layer.name]
+        if scheme.is_float or made.quantizer == "rtn":
+            rendered = render(weight_of(workspace.model, layer), [scheme], quantizer="rtn")
+            store.put(layer, rendered[scheme])
+        else:
+            needy.append(layer)
+    if not needy:
+        return
+    tokens = _tokens_of(workspace, plan, calibration, progress)
+    meter = workspace.meter(
+        tokens, estimator=made.estimator, quantizer=made.quantizer, progress=progress
+    )
+    for layer in track(needy, "render", progress):
+        meter.packed(layer, [plan.schemes[layer.name]])
+
+
+def _tokens_of(
+    workspace: Workspace, plan: Plan, calibration: Calibration, progress: Progress
+) -> TokenSets:
+    """The very tokens that a plan was calibrated on. Raises `CalibrationError` without them."""
+    made = plan.provenance
+    was_sampled = made.calibration.startswith(SAMPLED)
+    if calibration is None and not was_sampled:
+        raise CalibrationError(
+            f"The plan's compressed weights are not in {workspace.folder.parent}, and to make them "
+            f"again takes the text that it was calibrated on ({made.calibration}). Give that text "
+            "as calibration, or the work folder where the plan was made."
+        )
+    tokens = workspace.tokens(
+        calibration,
+        counts=settle(Sizes(**made.sizes), workspace.model),
+        seed=made.seed,
+        temperature=made.temperature,
+        progress=progress,
+    )
+    if tokens_digest(tokens.calibration) != made.calibration_digest:
+        advice = "Give the same text, or allocate again with the new one."
+        if was_sampled and calibration is None:
+            advice = (
+                "This machine or version of torch draws others: give the work folder where the "
+                "plan was made, or allocate again here."
+            )
+        raise CalibrationError(
+            f"These are not the tokens that the plan was calibrated on ({made.calibration}). "
+            f"{advice}"
+        )
+    return tokens

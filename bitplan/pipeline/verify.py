@@ -1,0 +1,84 @@
+"""Plans measured on the model itself, and the best of them."""
+
+from collections.abc import Mapping
+
+from bitplan.allocator import refine, uniform
+from bitplan.calibration import TokenSets, tokens_digest
+from bitplan.errors import ModelError
+from bitplan.models import Inputs
+from bitplan.pipeline.judge import Judge
+from bitplan.pipeline.settings import Settings
+from bitplan.pipeline.workspace import Workspace
+from bitplan.progress import Progress
+from bitplan.schema import Budget, CostTable, Evidence, Measured, Plan
+from bitplan.sensitivity import Meter
+
+UNIFORMS = 2
+"""Uniform plans that are measured: those of least predicted KL among all that fit."""
+
+
+def verified(
+    workspace: Workspace,
+    table: CostTable,
+    solved: Plan,
+    meter: Meter,
+    tokens: TokenSets,
+    settings: Settings,
+    progress: Progress,
+) -> Plan:
+    """The best measured of the solved, the refined and the uniform plans."""
+    sets = {"search": tokens.search, "held_out": tokens.held_out}
+    judge = Judge(workspace=workspace, meter=meter, tokens=sets, progress=progress)
+    with judge.borrowed():
+        plans = {"solved": solved}
+        evaluations = settings.refine_tokens // Inputs.of(tokens.search).tokens
+        if evaluations > 1:
+            refined = refine(
+                table,
+                solved,
+                lambda assignment: judge.measure(assignment, "search").kl,
+                evaluations=evaluations,
+                constraints=settings.all_constraints,
+                progress=progress,
+            )
+            if refined.accepted:
+                plans["refined"] = refined.plan
+        fitting = uniform(
+            table, Budget(bytes=solved.budget_bytes), constraints=settings.all_constraints
+        )
+        for plan in sorted(fitting, key=lambda plan: plan.predicted_kl)[:UNIFORMS]:
+            plans[plan.solver] = plan
+        return _best(plans, judge)
+
+
+def _best(plans: Mapping[str, Plan], judge: Judge) -> Plan:
+    measured = {}
+    for name, plan in plans.items():
+        found = judge.measure(plan.schemes, "held_out")
+        if not found.is_finite:  # nothing to rank
+            continue
+        measured[name] = Measured(
+            name=name,
+            bytes=plan.bytes,
+            kl=found.mean,
+            standard_error=found.standard_error,
+            perplexity=found.perplexity,
+        )
+    if not measured:
+        raise ModelError(
+            f"Under every plan tried ({', '.join(plans)}) the model's outputs are not finite. "
+            "Raise the budget, or load the model in bfloat16 or float32."
+        )
+    ranked = sorted(measured.values(), key=lambda one: one.kl)
+    best = ranked[0]
+    uniforms = [one for one in ranked if one.name.startswith("uniform")]
+    held_out = judge.tokens["held_out"]
+    evidence = Evidence(
+        tokens=Inputs.of(held_out).tokens,
+        tokens_digest=tokens_digest(held_out),
+        reference_perplexity=judge.reference("held_out").perplexity,
+        plan=best,
+        uniform=uniforms[0] if uniforms else None,
+        others=tuple(one for one in measured.values() if one not in (best, *uniforms[:1])),
+    )
+    return plans[best.name].model_copy(update={"evidence": evidence})
