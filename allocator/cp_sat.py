@@ -15,6 +15,7 @@ import numpy as np
 from bitplan.allocator.hull import Hull
 from bitplan.allocator.lagrangian import relax_and_improve
 from bitplan.allocator.problem import ROUNDING, Problem, Solution, Status
+from bitplan.allocator.solver import solver
 from bitplan.errors import InternalError
 
 NAME = "cp_sat"
@@ -46,30 +47,19 @@ class Core:
     rounding: float  # nats per token; how far a total of rounded losses can be from the true one
 
 
+@solver(NAME, exact=True)
 def cp_sat(
-    problem: Problem,
-    hull: Hull,
-    *,
-    time_limit_s: float = 10.0,
-    start: np.ndarray | None = None,
+    problem: Problem, hull: Hull, *, time_limit_s: float, start: np.ndarray | None
 ) -> Solution:
-    """Solve to proven optimality, or until the time limit, with the bound reached by then.
-
-    Args:
-        problem: what to solve.
-        hull: of the same rows, at whatever budget: make it once for many budgets.
-        time_limit_s: for all of it; the answer is then the best choice found.
-        start: a choice [rows] that is used where it fits and loses less than the first guess.
-
-    Raises:
-        InfeasibleError: nothing fits the budget.
-    """
+    """Solve to proven optimality, or until the time limit, with the bound reached by then."""
     began = time.monotonic()
     relaxation, first = relax_and_improve(problem, hull, start=start)
     if first.gap == 0:
         return Solution.of(problem, first.choice, first.lower_bound, first.status, NAME)
     core = _core(problem, relaxation.core(first.loss), first)
-    left_s = max(0.01, time_limit_s - (time.monotonic() - began))
+    left_s = time_limit_s - (time.monotonic() - began)
+    if left_s <= 0:
+        return Solution.of(problem, first.choice, first.lower_bound, Status.TIME_LIMIT, NAME)
     choice, bound, proven = _search(core, first.choice, left_s)
     # Totals that are equal in units can differ by less than one: the first may be the better.
     choice = min(choice, first.choice, key=problem.loss_of)

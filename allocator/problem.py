@@ -1,15 +1,21 @@
 """The multiple-choice knapsack: one scheme for every row, least loss, within a number of bytes."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bitplan.allocator.pins import Pins, allowed_names
 from bitplan.errors import TableError
 from bitplan.schema import Cost, CostTable, Row, Scheme
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 ROUNDING = 1e-12
 """Relative differences below this are the rounding of float64 sums, not differences."""
@@ -50,16 +56,34 @@ class Problem:
     rest_bytes: int = 0  # only for messages, which speak of the whole model
     schemes: tuple[Scheme, ...] = ()  # [schemes]
     layers: tuple[tuple[str, ...], ...] = ()  # [rows], names of the layers in each row
+    interactions: csr_array | None = None
+    """[items, items] symmetric, nats per token: what two schemes of two rows lose together beside
+    the sum of their losses. An item is row * schemes + scheme. None: rows do not interact."""
 
     def __post_init__(self) -> None:
         rows, schemes = self.loss.shape
         assert self.bytes.shape == self.legal.shape == (rows, schemes)
         assert self.bytes.dtype == np.int64
         assert self.parameters.shape == (rows,)
-        if not self.legal.any(axis=1).all():
-            row = int(np.argmin(self.legal.any(axis=1)))
-            name = self.layers[row][0] if self.layers else row
-            raise TableError(f"Row {name} has no legal scheme. Give it one, or leave it out.")
+        self._refuse(~self.legal.any(axis=1), "has no legal scheme. Give it one, or leave it out.")
+        with np.errstate(invalid="ignore"):
+            known = np.isfinite(self.loss) & (self.loss >= 0)
+        self._refuse(
+            (self.legal & ~known).any(axis=1),
+            "has a loss that is no number from 0 up. Measure it again, or leave the scheme out.",
+        )
+        self._refuse(
+            (self.bytes < 0).any(axis=1),
+            "has a scheme of fewer than 0 bytes. Correct its size, or leave the scheme out.",
+        )
+        if self.interactions is not None:
+            _check_interactions(self.interactions, rows, schemes)
+
+    def _refuse(self, wrong: np.ndarray, what: str) -> None:
+        """Raise `TableError` for the first of the rows [rows] that are wrong, if any is."""
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise TableError(f"Row {self.layers[row][0] if self.layers else row} {what}")
 
     @classmethod
     def of(
@@ -69,7 +93,7 @@ class Problem:
         *,
         pins: Pins | None = None,
         fuse: bool = False,
-    ) -> "Problem":
+    ) -> Problem:
         """The problem of a cost table.
 
         Args:
@@ -115,7 +139,12 @@ class Problem:
 
     def loss_of(self, choice: np.ndarray) -> float:
         """Loss of a choice [rows], in nats per token: correctly rounded, whatever the order."""
-        return math.fsum(self.at(choice, self.loss).tolist())
+        terms = self.at(choice, self.loss).tolist()
+        if self.interactions is not None:
+            items = self.items_of(choice)
+            # Both halves of the symmetric matrix say the same.
+            terms += (self.interactions[items][:, items].data / 2).tolist()
+        return math.fsum(terms)
 
     def bytes_of(self, choice: np.ndarray) -> int:
         """Bytes of a choice [rows], the rest not included."""
@@ -125,6 +154,14 @@ class Problem:
         """Whether a choice [rows] is legal and within the budget."""
         legal = bool(self.at(choice, self.legal).all())
         return legal and self.bytes_of(choice) <= self.budget_bytes
+
+    def items_of(self, choice: np.ndarray) -> np.ndarray:
+        """The items [rows] of a choice [rows], as `interactions` numbers them."""
+        return np.arange(len(choice)) * self.loss.shape[1] + choice
+
+    def alone(self) -> Problem:
+        """The same without interactions."""
+        return replace(self, interactions=None)
 
     def assignment(self, choice: np.ndarray) -> dict[str, Scheme]:
         """Scheme by layer name."""
@@ -150,7 +187,7 @@ class Solution:
     @classmethod
     def of(
         cls, problem: Problem, choice: np.ndarray, lower_bound: float, status: Status, solver: str
-    ) -> "Solution":
+    ) -> Solution:
         """The solution of a choice [rows]. A gap that is mere rounding is closed: optimal."""
         assert problem.fits(choice), "a solver chose what is not legal or does not fit"
         loss = problem.loss_of(choice)
@@ -170,9 +207,26 @@ class Solution:
 
 def close_gap(loss: float, lower_bound: float) -> tuple[float, float]:
     """The bound and the gap (loss - bound) / loss, where what is mere rounding counts as none."""
-    if loss - lower_bound <= ROUNDING * loss:
+    if loss - lower_bound <= ROUNDING * abs(loss):
         return loss, 0.0
-    return lower_bound, (loss - lower_bound) / loss
+    # Only interactions can take a loss to zero or below, where no ratio says anything.
+    return lower_bound, (loss - lower_bound) / loss if loss > 0 else math.inf
+
+
+def _check_interactions(matrix: csr_array, rows: int, schemes: int) -> None:
+    items = rows * schemes
+    if matrix.shape != (items, items):
+        raise TableError(
+            f"The interactions are {matrix.shape[0]} x {matrix.shape[1]}; {rows} rows of {schemes} "
+            f"schemes need {items} x {items}."
+        )
+    if not np.isfinite(matrix.data).all():
+        raise TableError("An interaction is not a number. Measure it again, or leave it out.")
+    if abs(matrix - matrix.T).sum() > 0:
+        raise TableError("The interactions are not symmetric. Give the mean of both halves.")
+    one, other = matrix.nonzero()
+    if (one // schemes == other // schemes).any():
+        raise TableError("A row interacts with itself. Add that to its loss instead.")
 
 
 def _legal_costs(row: Row, allowed: Mapping[str, frozenset[str]]) -> list[tuple[str, Cost]]:

@@ -9,7 +9,7 @@ from bitplan.allocator.problem import Problem
 from bitplan.errors import InputError
 from bitplan.schema import Budget, CostTable, Plan
 
-SOLVERS = {"cp_sat": cp_sat, "lagrangian": lagrangian}
+SOLVERS = {each.name: each for each in (cp_sat, lagrangian)}
 
 EXACT_UP_TO = 2_000_000
 """Cells of a table (rows x schemes) up to which an exact solution is a matter of seconds."""
@@ -66,9 +66,9 @@ def smallest_bytes(table: CostTable, *, pins: Pins | None = None, fuse: bool = F
 
 
 def check_solver(name: str, time_limit_s: float = 1.0) -> None:
-    """Raise `InputError` for a solver that there is not, or no time to run it."""
+    """Raise `InputError` for a solver that there is not, or a time limit that is none."""
     if name != "auto" and name not in SOLVERS:
         known = ", ".join(["auto", *SOLVERS])
         raise InputError(f"There is no solver {name!r}. Choose one of {known}.")
-    if not time_limit_s > 0:
-        raise InputError(f"The time limit is {time_limit_s} s; it must be above zero.")
+    if not time_limit_s >= 0:
+        raise InputError(f"The time limit is {time_limit_s} s; it must be a number from 0 up.")

@@ -289,8 +289,8 @@ def test_no_budget_at_all(budget: float) -> None:
 def test_an_unknown_solver_lists_the_known() -> None:
     with pytest.raises(InputError, match="auto, cp_sat, lagrangian"):
         solve(synthetic(2), 1.0, solver="simplex")
-    with pytest.raises(InputError, match="above zero"):
-        solve(synthetic(2), 1.0, time_limit_s=0)
+    with pytest.raises(InputError, match="from 0 up"):
+        solve(synthetic(2), 1.0, time_limit_s=-1)
 
 
 def subset_sum(rows: int) -> Problem:
