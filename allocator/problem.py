@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bitplan.allocator.interactions import check_interactions
 from bitplan.allocator.pins import Pins, allowed_names
 from bitplan.errors import TableError
 from bitplan.schema import Cost, CostTable, Row, Scheme
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
     from scipy.sparse import csr_array
 
 ROUNDING = 1e-12
@@ -77,11 +79,11 @@ class Problem:
             "has a scheme of fewer than 0 bytes. Correct its size, or leave the scheme out.",
         )
         if self.interactions is not None:
-            _check_interactions(self.interactions, rows, schemes)
+            check_interactions(self.interactions, rows, schemes)
 
-    def _refuse(self, wrong: np.ndarray, what: str) -> None:
+    def _refuse(self, wrong: ArrayLike, what: str) -> None:
         """Raise `TableError` for the first of the rows [rows] that are wrong, if any is."""
-        if wrong.any():
+        if np.any(wrong):
             row = int(np.argmax(wrong))
             raise TableError(f"Row {self.layers[row][0] if self.layers else row} {what}")
 
@@ -211,22 +213,6 @@ def close_gap(loss: float, lower_bound: float) -> tuple[float, float]:
         return loss, 0.0
     # Only interactions can take a loss to zero or below, where no ratio says anything.
     return lower_bound, (loss - lower_bound) / loss if loss > 0 else math.inf
-
-
-def _check_interactions(matrix: csr_array, rows: int, schemes: int) -> None:
-    items = rows * schemes
-    if matrix.shape != (items, items):
-        raise TableError(
-            f"The interactions are {matrix.shape[0]} x {matrix.shape[1]}; {rows} rows of {schemes} "
-            f"schemes need {items} x {items}."
-        )
-    if not np.isfinite(matrix.data).all():
-        raise TableError("An interaction is not a number. Measure it again, or leave it out.")
-    if abs(matrix - matrix.T).sum() > 0:
-        raise TableError("The interactions are not symmetric. Give the mean of both halves.")
-    one, other = matrix.nonzero()
-    if (one // schemes == other // schemes).any():
-        raise TableError("A row interacts with itself. Add that to its loss instead.")
 
 
 def _legal_costs(row: Row, allowed: Mapping[str, frozenset[str]]) -> list[tuple[str, Cost]]:

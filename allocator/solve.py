@@ -1,15 +1,20 @@
 """A cost table and a budget -> the plan."""
 
 from bitplan.allocator.cp_sat import cp_sat
+from bitplan.allocator.dynamic_programming import dynamic_programming
+from bitplan.allocator.greedy import greedy
 from bitplan.allocator.hull import Hull
 from bitplan.allocator.lagrangian import lagrangian
 from bitplan.allocator.pins import Pins
 from bitplan.allocator.plan import solved_plan
 from bitplan.allocator.problem import Problem
+from bitplan.allocator.water_filling import water_filling
 from bitplan.errors import InputError
 from bitplan.schema import Budget, CostTable, Plan
 
-SOLVERS = {each.name: each for each in (cp_sat, lagrangian)}
+SOLVERS = {
+    each.name: each for each in (cp_sat, lagrangian, greedy, water_filling, dynamic_programming)
+}
 
 EXACT_UP_TO = 2_000_000
 """Cells of a table (rows x schemes) up to which an exact solution is a matter of seconds."""

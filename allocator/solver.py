@@ -12,21 +12,23 @@ from bitplan.errors import InputError
 
 
 class Solve(Protocol):
-    """The signature of every solver.
-
-    Args:
-        problem: what to solve.
-        hull: of the same rows, at whatever budget: make it once for many budgets.
-        time_limit_s: for all of it; the answer is then the best choice found, with its gap.
-        start: a choice [rows] to begin with, used where it fits.
-
-    Raises:
-        InfeasibleError: nothing fits the budget.
-    """
+    """The signature of every solver."""
 
     def __call__(
         self, problem: Problem, hull: Hull, *, time_limit_s: float, start: np.ndarray | None
-    ) -> Solution: ...
+    ) -> Solution:
+        """Solve a problem.
+
+        Args:
+            problem: what to solve.
+            hull: of the same rows, at whatever budget: make it once for many budgets.
+            time_limit_s: for all of it; the answer is then the best choice found, with its gap.
+            start: a choice [rows] to begin with, used where it fits.
+
+        Raises:
+            InfeasibleError: nothing fits the budget.
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
