@@ -5,6 +5,7 @@ from bitplan.allocator.dynamic_programming import dynamic_programming
 from bitplan.allocator.greedy import greedy
 from bitplan.allocator.hull import Hull
 from bitplan.allocator.lagrangian import lagrangian
+from bitplan.allocator.milp import milp
 from bitplan.allocator.pins import Pins
 from bitplan.allocator.plan import solved_plan
 from bitplan.allocator.problem import Problem
@@ -13,7 +14,15 @@ from bitplan.errors import InputError
 from bitplan.schema import Budget, CostTable, Plan
 
 SOLVERS = {
-    each.name: each for each in (cp_sat, lagrangian, greedy, water_filling, dynamic_programming)
+    each.name: each
+    for each in (
+        dynamic_programming,
+        cp_sat,
+        milp,
+        lagrangian,
+        greedy,
+        water_filling,
+    )
 }
 
 EXACT_UP_TO = 2_000_000
