@@ -1,5 +1,6 @@
 """A cost table and a budget -> the plan."""
 
+from bitplan.allocator.convex import convex
 from bitplan.allocator.cp_sat import cp_sat
 from bitplan.allocator.dynamic_programming import dynamic_programming
 from bitplan.allocator.greedy import greedy
@@ -20,6 +21,7 @@ SOLVERS = {
         cp_sat,
         milp,
         lagrangian,
+        convex,
         greedy,
         water_filling,
     )
