@@ -2,7 +2,9 @@
 
 from bitplan.allocator.convex import convex
 from bitplan.allocator.cp_sat import cp_sat
+from bitplan.allocator.descent import descent
 from bitplan.allocator.dynamic_programming import dynamic_programming
+from bitplan.allocator.evolutionary import evolutionary
 from bitplan.allocator.greedy import greedy
 from bitplan.allocator.hull import Hull
 from bitplan.allocator.lagrangian import lagrangian
@@ -10,6 +12,7 @@ from bitplan.allocator.milp import milp
 from bitplan.allocator.pins import Pins
 from bitplan.allocator.plan import solved_plan
 from bitplan.allocator.problem import Problem
+from bitplan.allocator.quadratic import quadratic
 from bitplan.allocator.water_filling import water_filling
 from bitplan.errors import InputError
 from bitplan.schema import Budget, CostTable, Plan
@@ -24,6 +27,9 @@ SOLVERS = {
         convex,
         greedy,
         water_filling,
+        evolutionary,
+        quadratic,
+        descent,
     )
 }
 

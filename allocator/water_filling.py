@@ -13,6 +13,7 @@ import numpy as np
 
 from bitplan.allocator.greedy import fill
 from bitplan.allocator.hull import Hull
+from bitplan.allocator.ladder import Ladder
 from bitplan.allocator.problem import Problem, Solution, Status
 from bitplan.allocator.relaxation import Relaxation
 from bitplan.allocator.solver import solver
@@ -32,39 +33,19 @@ def water_filling(
     but for the filling. Source: BAQ, as in the head of this module.
     """
     bound = Relaxation.of(problem, hull).lower_bound
-    scheme, bits, size, rungs = _ladders(problem)
+    ladder = Ladder.of(problem)
+    bits = 8.0 * ladder.bytes / np.maximum(problem.parameters, 1)[:, None]
     level = _level(problem, (bits[:, 1:] + bits[:, :-1]) / 2)
-    row, rung = np.nonzero(np.arange(1, bits.shape[1]) < rungs[:, None])
+    row, rung = np.nonzero(np.arange(1, bits.shape[1]) < ladder.rungs[:, None])
     # A stable sort keeps the rungs of one row in order where rounding makes levels equal.
     order = np.argsort(-level[row, rung], kind="stable")
     row, rung = row[order], rung[order]
-    spent = hull.first_bytes + np.cumsum(size[row, rung + 1] - size[row, rung])
+    spent = hull.first_bytes + np.cumsum(ladder.bytes[row, rung + 1] - ladder.bytes[row, rung])
     fitting = int(np.searchsorted(spent, problem.budget_bytes, side="right"))
     choice = hull.first.copy()
-    choice[row[:fitting]] = scheme[row[:fitting], rung[:fitting] + 1]
+    choice[row[:fitting]] = ladder.scheme[row[:fitting], rung[:fitting] + 1]
     choice = fill(problem, choice, time_limit_s=time_limit_s)
     return Solution.of(problem, choice, bound, Status.WITHIN_GAP, NAME)
-
-
-def _ladders(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of each row the schemes that no other beats, smallest first, then padding.
-
-    Returns:
-        Their indices, bits per weight and bytes, all [rows, schemes], and how many [rows].
-    """
-    huge = np.iinfo(np.int64).max
-    size = np.where(problem.legal, problem.bytes, huge)
-    order = np.lexsort((problem.loss, size), axis=1)
-    loss = np.take_along_axis(problem.loss, order, axis=1)
-    least = np.minimum.accumulate(loss, axis=1)
-    better = np.ones(loss.shape, bool)
-    better[:, 1:] = loss[:, 1:] < least[:, :-1]
-    # Those that are beaten go to the end, and the others stay in order.
-    better_first = np.argsort(~better, axis=1, kind="stable")
-    scheme = np.take_along_axis(order, better_first, axis=1)
-    size = np.take_along_axis(size, scheme, axis=1)
-    bits = 8.0 * size / np.maximum(problem.parameters, 1)[:, None]
-    return scheme, bits, size, better.sum(axis=1)
 
 
 def _level(problem: Problem, bits: np.ndarray) -> np.ndarray:
