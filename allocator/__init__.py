@@ -13,4 +13,5 @@ from bitplan.allocator.solve import check_solver as check_solver
 from bitplan.allocator.solve import choose_solver as choose_solver
 from bitplan.allocator.solve import smallest_bytes as smallest_bytes
 from bitplan.allocator.solve import solve as solve
+from bitplan.allocator.solver import Solver as Solver
 from bitplan.allocator.uniform import uniform as uniform

@@ -50,7 +50,7 @@ class _Terms:
         """All legal items, and every product of two rows of which any interact."""
         row, scheme = np.nonzero(problem.legal)
         loss = problem.loss[row, scheme]
-        if problem.interactions is None:
+        if problem.interactions is None or problem.interactions.nnz == 0:
             none = np.zeros(0, int)
             return cls(row=row, scheme=scheme, one=none, other=none, block=none, loss=loss)
         rows, schemes = problem.loss.shape

@@ -36,6 +36,9 @@ SOLVERS = {
 EXACT_UP_TO = 2_000_000
 """Cells of a table (rows x schemes) up to which an exact solution is a matter of seconds."""
 
+EXACT_PRODUCTS = 5_000
+"""Interactions of two schemes up to which an exact solution may be hoped for in seconds."""
+
 
 def solve(
     table: CostTable,
@@ -70,9 +73,15 @@ def solve(
 
 def choose_solver(problem: Problem) -> tuple[str, str]:
     """The name of the solver that "auto" takes for a problem, and the reason."""
+    if problem.interactions is not None:
+        products = problem.interactions.nnz // 2
+        if products <= EXACT_PRODUCTS:
+            return "quadratic", f"{products:,} interactions are few enough to prove the optimum"
+        reason = f"{products:,} interactions are more than the {EXACT_PRODUCTS:,} solved exactly"
+        return "descent", reason
     cells = problem.loss.size
     if cells <= EXACT_UP_TO:
-        return "cp_sat", f"{cells:,} cells are few enough to prove the optimum"
+        return "dynamic_programming", f"{cells:,} cells are few enough to prove the optimum"
     reason = f"{cells:,} cells are more than the {EXACT_UP_TO:,} that are solved exactly"
     return "lagrangian", reason
 
