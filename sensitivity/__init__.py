@@ -14,7 +14,6 @@ from bitplan.sensitivity.estimators import get_estimator as get_estimator
 from bitplan.sensitivity.gather import gather as gather
 from bitplan.sensitivity.law import fit as fit
 from bitplan.sensitivity.measure import Meter as Meter
-from bitplan.sensitivity.measure import row_of as row_of
 from bitplan.sensitivity.objective import LABELS as LABELS
 from bitplan.sensitivity.passes import PASSES as PASSES
 from bitplan.sensitivity.passes import AbstractPass as AbstractPass
@@ -23,5 +22,6 @@ from bitplan.sensitivity.passes import WholeModel as WholeModel
 from bitplan.sensitivity.passes import check_pass as check_pass
 from bitplan.sensitivity.passes import choose_pass as choose_pass
 from bitplan.sensitivity.passes import open_pass as open_pass
+from bitplan.sensitivity.row import row_of as row_of
 from bitplan.sensitivity.shards import Shards as Shards
 from bitplan.sensitivity.statistics import StatisticsFolder as StatisticsFolder

@@ -1,7 +1,7 @@
 """Model + schemes + statistics -> rows of a cost table: each layer rendered, each error judged."""
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Bool
@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from bitplan.compress import Store, reads_covariance
 from bitplan.errors import InputError
-from bitplan.footprint import scheme_bytes
 from bitplan.formats import Packed
 from bitplan.memory import release
 from bitplan.models import weight_of
 from bitplan.progress import Progress, quiet
-from bitplan.schema import Cost, Layer, Row, Scheme
+from bitplan.schema import Layer, Row, Scheme
 from bitplan.sensitivity.engines import AbstractEngine, choose_engine, get_engine
 from bitplan.sensitivity.estimators import (
     AbstractEstimator,
@@ -22,15 +21,15 @@ from bitplan.sensitivity.estimators import (
     Bench,
     Estimator,
 )
+from bitplan.sensitivity.estimators.model_estimator import Schemes
 from bitplan.sensitivity.losses import Losses
+from bitplan.sensitivity.portions import portions
+from bitplan.sensitivity.row import row_of
 from bitplan.sensitivity.shards import Shards
 from bitplan.sensitivity.statistics import LayerStatistics, StatisticsFolder
 from bitplan.sensitivity.task import LayerResult, LayerTask, run_task
 
 log = logging.getLogger(__name__)
-
-RENDERED_BYTES = 1 << 30
-"""Of one layer in several schemes, held in memory at a time; a scheme that takes more is alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,20 +52,25 @@ class Meter:
     engine: str = "serial"
     workers: int | None = None
 
-    def rows(
-        self, schemes: Mapping[Layer, Sequence[Scheme]], *, progress: Progress = quiet
-    ) -> tuple[Row, ...]:
-        """A row for each layer, with its schemes in the order given."""
-        done, total = 0, sum(layer.parameters for layer in schemes)
-        with self._engine_for(schemes) as engine:
-            for result in engine.map(run_task, self._tasks(schemes)):
+    def rows(self, schemes: Schemes, *, progress: Progress = quiet) -> tuple[Row, ...]:
+        """A row for each layer, with its schemes in the order given.
+
+        `progress` counts the weights that are to be rendered, once in each scheme.
+        """
+        rows, unjudged = self._known_rows(schemes)
+        lacking = self._lacking(schemes, unjudged)
+        done, total = 0, _weights_of(lacking)
+        with self._engine_for(lacking) as engine:
+            for result in engine.map(run_task, self._tasks(lacking)):
                 progress("measure", done, total)
                 self._keep(result)
                 release([weight_of(self.model, result.layer)])
-                done += result.layer.parameters
+                done += result.layer.parameters * len(result.rendered | result.losses)
         progress("measure", total, total)
-        self._judge_on_model(schemes)
-        return tuple(row_of(layer, self.losses(layer, legal)) for layer, legal in schemes.items())
+        self._judge_on_model(unjudged)
+        for layer in unjudged:
+            rows[layer] = row_of(layer, self.losses(layer, schemes[layer]))
+        return tuple(rows[layer] for layer in schemes)
 
     @property
     def needs(self) -> dict[str, tuple[str, ...]]:
@@ -90,19 +94,43 @@ class Meter:
             stored |= result.rendered
         return [packed for packed in stored.values() if packed is not None]
 
-    def _engine_for(self, schemes: Mapping[Layer, Sequence[Scheme]]) -> AbstractEngine:
+    def _known_rows(self, schemes: Schemes) -> tuple[dict[Layer, Row], Schemes]:
+        """The rows of layers that are judged, and of all others what is to be judged.
+
+        Every shard is read once, and what it holds is kept no longer than its row takes to make.
+        """
+        rows, unjudged = {}, {}
+        for layer, legal in schemes.items():
+            known = self._known(layer, legal)
+            missing = [scheme for scheme in legal if scheme not in known]
+            if missing:
+                unjudged[layer] = missing
+            else:
+                rows[layer] = row_of(layer, known)
+        estimator = self.estimator
+        if unjudged and isinstance(estimator, AbstractModelEstimator) and estimator.jointly:
+            return {}, schemes
+        return rows, unjudged
+
+    def _lacking(self, schemes: Schemes, unjudged: Schemes) -> Schemes:
+        """What is to be rendered, or judged from its rendering: no layer without schemes."""
+        # Where the model is the judge, that is asked when all is rendered.
+        judged_here = unjudged if isinstance(self.estimator, AbstractEstimator) else {}
+        lacking = {}
+        for layer, legal in schemes.items():
+            wanted = set(judged_here.get(layer, ()))
+            missing = [s for s in legal if s in wanted or not self.store.path(layer, s).is_file()]
+            if missing:
+                lacking[layer] = missing
+        return lacking
+
+    def _engine_for(self, lacking: Schemes) -> AbstractEngine:
         if self.engine != "auto":
             return get_engine(self.engine, workers=self.workers)
-        lacking = (
-            layer.parameters
-            for layer, legal in schemes.items()
-            for scheme in legal
-            if not self._is_done(layer, scheme)
-        )
         name, why = choose_engine(
-            sum(lacking),
+            _weights_of(lacking),
             workers=self.workers,
-            largest=max(layer.parameters for layer in schemes),
+            largest=max((layer.parameters for layer in lacking), default=0),
         )
         log.info("The engine is %s: %s", name, why)
         return get_engine(name, workers=self.workers)
@@ -116,33 +144,19 @@ class Meter:
         # A tied embedding sees each token twice.
         return min(1.0, found.rows.double().mean().item() / found.tokens)
 
-    def _tasks(self, schemes: Mapping[Layer, Sequence[Scheme]]) -> Iterator[LayerTask]:
-        for layer, legal in schemes.items():
-            lacking = [s for s in legal if not self._is_done(layer, s)]
-            for portion in _portions(layer, lacking):
+    def _tasks(self, lacking: Schemes) -> Iterator[LayerTask]:
+        for layer, schemes in lacking.items():
+            for portion in portions(layer, schemes):
                 yield self._task(layer, portion, judged=True)
 
-    def _is_done(self, layer: Layer, scheme: Scheme) -> bool:
-        is_rendered = self.store.path(layer, scheme).is_file()
-        if isinstance(self.estimator, AbstractModelEstimator):
-            return is_rendered  # judged on the model, when all is rendered
-        return is_rendered and self.shards.get(layer, scheme) is not None
-
-    def _judge_on_model(self, schemes: Mapping[Layer, Sequence[Scheme]]) -> None:
-        if not isinstance(self.estimator, AbstractModelEstimator):
+    def _judge_on_model(self, unjudged: Schemes) -> None:
+        if not (unjudged and isinstance(self.estimator, AbstractModelEstimator)):
             return
         assert self.bench is not None
-        lacking = {
-            layer: missing
-            for layer, legal in schemes.items()
-            if (missing := [s for s in legal if self.shards.get(layer, s) is None])
-        }
-        if lacking:
-            asked = schemes if self.estimator.jointly else lacking
-            for layer, losses in self.estimator.judge(self.bench, asked):
-                for scheme, found in losses.items():
-                    self.shards.put(layer, scheme, found)
-            self.bench.through.close()
+        for layer, losses in self.estimator.judge(self.bench, unjudged):
+            for scheme, found in losses.items():
+                self.shards.put(layer, scheme, found)
+        self.bench.through.close()
 
     def _task(self, layer: Layer, schemes: Sequence[Scheme], *, judged: bool) -> LayerTask:
         stored = {scheme: self.store.get(layer, scheme) for scheme in schemes}
@@ -180,51 +194,22 @@ class Meter:
 
     def losses(self, layer: Layer, schemes: Iterable[Scheme]) -> dict[Scheme, Losses]:
         """What schemes of a layer were found to cost; raises `InputError` where that is lost."""
-        found = {scheme: self.shards.get(layer, scheme) for scheme in schemes}
-        known = {scheme: losses for scheme, losses in found.items() if losses is not None}
-        if len(known) < len(found):
+        schemes = tuple(schemes)
+        known = self._known(layer, schemes)
+        if len(known) < len(schemes):
             raise InputError(
                 f"Costs of {layer.name} in {self.shards.folder} were removed or damaged while they "
                 "were in use. Run the same command again: it measures what is missing."
             )
         return known
 
-
-def _portions(layer: Layer, schemes: Sequence[Scheme]) -> Iterator[list[Scheme]]:
-    """The schemes in order, as many at a time as may be held rendered."""
-    portion: list[Scheme] = []
-    held = 0
-    for scheme in schemes:
-        size = scheme_bytes(layer.shape, scheme)
-        if portion and held + size > RENDERED_BYTES:
-            yield portion
-            portion, held = [], 0
-        portion.append(scheme)
-        held += size
-    if portion:
-        yield portion
+    def _known(self, layer: Layer, schemes: Iterable[Scheme]) -> dict[Scheme, Losses]:
+        found = {scheme: self.shards.get(layer, scheme) for scheme in schemes}
+        return {scheme: losses for scheme, losses in found.items() if losses is not None}
 
 
-def row_of(
-    layer: Layer, losses: Mapping[Scheme, Losses], *, predicted: Collection[Scheme] = ()
-) -> Row:
-    """A row of the table from the losses of a layer's schemes, some of them predicted by a law."""
-    costs = []
-    for scheme, found in losses.items():
-        same = [
-            s for s, other in losses.items() if s != scheme and not found.is_separate_from(other)
-        ]
-        costs.append(
-            Cost(
-                scheme=scheme,
-                bytes=scheme_bytes(layer.shape, scheme),
-                loss=found.loss,
-                standard_error=found.standard_error,
-                inseparable=tuple(same),
-                predicted=scheme in predicted,
-            )
-        )
-    return Row(layer=layer, costs=tuple(costs))
+def _weights_of(schemes: Schemes) -> int:
+    return sum(layer.parameters * len(wanted) for layer, wanted in schemes.items())
 
 
 def _warn_if_unreached(layer: Layer, unreached: Bool[Tensor, "*experts"], is_guess: bool) -> None:

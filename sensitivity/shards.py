@@ -4,11 +4,12 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
 
-from bitplan.errors import InputError
+from bitplan.errors import InputError, ModelError
 from bitplan.files import read_text, write_text
 from bitplan.schema import Layer, Scheme
 from bitplan.sensitivity.losses import Losses
@@ -35,7 +36,6 @@ class Shards:
         path = self.path(layer, scheme)
         if not path.is_file():
             return None
-            return None
         try:
             content = json.loads(read_text(path))
             is_whole = content.pop("digest") == _digest(content)
@@ -51,7 +51,13 @@ class Shards:
         return None
 
     def put(self, layer: Layer, scheme: Scheme, losses: Losses) -> None:
-        """Keep the losses of a layer in a scheme."""
+        """Keep the losses of a layer in a scheme. Raises `ModelError` where they are not finite."""
+        if not (isfinite(losses.loss) and np.isfinite(losses.by_sequence).all()):
+            raise ModelError(
+                f"With {layer.name} in {scheme} the loss is not a finite number: the model's dtype "
+                "cannot hold what it computes. Load it in a wider one (bfloat16 in place of "
+                f"float16, or float32), or leave {scheme} out of the schemes."
+            )
         content = {
             "layer": layer.name,
             "scheme": str(scheme),

@@ -16,6 +16,7 @@ import torch
 from bitplan import CostTable, Plan, describe
 from bitplan.apply import held_bytes
 from bitplan.cli import main
+from bitplan.cli.options import names_of, pins_of
 from bitplan.export import load, load_plan
 
 NAMES = ["llama-tied", "gpt2", "mixtral"]
@@ -475,10 +476,8 @@ def test_the_installed_command_is_this_one(tmp_path):
 
 
 def test_names_are_read_with_spaces_and_pins_with_bars():
-    from bitplan.cli import _names, _pins
-
-    assert _names(None) is None
-    assert _names(" int4 ,, bf16,") == ["int4", "bf16"]
-    assert _pins(None) is None
-    assert _pins(["a=b=int4|int8", "c=bf16"]) == {"a=b": ["int4", "int8"], "c": ["bf16"]}
-    assert _pins([]) is None
+    assert names_of(None) is None
+    assert names_of(" int4 ,, bf16,") == ["int4", "bf16"]
+    assert pins_of(None) is None
+    assert pins_of(["a=b=int4|int8", "c=bf16"]) == {"a=b": ["int4", "int8"], "c": ["bf16"]}
+    assert pins_of([]) is None

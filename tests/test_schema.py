@@ -33,6 +33,7 @@ from bitplan.schema import (
     Scheme,
     json_schema,
 )
+from bitplan.schema.artefact import digest_of
 
 GOLDEN = Path(__file__).parent / "data" / "plan.json"
 EMBEDDING = Layer(name="embed", kind=Kind.EMBEDDING, shape=(96, 32), tied=("head",))
@@ -208,12 +209,10 @@ def resealed(change: Callable[[dict], object]) -> Callable[[str], str]:
     """Edited by someone who knows how the digest is made."""
 
     def edit(text: str) -> str:
-        from bitplan.schema import _digest
-
         content = json.loads(text)
         change(content)
         content.pop("digest")
-        return json.dumps(content | {"digest": _digest(content)})
+        return json.dumps(content | {"digest": digest_of(content)})
 
     return edit
 

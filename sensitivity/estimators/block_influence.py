@@ -19,6 +19,8 @@ from bitplan.sensitivity.estimators.model_estimator import (
     Bench,
     Judged,
     Schemes,
+    check_some,
+    is_usable,
 )
 from bitplan.sensitivity.losses import Losses
 
@@ -50,7 +52,7 @@ class BlockInfluence(AbstractModelEstimator):
 @torch.no_grad()
 def _scores(bench: Bench) -> np.ndarray:  # [blocks + 1, sequences]; the last is the whole model's
     blocks = blocks_of(bench.model)
-    scores = np.zeros((len(blocks) + 1, len(bench.tokens)))
+    scores, usable = np.zeros((len(blocks) + 1, len(bench.tokens))), []
     for index in range(len(bench.tokens)):
         bench.progress("influence", index, len(bench.tokens))
         states: list[tuple[Tensor, Tensor]] = []
@@ -58,13 +60,17 @@ def _scores(bench: Bench) -> np.ndarray:  # [blocks + 1, sequences]; the last is
             for block in blocks:
                 hook = block.register_forward_hook(_keep(states), with_kwargs=True)
                 stack.callback(hook.remove)
-            read_outputs(bench.model, Inputs.of(bench.tokens)[index : index + 1])
+            outputs = read_outputs(bench.model, Inputs.of(bench.tokens)[index : index + 1])
+        if not is_usable(outputs.values, index):
+            continue
+        usable.append(index)
         for block, (before, after) in enumerate(states):
             scores[block, index] = _change(before, after)
         if states:
             scores[-1, index] = _change(states[0][0], states[-1][1])
     bench.progress("influence", len(bench.tokens), len(bench.tokens))
-    return scores
+    check_some(usable)
+    return scores[:, usable]
 
 
 def _keep(states: list[tuple[Tensor, Tensor]]):

@@ -21,6 +21,8 @@ from bitplan.sensitivity.estimators.model_estimator import (
     Bench,
     Judged,
     Schemes,
+    check_some,
+    is_usable,
 )
 from bitplan.sensitivity.losses import Losses
 from bitplan.sensitivity.objective import likelihood
@@ -46,8 +48,9 @@ class HessianTrace(AbstractModelEstimator):
             losses = {}
             for scheme in legal:
                 error = bench.decode(layer, scheme).float().sub_(weight)
-                by_sequence = mean * error.square().sum(dtype=torch.float64).item()
-                loss = max(0.0, float(by_sequence.mean()))
+                with np.errstate(invalid="ignore"):  # whoever keeps the losses looks at them
+                    by_sequence = mean * error.square().sum(dtype=torch.float64).item()
+                    loss = max(0.0, float(by_sequence.mean()))
                 losses[scheme] = Losses(loss=loss, by_sequence=by_sequence)
             yield layer, losses
 
@@ -60,6 +63,8 @@ def _traces(bench: Bench, layers: list[Layer]) -> dict[Layer, np.ndarray]:
             bench.progress("hessian", index, len(bench.text))
             tokens = bench.text[index : index + 1]
             loss = likelihood(next_token_logits(bench.model, tokens), tokens)
+            if not is_usable(loss, index):
+                continue
             gradients = torch.autograd.grad(
                 loss, weights, create_graph=True, materialize_grads=True
             )
@@ -71,6 +76,8 @@ def _traces(bench: Bench, layers: list[Layer]) -> dict[Layer, np.ndarray]:
             for layer, product, sign in zip(layers, products, signs, strict=True):
                 found[layer].append((product.float() * sign).sum(dtype=torch.float64).item())
     bench.progress("hessian", len(bench.text), len(bench.text))
+    for values in found.values():
+        check_some(values)
     return {layer: np.array(values) for layer, values in found.items()}
 
 

@@ -1,7 +1,8 @@
 """What the estimators that look at the model itself have in common."""
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,6 +15,8 @@ from bitplan.progress import Progress, quiet
 from bitplan.schema import Layer, Scheme
 from bitplan.sensitivity.losses import Losses
 from bitplan.sensitivity.passes import AbstractPass
+
+log = logging.getLogger(__name__)
 
 Schemes = Mapping[Layer, Sequence[Scheme]]
 """The schemes of each layer that are to be judged."""
@@ -49,6 +52,30 @@ class Bench:
                 "estimator needs next-token logits. Choose another estimator."
             )
         return inputs.ids
+
+
+def is_usable(values: Tensor, sequence: int) -> bool:
+    """Whether what the model makes of a sequence is finite; a warning says which is left out."""
+    if values.isfinite().all():
+        return True
+    warn_of(sequence)
+    return False
+
+
+def warn_of(sequence: int) -> None:
+    """Say that a calibration sequence is left out."""
+    log.warning(
+        "Calibration sequence %d is left out: the model's outputs are not finite.", sequence
+    )
+
+
+def check_some(usable: Sized) -> None:
+    """Raise `ModelError` where no sequence is left."""
+    if not usable:
+        raise ModelError(
+            "On every calibration sequence the model's outputs are not finite. Check its weights "
+            "and the text, or load it in a wider dtype: bfloat16 in place of float16, or float32."
+        )
 
 
 class AbstractModelEstimator(ABC):

@@ -27,6 +27,8 @@ from bitplan.sensitivity.estimators.model_estimator import (
     Bench,
     Judged,
     Schemes,
+    check_some,
+    is_usable,
 )
 from bitplan.sensitivity.estimators.output_fisher import (
     TOKENS_A_SKETCH,
@@ -52,7 +54,7 @@ class OperatingPoint(AbstractModelEstimator):
 
     def judge(self, bench: Bench, schemes: Schemes) -> Iterator[Judged]:
         """Put the model at the plan, run it once forward and backward, and put it back."""
-        references = [_log_probabilities(bench, index) for index in range(len(bench.text))]
+        references = _references(bench)
         plan = {
             layer: self.plan.get(layer.name, _middle(legal)) for layer, legal in schemes.items()
         }
@@ -60,11 +62,11 @@ class OperatingPoint(AbstractModelEstimator):
         changes = {layer: _from_plan(errors[layer], schemes[layer], plan[layer]) for layer in plan}
         found: dict[Layer, list[Tensor]] = {layer: [] for layer in plan}
         with _at(bench, plan):
-            for index, reference in enumerate(references):
-                bench.progress("operating point", index, len(references))
+            for index, reference in references.items():
+                bench.progress("operating point", index, len(bench.text))
                 for layer, effect in _effects(bench, index, reference, changes).items():
                     found[layer].append(effect)
-        bench.progress("operating point", len(references), len(references))
+        bench.progress("operating point", len(bench.text), len(bench.text))
         for layer, legal in schemes.items():
             effects = torch.stack(found[layer]).double().numpy()  # [sequences, schemes + 1]
             against_original = effects[:, :-1] - effects[:, -1:]
@@ -89,9 +91,15 @@ def _from_plan(
 
 
 @torch.no_grad()
-def _log_probabilities(bench: Bench, index: int) -> Tensor:
-    logits = next_token_logits(bench.model, bench.text[index : index + 1])
-    return logits.float().log_softmax(-1)
+def _references(bench: Bench) -> dict[int, Float[Tensor, "1 length vocabulary"]]:
+    """The model's own log probabilities, of all sequences where they are finite."""
+    references = {}
+    for index in range(len(bench.text)):
+        logits = next_token_logits(bench.model, bench.text[index : index + 1])
+        if is_usable(logits, index):
+            references[index] = logits.float().log_softmax(-1)
+    check_some(references)
+    return references
 
 
 @contextmanager

@@ -39,19 +39,22 @@ class WeightOutliers(AbstractEstimator):
 
 
 class OutlierRatio(AbstractEstimator):
-    """OWL's layer-wise outlier ratio (Yin et al., 2023, eq. 2), times |dW|^2 / |W|^2.
+    """1 + OWL's layer-wise outlier ratio (Yin et al., 2023, eq. 2), times |dW|^2 / |W|^2.
 
-    The ratio is the share of |W_oi| |x_i| above 5 times their mean; |x_i| is the norm of input i.
+    The ratio is the share of |W_oi| |x_i| above 5 times their mean; |x_i| is the norm of input i
+    (arXiv:2310.05175). The paper ranks layers by it, and lets their sparsity differ by some percent
+    from the mean. As a factor of its own it would call every error free in a layer that has no
+    outliers: added to one, it ranks equal errors as the paper does, and none is free.
     """
 
     moments = ("inputs",)
     by_rows = False
 
     def judge(self, part: Part) -> Losses:
-        """The share of outliers times the relative weight error."""
+        """One and the share of outliers, times the relative weight error."""
         sums = part.statistics["inputs"]
         norms = sums["inputs"].diagonal(dim1=-2, dim2=-1).sqrt().unsqueeze(-2)
         scores = part.weight.abs() * norms
         share = (scores > TIMES_MEAN * scores.mean()).double().mean().item()
-        loss = share * WeightError().judge(part).loss
+        loss = (1 + share) * WeightError().judge(part).loss
         return spread_by_diagonals(loss, part.error, sums["diagonals"], part.statistics)

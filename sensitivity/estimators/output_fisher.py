@@ -26,6 +26,8 @@ from bitplan.sensitivity.estimators.model_estimator import (
     Bench,
     Judged,
     Schemes,
+    check_some,
+    warn_of,
 )
 from bitplan.sensitivity.losses import Losses
 from bitplan.sensitivity.watch import Seen, by_layer
@@ -51,9 +53,10 @@ class OutputFisher(AbstractModelEstimator):
 
     def judge(self, bench: Bench, schemes: Schemes) -> Iterator[Judged]:
         """Judge the layers in groups whose errors fit into memory."""
+        left_out: set[int] = set()
         for group in bench.through.groups(list(schemes)):
             for part in _parts(bench, group, schemes):
-                yield from self._judge(bench, part, schemes)
+                yield from self._judge(bench, part, schemes, left_out)
 
     def squares(
         self, seen: Sequence[Seen], errors: Float[Tensor, "schemes ..."], sequence: int
@@ -65,17 +68,23 @@ class OutputFisher(AbstractModelEstimator):
             total += products(one, errors, self.tokens_a_sketch, signs).square().sum(1)
         return total
 
-    def _judge(self, bench: Bench, group: Sequence[Layer], schemes: Schemes) -> Iterator[Judged]:
+    def _judge(
+        self, bench: Bench, group: Sequence[Layer], schemes: Schemes, left_out: set[int]
+    ) -> Iterator[Judged]:
         errors = {layer: errors_of(bench, layer, schemes[layer]) for layer in group}
         sums: dict[Layer, list[Tensor]] = {layer: [] for layer in group}
         with closing(bench.through.run(group)) as run:
             for sequence, seen in run:
                 if seen is None:
+                    if sequence not in left_out:
+                        warn_of(sequence)
+                    left_out.add(sequence)
                     continue
                 calls = by_layer(seen)
                 for layer in group:
                     sums[layer].append(self.squares(calls[layer.name], errors[layer], sequence))
         for layer in group:
+            check_some(sums[layer])
             # Half of the sum over tokens, by token.
             by_sequence = torch.stack(sums[layer], dim=1).double() / (2 * bench.through.tokens_each)
             losses = [

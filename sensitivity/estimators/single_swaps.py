@@ -28,6 +28,8 @@ from bitplan.sensitivity.estimators.model_estimator import (
     Bench,
     Judged,
     Schemes,
+    check_some,
+    is_usable,
 )
 from bitplan.sensitivity.losses import Losses
 
@@ -41,17 +43,17 @@ class SingleSwaps(AbstractModelEstimator):
     """
 
     def judge(self, bench: Bench, schemes: Schemes) -> Iterator[Judged]:
-        """Swap and measure, layer after layer."""
-        memory = [_Memory.of(bench, index) for index in range(len(bench.text))]
-        total = sum(map(len, schemes.values()))
-        done = 0
+        """Swap and measure, layer after layer; progress counts sequences."""
+        each = len(bench.text)
+        total = each * (1 + sum(map(len, schemes.values())))
+        memory = _remember(bench, total)
+        done = each
         for layer, legal in schemes.items():
             losses = {}
             for scheme in legal:
-                bench.progress("swaps", done, total)
-                by_sequence = _swap(bench, memory, layer, scheme)
+                by_sequence = _swap(bench, memory, layer, scheme, done=done, total=total)
                 losses[scheme] = Losses(loss=float(by_sequence.mean()), by_sequence=by_sequence)
-                done += 1
+                done += each
             yield layer, losses
         bench.progress("swaps", total, total)
 
@@ -73,16 +75,37 @@ class _Memory:
         return cls(tokens=tokens, outputs=outputs, logits=logits)
 
 
+def _remember(bench: Bench, total: int) -> list[_Memory]:
+    """All sequences of which the model makes finite numbers."""
+    memory = []
+    for index in range(len(bench.text)):
+        bench.progress("swaps", index, total)
+        one = _Memory.of(bench, index)
+        if is_usable(one.logits, index):
+            memory.append(one)
+    check_some(memory)
+    return memory
+
+
 @torch.no_grad()
-def _swap(bench: Bench, memory: Sequence[_Memory], layer: Layer, scheme: Scheme) -> np.ndarray:
+def _swap(
+    bench: Bench,
+    memory: Sequence[_Memory],
+    layer: Layer,
+    scheme: Scheme,
+    *,
+    done: int,
+    total: int,
+) -> np.ndarray:  # [sequences], nats per token
     weight, blocks = weight_of(bench.model, layer), blocks_of(bench.model)
     rendered, original = bench.decode(layer, scheme), weight.clone()
     first = block_of(bench.model, layer) or 0
     try:
         weight.copy_(rendered)
         found = []
-        for one in memory:
-            unchanged = {index: out for index, out in one.outputs.items() if index < first}
+        for index, one in enumerate(memory):
+            bench.progress("swaps", done + index, total)
+            unchanged = {block: out for block, out in one.outputs.items() if block < first}
             with replayed(blocks, unchanged):
                 found.append(logits_kl(one.logits, next_token_logits(bench.model, one.tokens)[0]))
     finally:

@@ -27,7 +27,7 @@ from bitplan.sensitivity import (
     get_estimator,
 )
 from bitplan.sensitivity.losses import Losses
-from bitplan.sensitivity.measure import row_of
+from bitplan.sensitivity.row import row_of
 from bitplan.sensitivity.statistics import LayerStatistics
 
 MENU = ("int2", "int4", "int4g32", "int8s", "bf16")
@@ -176,6 +176,18 @@ def test_damaged_costs_are_found_again(damage, tiny_model, tmp_path):
     assert files_under(tmp_path) == files
 
 
+@pytest.mark.parametrize("engine", ["serial", "auto"])
+def test_a_shard_is_read_once(engine, tiny_model, tmp_path, caplog):
+    model = tiny_model("llama", torch.bfloat16)
+    meter = replace(meter_of(model, tmp_path), engine=engine)
+    expected = meter.rows(legal_of(model))
+    for shard in meter.shards.folder.rglob("int4.json"):
+        shard.write_bytes(b"")
+    assert meter.rows(legal_of(model)) == expected
+    # Whoever reads a damaged one says so.
+    assert caplog.text.count("is damaged") == len(find_layers(model))
+
+
 def test_costs_removed_while_they_are_read_are_told(tiny_model, tmp_path):
     model = tiny_model("llama", torch.bfloat16)
     meter = meter_of(model, tmp_path)
@@ -313,3 +325,30 @@ def test_a_judgement_cut_short_goes_on_and_says_the_same(estimator, tiny_model, 
         return rows if not lost else measure(model, **settings).rows
 
     assert costs(tmp_path / "cut", 3) == costs(tmp_path / "whole", 0)
+
+
+def test_an_interrupt_of_single_swaps_leaves_what_was_found(tiny_model, tmp_path):
+    model = tiny_model("llama")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    settings = {"schemes": ("int2g32", "int4g32"), "quantizer": "rtn", "estimator": "single_swaps"}
+    settings["sizes"] = Sizes(calibration=3, search=1, held_out=1, length=12)
+    expected = measure(model, workdir=tmp_path / "whole", **settings).rows
+    layers, swaps = len(expected), []
+
+    def told(stage: str, done: int, total: int) -> None:
+        if stage == "swaps":
+            swaps.append((done, total))
+        # Within the fourth layer: after the 3 sequences themselves, 2 swaps of each a layer.
+        if len(swaps) == 3 + 3 * 6 + 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(model, workdir=tmp_path / "cut", progress=told, **settings)
+    assert [done for done, _ in swaps] == list(range(len(swaps)))  # it moves within a layer
+    after = model.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert len(list((tmp_path / "cut").rglob("costs/*/*/*.json"))) == 3 * 2
+    swaps[:] = [(0, 0)] * 100
+    assert measure(model, workdir=tmp_path / "cut", progress=told, **settings).rows == expected
+    # What is left is swapped, and no more.
+    assert swaps[-1] == (3 + (layers - 3) * 6, 3 + (layers - 3) * 6)

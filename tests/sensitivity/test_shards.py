@@ -1,11 +1,13 @@
 """Costs on disk: the same losses come back, or none."""
 
 import json
+import math
 import random
 
 import numpy as np
 import pytest
 
+from bitplan.errors import ModelError
 from bitplan.schema import Kind, Layer, Scheme
 from bitplan.sensitivity import Shards
 from bitplan.sensitivity.losses import Losses
@@ -89,3 +91,13 @@ def test_each_layer_and_scheme_has_a_shard_of_its_own(shards):
     shards.put(LAYER, Scheme.parse("int4"), other)
     assert shards.get(LAYER, SCHEME).loss == LOSSES.loss
     assert shards.get(LAYER, Scheme.parse("int4")).loss == 2.0
+
+
+@pytest.mark.parametrize("loss", [0.0, math.inf, math.nan])
+def test_a_loss_that_is_not_finite_is_told_and_not_kept(loss, tmp_path):
+    shards = Shards(folder=tmp_path)
+    losses = Losses(loss=loss, by_sequence=np.array([0.5, math.nan]))
+    said = "With model.layers.0.mlp.up_proj in int4g32 the loss is not a finite number.*float32"
+    with pytest.raises(ModelError, match=said):
+        shards.put(LAYER, SCHEME, losses)
+    assert not list(tmp_path.rglob("*.*"))

@@ -52,7 +52,7 @@ def sqnr(error, weight, x, g):
 def outlier_ratio(error, weight, x, g):
     scores = weight.abs() * x.norm(dim=0)
     share = (scores > 5 * scores.mean()).double().mean()
-    return share * weight_error(error, weight, x, g)
+    return (1 + share) * weight_error(error, weight, x, g)
 
 
 def weight_outliers(error, weight, x, g):
@@ -106,6 +106,17 @@ def test_losses_by_sequence_have_the_loss_as_their_mean(
         assert found.by_sequence.shape == (3,)
     else:
         assert found.standard_error == 0
+
+
+def test_outliers_rank_equal_errors_and_none_is_free(some_sequences, statistics_of, part_of):
+    statistics = statistics_of((5, 6), some_sequences)
+    losses = []
+    for outliers in range(3):  # 7 would raise the mean until none is above
+        weight = torch.ones(5, 6)
+        weight[range(outliers), range(outliers)] = 40.0
+        error = torch.full((5, 6), 0.1) * weight.norm() / 30**0.5  # of equal relative size
+        losses.append(get_estimator("outlier_ratio").judge(part_of(error, weight, statistics)).loss)
+    assert losses == pytest.approx([0.01 * (1 + outliers / 30) for outliers in range(3)])
 
 
 @pytest.mark.parametrize("name", ["gradient_covariance", "fisher_diagonal"])

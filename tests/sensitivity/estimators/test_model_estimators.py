@@ -1,5 +1,7 @@
 """Estimators that look at the model itself, against the KL that is measured there."""
 
+import logging
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,9 +12,10 @@ from torch import nn
 
 from bitplan.calibration import sample_tokens
 from bitplan.compress import render
+from bitplan.errors import ModelError
 from bitplan.models import eager_experts, find_layers, weight_of
 from bitplan.schema import Kind, Layer, Scheme
-from bitplan.sensitivity import MODEL_ESTIMATORS, Bench, WholeModel
+from bitplan.sensitivity import MODEL_ESTIMATORS, Bench, Shards, WholeModel
 from bitplan.sensitivity.estimators.operating_point import OperatingPoint
 from bitplan.sensitivity.estimators.output_fisher import KlFisher, OutputFisher
 
@@ -166,3 +169,71 @@ def test_an_operating_point_judges_changes_from_its_plan(tiny_model, some_tokens
     for losses in here.values():
         values = [losses[scheme].loss for scheme in SCHEMES]
         assert values[0] >= values[1] >= values[-1] >= 0
+
+
+def break_on(model: nn.Module, token: int) -> None:
+    """Let a model of llama overflow on sequences that hold a token."""
+    holds = []
+
+    def look(_: nn.Module, args: tuple) -> None:
+        holds[:] = [bool((args[0] == token).any())]
+
+    def overflow(_: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+        return output * torch.inf if holds[0] else output
+
+    model.model.embed_tokens.register_forward_pre_hook(look)
+    model.model.norm.register_forward_hook(overflow)
+
+
+@pytest.mark.parametrize("estimator", MODEL_ESTIMATORS)
+def test_a_sequence_that_is_not_finite_is_left_out_and_named(
+    estimator, tiny_model, some_tokens, caplog
+):
+    model, tokens = tiny_model("llama"), some_tokens(3)
+    expected = losses_of(estimator, model, tokens[:2])
+    tokens[2, 7] = 2  # no other sequence has this token
+    break_on(model, 2)
+    labels = MODEL_ESTIMATORS[estimator].labels
+    schemes = dict.fromkeys(find_layers(model), SCHEMES)
+    with caplog.at_level(logging.WARNING):
+        found = dict(MODEL_ESTIMATORS[estimator].judge(bench_of(model, tokens, labels), schemes))
+    assert caplog.text.count("Calibration sequence 2 is left out") == 1
+    for layer, losses in found.items():
+        for scheme, one in losses.items():
+            assert len(one.by_sequence) == 2
+            assert one.loss == pytest.approx(expected[layer.name, str(scheme)], rel=1e-5)
+
+
+@pytest.mark.parametrize("estimator", MODEL_ESTIMATORS)
+def test_a_model_that_is_finite_nowhere_is_refused(estimator, tiny_model, some_tokens):
+    model, tokens = tiny_model("llama"), some_tokens(2)
+    tokens[:, 3] = 2
+    break_on(model, 2)
+    with pytest.raises(ModelError, match="On every calibration sequence the model's outputs are"):
+        losses_of(estimator, model, tokens)
+
+
+@pytest.mark.parametrize("estimator", ["single_swaps", "hessian_trace", "output_fisher"])
+def test_a_scheme_that_overflows_is_named(estimator, tiny_model, some_tokens, tmp_path):
+    model = tiny_model("llama")
+    bench = bench_of(model, some_tokens(2))
+    layer = find_layers(model)[2]
+
+    def decode(one: Layer, scheme: Scheme) -> torch.Tensor:
+        return bench.decode(one, scheme) * (torch.inf if scheme == SCHEMES[1] else 1)
+
+    shards = Shards(folder=tmp_path)
+    judged = MODEL_ESTIMATORS[estimator].judge(replace(bench, decode=decode), {layer: SCHEMES})
+    [(_, losses)] = judged
+    shards.put(layer, SCHEMES[0], losses[SCHEMES[0]])
+    said = rf"With {layer.name} in {SCHEMES[1]} the loss is not a finite number.*wider.*schemes"
+    with pytest.raises(ModelError, match=said):
+        shards.put(layer, SCHEMES[1], losses[SCHEMES[1]])
+
+
+def test_an_operating_point_that_overflows_is_told(tiny_model, some_tokens):
+    model = tiny_model("llama")
+    bench = bench_of(model, some_tokens(2))
+    broken = replace(bench, decode=lambda layer, scheme: bench.decode(layer, scheme) * torch.inf)
+    with pytest.raises(ModelError, match="At the operating point the model's logits on sequence 0"):
+        dict(OperatingPoint().judge(broken, dict.fromkeys(find_layers(model), SCHEMES)))

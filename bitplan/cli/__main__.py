@@ -1,0 +1,5 @@
+"""`python -m bitplan.cli`."""
+
+from bitplan.cli import main
+
+main()

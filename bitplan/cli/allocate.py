@@ -1,0 +1,122 @@
+"""`bitplan allocate`: a model and a budget to a plan and a report."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitplan.cli.options import (
+    AsJson,
+    Batch,
+    BudgetGb,
+    CacheSchemes,
+    Calibration,
+    Context,
+    Dtype,
+    Engine,
+    Estimator,
+    Fuse,
+    Length,
+    Measured,
+    Model,
+    Pins,
+    PlanOut,
+    Quantizer,
+    Schemes,
+    Seed,
+    Sequences,
+    Solver,
+    Temperature,
+    Through,
+    TimeLimit,
+    Workdir,
+    Workers,
+    names_of,
+    pins_of,
+    sources_of,
+)
+from bitplan.cli.show import show
+from bitplan.console import Bars
+from bitplan.files import check_writable
+
+
+def allocate(
+    model: Model,
+    budget_gb: BudgetGb,
+    file: PlanOut = Path("plan.json"),
+    report: Annotated[Path, typer.Option(help="Where the HTML report goes.")] = Path("report.html"),
+    calibration: Calibration = None,
+    schemes: Schemes = None,
+    measured: Measured = None,
+    pins: Pins = None,
+    fuse: Fuse = False,
+    temperature: Temperature = 1.0,
+    sequences: Sequences = None,
+    length: Length = None,
+    time_limit: TimeLimit = None,
+    estimator: Estimator = "gradient_covariance",
+    quantizer: Quantizer = "gptq",
+    through: Through = "auto",
+    solver: Solver = "auto",
+    refine_tokens: Annotated[
+        int, typer.Option(min=0, help="Tokens that refinement may run; 0: none.")
+    ] = 50_000,
+    verify: Annotated[bool, typer.Option(help="Measure on held-out tokens.")] = True,
+    context: Context = 0,
+    batch: Batch = 1,
+    cache_schemes: CacheSchemes = None,
+    seed: Seed = 0,
+    dtype: Dtype = "auto",
+    engine: Engine = "auto",
+    workers: Workers = None,
+    workdir: Workdir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fit a model into a budget: measure, solve, refine, and check against the uniform plan."""
+    from bitplan.calibration import Sizes
+    from bitplan.pipeline import run
+    from bitplan.report import evidence_table, plan_table, write_report
+
+    check_writable(file, report)
+    with Bars(hidden=as_json) as bars:
+        outcome = run(
+            model,
+            budget_gb,
+            calibration=sources_of(calibration),
+            temperature=temperature,
+            schemes=names_of(schemes),
+            measured=names_of(measured),
+            pins=pins_of(pins),
+            fuse=fuse,
+            sizes=Sizes(calibration=sequences, length=length),
+            time_limit_s=time_limit,
+            estimator=estimator,
+            quantizer=quantizer,
+            through=through,
+            solver=solver,
+            refine_tokens=refine_tokens,
+            verify=verify,
+            context=context,
+            batch=batch,
+            cache_schemes=names_of(cache_schemes),
+            seed=seed,
+            dtype=dtype,
+            engine=engine,
+            workers=workers,
+            workdir=workdir,
+            progress=bars,
+        )
+    plan = outcome.plan
+    plan.save(file)
+    write_report(report, plan, outcome.table)
+    show(
+        plan.to_json(),
+        as_json,
+        lambda: [
+            plan_table(plan, outcome.table),
+            evidence_table(plan),
+            plan.status,
+            f"The plan is in {file}, the report in {report}. "
+            f"Next: bitplan apply {model} {file} --out DIR",
+        ],
+    )

@@ -1,0 +1,25 @@
+"""The commands, in the order in which help lists them."""
+
+import typer
+
+from bitplan.cli.allocate import allocate
+from bitplan.cli.apply import apply
+from bitplan.cli.demo import demo
+from bitplan.cli.describe import describe
+from bitplan.cli.evaluate import evaluate
+from bitplan.cli.measure import measure
+from bitplan.cli.solve import frontier, solve
+
+app = typer.Typer(
+    name="bitplan",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Which number format should each weight matrix get? Measure a model, fit it into a memory "
+    "budget, check the plan on the model, and run the result.",
+    epilog="Start with: bitplan demo",
+)
+
+for verb in (demo, describe, measure, solve, frontier, allocate, apply, evaluate):
+    app.command()(verb)

@@ -1,0 +1,75 @@
+"""`bitplan apply`: a model and a plan to a compressed model."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bitplan.cli.options import AsJson, Model, Workdir, sources_of
+from bitplan.cli.show import show
+from bitplan.console import Bars
+from bitplan.errors import ModelError
+from bitplan.files import make_folder
+from bitplan.schema import Plan
+
+log = logging.getLogger(__name__)
+
+
+def apply(
+    model: Model,
+    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A file that allocate wrote.")],
+    folder: Annotated[Path, typer.Option("--out", help="Where the compressed model goes.")],
+    calibration: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATH[:WEIGHT]",
+            help="The text that the plan was made with, on a machine without its work.",
+        ),
+    ] = None,
+    workdir: Workdir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compress a model by a plan and save it: safetensors, with the plan inside config.json."""
+    from bitplan.apply import held_bytes
+    from bitplan.export import save
+    from bitplan.pipeline import apply_plan
+
+    loaded = Plan.load(plan)
+    make_folder(folder)
+    with Bars(hidden=as_json) as bars:
+        packed = apply_plan(
+            model,
+            loaded,
+            workdir=workdir,
+            calibration=sources_of(calibration),
+            progress=bars,
+        )
+    save(packed, folder, loaded, tokenizer=_tokenizer_of(model))
+    size = held_bytes(packed)
+    show(
+        json.dumps({"folder": str(folder), "bytes": size}),
+        as_json,
+        lambda: [f"{size:,} bytes of parameters and buffers, saved in {folder}.{_cache(loaded)}"],
+    )
+
+
+def _tokenizer_of(model: str) -> Any:
+    from bitplan.models import load_tokenizer
+
+    try:
+        return load_tokenizer(model)
+    except ModelError as error:
+        log.warning("The model is saved without a tokenizer. %s", error)
+        return None
+
+
+def _cache(plan: Plan) -> str:
+    if not plan.cache_bytes:
+        return ""
+    made = plan.provenance
+    return (
+        f" Its cache takes {plan.cache_bytes:,} bytes for {made.context:,} tokens"
+        f"{f' of {made.batch} sequences each' if made.batch > 1 else ''}."
+    )

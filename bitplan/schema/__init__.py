@@ -1,0 +1,25 @@
+"""The vocabulary: what crosses a file, a process or HTTP.
+
+Every class here is frozen, refuses unknown fields, and writes the same bytes for the same content.
+"""
+
+from bitplan.schema.artefact import SCHEMA_VERSION as SCHEMA_VERSION
+from bitplan.schema.artefact import Artefact as Artefact
+from bitplan.schema.artefact import json_schema as json_schema
+from bitplan.schema.budget import Budget as Budget
+from bitplan.schema.costs import Cost as Cost
+from bitplan.schema.costs import CostTable as CostTable
+from bitplan.schema.costs import Row as Row
+from bitplan.schema.evidence import Evidence as Evidence
+from bitplan.schema.evidence import Measured as Measured
+from bitplan.schema.layer import Kind as Kind
+from bitplan.schema.layer import Layer as Layer
+from bitplan.schema.plan import Choice as Choice
+from bitplan.schema.plan import Plan as Plan
+from bitplan.schema.provenance import Domain as Domain
+from bitplan.schema.provenance import Provenance as Provenance
+from bitplan.schema.record import Record as Record
+from bitplan.schema.scheme import FLOAT_BITS as FLOAT_BITS
+from bitplan.schema.scheme import GROUP_SIZES as GROUP_SIZES
+from bitplan.schema.scheme import INT_BITS as INT_BITS
+from bitplan.schema.scheme import Scheme as Scheme

@@ -1,0 +1,64 @@
+"""Layer by layer, the scheme to store it in."""
+
+from typing import Self
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+
+from bitplan.errors import InputError, PlanError
+from bitplan.schema.artefact import Artefact
+from bitplan.schema.evidence import Evidence
+from bitplan.schema.layer import Layer
+from bitplan.schema.provenance import Provenance
+from bitplan.schema.record import Record
+from bitplan.schema.scheme import Scheme
+
+
+class Choice(Record):
+    """The scheme that a plan gives to one layer."""
+
+    layer: Layer
+    scheme: Scheme
+    bytes: NonNegativeInt
+    loss: NonNegativeFloat = Field(description="predicted increase of KL, nats per token")
+
+
+class Plan(Artefact):
+    """Layer by layer, the scheme to store it in. No timestamps: same inputs, same bytes."""
+
+    provenance: Provenance
+    budget_bytes: PositiveInt
+    bytes: NonNegativeInt = Field(description="of the whole model, and its cache if it is counted")
+    rest_bytes: NonNegativeInt = Field(description="all that no scheme touches: norms, biases, ...")
+    predicted_kl: NonNegativeFloat = Field(description="sum of the choices' losses")
+    lower_bound: float = Field(description="no plan of the table can predict less")
+    gap: NonNegativeFloat = Field(description="(predicted_kl - lower_bound) / predicted_kl")
+    status: str = Field(description="what the solver says of its answer")
+    solver: str
+    evidence: Evidence | None = Field(default=None, description="None: not measured")
+    choices: tuple[Choice, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        total = self.rest_bytes + sum(choice.bytes for choice in self.choices)
+        if total != self.bytes:
+            raise ValueError(f"its layers add up to {total:,} bytes, but it says {self.bytes:,}")
+        return self
+
+    @property
+    def schemes(self) -> dict[str, Scheme]:
+        """Scheme by layer name."""
+        return {choice.layer.name: choice.scheme for choice in self.choices}
+
+    @property
+    def cache_bytes(self) -> int:
+        """Of the keys and values of `provenance.batch` sequences of `provenance.context` tokens."""
+        return sum(choice.bytes for choice in self.choices if choice.layer.is_cache)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of the applied model's parameters and buffers: all but the cache."""
+        return self.bytes - self.cache_bytes
+
+    @classmethod
+    def _error(cls) -> type[InputError]:
+        return PlanError
