@@ -34,9 +34,13 @@ def relax_and_improve(
     others = [other for other in uniform_choices(problem).values() if problem.fits(other)]
     if start is not None and problem.fits(start):
         others.append(start)
-    # Quickly first: an exactly rounded sum of each takes as long as the relaxation.
-    other = min(others, key=lambda it: problem.at(it, problem.loss).sum(), default=choice)
-    if problem.loss_of(other) < problem.loss_of(choice):
+    other = min(others, key=lambda it: _about(problem, it), default=choice)
+    if _about(problem, other) < _about(problem, choice):
         choice = improve(problem, relaxation, other)
     bound = relaxation.lower_bound
     return relaxation, Solution.of(problem, choice, bound, Status.WITHIN_GAP, NAME)
+
+
+def _about(problem: Problem, choice: np.ndarray) -> float:
+    """The loss of a choice [rows], but for rounding: of 10^6 rows in a tenth of the time."""
+    return float(problem.at(choice, problem.loss).sum())

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bitplan.allocator import SOLVERS
 from bitplan.errors import InputError
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a .gguf file or a hub id.")]
@@ -81,7 +82,7 @@ Pins = Annotated[
     ),
 ]
 Fuse = Annotated[bool, typer.Option("--fuse", help="One scheme for q, k, v and for gate, up.")]
-Solver = Annotated[str, typer.Option(help="auto, cp_sat or lagrangian.")]
+Solver = Annotated[str, typer.Option(help=f"One of auto, {', '.join(SOLVERS)}.")]
 Context = Annotated[
     int, typer.Option(min=0, help="Tokens whose KV cache counts too; 0: weights alone.")
 ]

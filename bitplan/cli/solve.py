@@ -41,13 +41,15 @@ def frontier(
     points: Annotated[int, typer.Option(min=2, help="Budgets to solve for.")] = 20,
     pins: Pins = None,
     fuse: Fuse = False,
+    solver: Solver = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Solve a cost table for budgets from the smallest to the largest useful one."""
     from bitplan.allocator import frontier
     from bitplan.report import frontier_table
 
-    plans = frontier(CostTable.load(table), points=points, pins=pins_of(pins), fuse=fuse)
+    costs = CostTable.load(table)
+    plans = frontier(costs, points=points, pins=pins_of(pins), fuse=fuse, solver=solver)
     show(
         json.dumps([json.loads(plan.to_json()) for plan in plans], indent=2),
         as_json,
