@@ -28,5 +28,6 @@ from bitplan.allocator.solve import choose_solver as choose_solver
 from bitplan.allocator.solve import given_budget as given_budget
 from bitplan.allocator.solve import smallest_bytes as smallest_bytes
 from bitplan.allocator.solve import solve as solve
+from bitplan.allocator.solver import Solver as Solver
 from bitplan.allocator.spending import spending as spending
 from bitplan.allocator.uniform import uniform as uniform

@@ -17,43 +17,33 @@ from bitplan.allocator.core import NAME, Core, search
 from bitplan.allocator.hull import Hull
 from bitplan.allocator.lagrangian import relax_and_improve
 from bitplan.allocator.limited import best_within_limits
-from bitplan.allocator.problem import Problem, Solution
+from bitplan.allocator.problem import Problem, Solution, Status
 from bitplan.allocator.scheme_sets import best_of_sets
+from bitplan.allocator.solver import solver
 from bitplan.errors import InternalError
 
 
+@solver(NAME, exact=True, limits=True)
 def cp_sat(
-    problem: Problem,
-    hull: Hull,
-    *,
-    time_limit_s: float = 10.0,
-    start: np.ndarray | None = None,
+    problem: Problem, hull: Hull, *, time_limit_s: float, start: np.ndarray | None
 ) -> Solution:
     """Solve to proven optimality, or until the time limit, with the bound reached by then.
 
-    All limits of the problem are honoured.
-
-    Args:
-        problem: what to solve.
-        hull: of the same rows, at whatever budget: make it once for many budgets.
-        time_limit_s: for all of it; the answer is then the best choice found.
-        start: a choice [rows] that is used where it fits and loses less than the first guess.
-
-    Raises:
-        InfeasibleError: nothing fits the budget.
-        ConflictError: nothing fits the budget and the other limits together.
-        TimeLimitError: the time was up before anything was found that fits them all.
+    All limits of the problem are honoured. Raises `ConflictError` where nothing fits the budget and
+    the limits together, `TimeLimitError` where the time was up before anything was found that does.
     """
     end = time.monotonic() + time_limit_s
     if problem.is_limited:
-        hull.check(problem)
         solve = best_within_limits if problem.most_schemes is None else best_of_sets
         return solve(problem, end=end, start=start)
     relaxation, first = relax_and_improve(problem, hull, start=start)
     if first.gap == 0:
         return Solution.of(problem, first.choice, first.lower_bound, first.status, NAME)
+    left_s = end - time.monotonic()
+    if left_s <= 0:
+        return Solution.of(problem, first.choice, first.lower_bound, Status.TIME_LIMIT, NAME)
     core = Core.of(problem, relaxation.core(first.loss), first.choice, first.loss)
-    found = search(core, max(0.01, end - time.monotonic()))
+    found = search(core, left_s)
     if found.proven and found.choice is None:
         raise InternalError(
             'CP-SAT calls a feasible problem infeasible. Solve with solver="lagrangian", and '

@@ -7,11 +7,15 @@ problem").
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from bitplan.allocator.problem import Problem
 from bitplan.errors import InfeasibleError
+
+CHUNK = 8192
+"""Rows that climb together: what is computed of them stays in the processor's cache."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,30 +32,22 @@ class Hull:
 
     @classmethod
     def of(cls, problem: Problem) -> "Hull":
-        """Walk all rows from vertex to vertex at once, a vertex a round."""
-        first = _smallest(problem)
-        rows, at = np.arange(len(first)), first
-        last = np.full(len(first), np.inf)
-        steps: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
-        while rows.size:
-            target, price = _next_vertex(problem.loss[rows], problem.bytes[rows], at)
-            more = price > 0
-            rows, at, target, last = rows[more], at[more], target[more], last[more]
-            # Rounding can make a step dearer than the one before it; the order must not turn round.
-            last = np.minimum(price[more], last)
-            extra = problem.bytes[rows, target] - problem.bytes[rows, at]
-            steps.append((rows, target, last, extra))
-            at = target
-        row, target, price, extra = (np.concatenate(parts) for parts in zip(*steps, strict=True))
+        """Climb all rows from vertex to vertex, a chunk of rows at a time."""
+        rows = len(problem.loss)
+        climbs = [_climb(problem, begin, begin + CHUNK) for begin in range(0, rows, CHUNK)]
+        first, row, target, price, extra = map(np.concatenate, zip(*climbs, strict=True))
         order = np.argsort(-price, kind="stable")
         first_bytes = problem.bytes_of(first)
+        bytes_after = extra[order]
+        np.cumsum(bytes_after, out=bytes_after)
+        bytes_after += first_bytes
         return cls(
             first=first,
             first_bytes=first_bytes,
             row=row[order],
             target=target[order],
             price=price[order],
-            bytes_after=first_bytes + np.cumsum(extra[order]),
+            bytes_after=bytes_after,
             divisor=_divisor(problem, first),
         )
 
@@ -82,32 +78,62 @@ class Hull:
         return choice
 
 
-def _smallest(problem: Problem) -> np.ndarray:
-    """The scheme [rows] of fewest bytes, then of least loss."""
-    size = np.where(problem.legal, problem.bytes, np.iinfo(np.int64).max)
-    smallest = size == size.min(axis=1, keepdims=True)
-    return np.argmin(np.where(smallest, problem.loss, np.inf), axis=1)
+class _Climb(NamedTuple):
+    """The steps of some rows, in order for each row."""
+
+    first: np.ndarray  # [rows] int, the smallest scheme
+    row: np.ndarray  # [steps] int32, counted from the problem's first row
+    target: np.ndarray  # [steps] int16, the scheme that the row takes after the step
+    price: np.ndarray  # [steps]
+    extra: np.ndarray  # [steps] int64, bytes that the step adds
+
+
+def _climb(problem: Problem, begin: int, end: int) -> _Climb:
+    """The steps of the rows from `begin` to before `end`."""
+    legal = problem.legal[begin:end].T
+    # Schemes first: what is done to all rows at once then runs through memory in order.
+    loss = np.ascontiguousarray(problem.loss[begin:end].T)
+    size = np.where(legal, problem.bytes[begin:end].T, np.inf)
+    smallest = size == size.min(axis=0)
+    first = np.argmin(np.where(smallest, loss, np.inf), axis=0)
+    row, at, last = np.arange(begin, begin + len(first), dtype=np.int32), first, np.inf
+    steps: list[tuple[np.ndarray, ...]] = []
+    while row.size:
+        target, price, extra = _next_vertex(loss, size, at)
+        # Rounding can make a step dearer than the one before it; the order must not turn round.
+        last = np.minimum(price, last)
+        more = price > 0
+        if not more.all():
+            row, target, extra, last = row[more], target[more], extra[more], last[more]
+            loss, size = loss[:, more], size[:, more]
+        steps.append((row, target.astype(np.int16), last, extra.astype(np.int64)))
+        at = target
+    return _Climb(first, *map(np.concatenate, zip(*steps, strict=True)))
+
+
+def _next_vertex(
+    loss: np.ndarray, size: np.ndarray, at: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The next vertex [rows] from `at` [rows], the loss saved for each byte added, and these bytes.
+
+    Where nothing saves any, the price is 0. Of vertices on one line the nearest is taken. The
+    losses and sizes are [schemes, rows]; what is not legal is infinite in both.
+    """
+    rows = np.arange(len(at))
+    extra = size - size[at, rows]
+    price = np.zeros_like(loss)
+    np.divide(loss[at, rows] - loss, extra, out=price, where=(extra > 0) & (extra < np.inf))
+    best = price.max(axis=0)
+    tied = price == best
+    target = np.argmax(tied, axis=0)
+    several = np.flatnonzero(np.count_nonzero(tied, axis=0) > 1)
+    if several.size:
+        nearest = np.where(tied[:, several], extra[:, several], np.inf)
+        target[several] = np.argmin(nearest, axis=0)
+    return target, best, extra[target, rows]
 
 
 def _divisor(problem: Problem, first: np.ndarray) -> int:
     """The greatest number that divides every difference of bytes within a row."""
     extra = problem.bytes - problem.at(first, problem.bytes)[:, None]
     return max(int(np.gcd.reduce(extra, axis=None, where=problem.legal, initial=0)), 1)
-
-
-def _next_vertex(
-    loss: np.ndarray, size: np.ndarray, at: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The next vertex [rows] from `at` [rows], and the loss that it saves for each byte it adds.
-
-    Where nothing saves any, the price is 0. Of vertices on one line the nearest is taken.
-    """
-    rows = np.arange(len(at))
-    gain = loss[rows, at][:, None] - loss
-    extra = size - size[rows, at][:, None]
-    price = np.where((gain > 0) & (extra > 0), gain, 0.0)
-    np.divide(price, extra, out=price, where=extra > 0)
-    best = price.max(axis=1)
-    nearest = np.where(price == best[:, None], extra, np.iinfo(np.int64).max)
-    tied = (price == best[:, None]) & (nearest == nearest.min(axis=1, keepdims=True))
-    return np.argmin(np.where(tied, loss, np.inf), axis=1), best

@@ -3,20 +3,28 @@
 It may have more limits than that of bytes, and a most number of different schemes.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bitplan.allocator.constraints import Constraints
+from bitplan.allocator.interactions import check_interactions
 from bitplan.allocator.limit import Limit
 from bitplan.allocator.pins import Pins
 from bitplan.allocator.rows import Rows
 from bitplan.allocator.rules import Rule
-from bitplan.errors import InputError, TableError
+from bitplan.errors import TableError
 from bitplan.schema import CostTable, Scheme
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+    from scipy.sparse import csr_array
 
 ROUNDING = 1e-12
 """Relative differences below this are the rounding of float64 sums, not differences."""
@@ -59,16 +67,34 @@ class Problem:
     layers: tuple[tuple[str, ...], ...] = ()  # [rows], names of the layers in each row
     limits: tuple[Limit, ...] = ()  # beside the bytes
     most_schemes: int | None = None  # different ones, in all rows together
+    interactions: csr_array | None = None
+    """[items, items] symmetric, nats per token: what two schemes of two rows lose together beside
+    the sum of their losses. An item is row * schemes + scheme. None: rows do not interact."""
 
     def __post_init__(self) -> None:
         rows, schemes = self.loss.shape
         assert self.bytes.shape == self.legal.shape == (rows, schemes)
         assert self.bytes.dtype == np.int64
         assert self.parameters.shape == (rows,)
-        if not self.legal.any(axis=1).all():
-            row = int(np.argmin(self.legal.any(axis=1)))
-            name = self.layers[row][0] if self.layers else row
-            raise TableError(f"Row {name} has no legal scheme. Give it one, or leave it out.")
+        self._refuse(~self.legal.any(axis=1), "has no legal scheme. Give it one, or leave it out.")
+        with np.errstate(invalid="ignore"):
+            known = np.isfinite(self.loss) & (self.loss >= 0)
+        self._refuse(
+            (self.legal & ~known).any(axis=1),
+            "has a loss that is no number from 0 up. Measure it again, or leave the scheme out.",
+        )
+        self._refuse(
+            (self.bytes < 0).any(axis=1),
+            "has a scheme of fewer than 0 bytes. Correct its size, or leave the scheme out.",
+        )
+        if self.interactions is not None:
+            check_interactions(self.interactions, rows, schemes)
+
+    def _refuse(self, wrong: ArrayLike, what: str) -> None:
+        """Raise `TableError` for the first of the rows [rows] that are wrong, if any is."""
+        if np.any(wrong):
+            row = int(np.argmax(wrong))
+            raise TableError(f"Row {self.layers[row][0] if self.layers else row} {what}")
 
     @classmethod
     def of(
@@ -79,7 +105,7 @@ class Problem:
         pins: Pins | None = None,
         fuse: bool = False,
         constraints: Constraints | None = None,
-    ) -> "Problem":
+    ) -> Problem:
         """The problem of a cost table.
 
         Args:
@@ -99,7 +125,7 @@ class Problem:
         return cls.under(table, budget_bytes, given.rules(table))
 
     @classmethod
-    def under(cls, table: CostTable, budget_bytes: int, rules: Sequence[Rule]) -> "Problem":
+    def under(cls, table: CostTable, budget_bytes: int, rules: Sequence[Rule]) -> Problem:
         """The problem of a cost table under rules. Raises `ConflictError`, see `of`."""
         rows = Rows.of(table, rules)
         numbers = [rule.most_schemes for rule in rules if rule.most_schemes is not None]
@@ -127,7 +153,12 @@ class Problem:
 
     def loss_of(self, choice: np.ndarray) -> float:
         """Loss of a choice [rows], in nats per token: correctly rounded, whatever the order."""
-        return math.fsum(self.at(choice, self.loss).tolist())
+        terms = self.at(choice, self.loss).tolist()
+        if self.interactions is not None:
+            items = self.items_of(choice)
+            # Both halves of the symmetric matrix say the same.
+            terms += (self.interactions[items][:, items].data / 2).tolist()
+        return math.fsum(terms)
 
     def bytes_of(self, choice: np.ndarray) -> int:
         """Bytes of a choice [rows], the rest not included."""
@@ -137,14 +168,6 @@ class Problem:
         """Whether a choice [rows] is legal, and within the budget and all other limits."""
         legal = bool(self.at(choice, self.legal).all())
         return legal and self.bytes_of(choice) <= self.budget_bytes and not self.broken(choice)
-
-    def refuse_limits(self, solver: str) -> None:
-        """Raise `InputError` for a solver that knows bytes alone, if there is more to keep to."""
-        if self.is_limited:
-            raise InputError(
-                f"The solver {solver} keeps to the bytes alone, but this plan must also keep to "
-                f"{', '.join(self.limit_names)}. Solve with cp_sat."
-            )
 
     @property
     def limit_names(self) -> list[str]:
@@ -171,6 +194,14 @@ class Problem:
             choice.append(at)
         return np.array(choice)
 
+    def items_of(self, choice: np.ndarray) -> np.ndarray:
+        """The items [rows] of a choice [rows], as `interactions` numbers them."""
+        return np.arange(len(choice)) * self.loss.shape[1] + choice
+
+    def alone(self) -> Problem:
+        """The same without interactions."""
+        return replace(self, interactions=None)
+
     def assignment(self, choice: np.ndarray) -> dict[str, Scheme]:
         """Scheme by layer name."""
         return {
@@ -195,7 +226,7 @@ class Solution:
     @classmethod
     def of(
         cls, problem: Problem, choice: np.ndarray, lower_bound: float, status: Status, solver: str
-    ) -> "Solution":
+    ) -> Solution:
         """The solution of a choice [rows]. A gap that is mere rounding is closed: optimal."""
         assert problem.fits(choice), "a solver chose what is not legal or does not fit"
         loss = problem.loss_of(choice)
@@ -215,6 +246,7 @@ class Solution:
 
 def close_gap(loss: float, lower_bound: float) -> tuple[float, float]:
     """The bound and the gap (loss - bound) / loss, where what is mere rounding counts as none."""
-    if loss - lower_bound <= ROUNDING * loss:
+    if loss - lower_bound <= ROUNDING * abs(loss):
         return loss, 0.0
-    return lower_bound, (loss - lower_bound) / loss
+    # Only interactions can take a loss to zero or below, where no ratio says anything.
+    return lower_bound, (loss - lower_bound) / loss if loss > 0 else math.inf

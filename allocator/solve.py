@@ -12,23 +12,45 @@ from bitplan.allocator.conflict import (
     problem_under,
 )
 from bitplan.allocator.constraints import Constraints
+from bitplan.allocator.convex import convex
 from bitplan.allocator.cp_sat import cp_sat
+from bitplan.allocator.descent import descent
+from bitplan.allocator.dynamic_programming import dynamic_programming
+from bitplan.allocator.evolutionary import evolutionary
+from bitplan.allocator.greedy import greedy
 from bitplan.allocator.hull import Hull
 from bitplan.allocator.lagrangian import lagrangian
+from bitplan.allocator.milp import milp
 from bitplan.allocator.pins import Pins
 from bitplan.allocator.plan import solved_plan
 from bitplan.allocator.problem import Problem, Solution
+from bitplan.allocator.quadratic import quadratic
 from bitplan.allocator.rules import Rule
+from bitplan.allocator.water_filling import water_filling
 from bitplan.errors import BudgetError, ConflictError, InfeasibleError, InputError
 from bitplan.schema import Budget, CostTable, Plan
 
-SOLVERS = {"cp_sat": cp_sat, "lagrangian": lagrangian}
-
-HONOUR_LIMITS = ("cp_sat",)
-"""Solvers that keep to all limits of a problem, not to its bytes alone."""
+SOLVERS = {
+    each.name: each
+    for each in (
+        dynamic_programming,
+        cp_sat,
+        milp,
+        lagrangian,
+        convex,
+        greedy,
+        water_filling,
+        evolutionary,
+        quadratic,
+        descent,
+    )
+}
 
 EXACT_UP_TO = 2_000_000
 """Cells of a table (rows x schemes) up to which an exact solution is a matter of seconds."""
+
+EXACT_PRODUCTS = 5_000
+"""Interactions of two schemes up to which an exact solution may be hoped for in seconds."""
 
 
 def solve(
@@ -95,8 +117,6 @@ def run_solver(
     start: np.ndarray | None = None,
 ) -> Solution:
     """What a solver says of the problem of a table under rules; a conflict is explained."""
-    if name not in HONOUR_LIMITS:
-        problem.refuse_limits(name)
     try:
         return SOLVERS[name](problem, hull, time_limit_s=time_limit_s, start=start)
     except (InfeasibleError, ConflictError) as error:
@@ -110,9 +130,15 @@ def choose_solver(problem: Problem) -> tuple[str, str]:
     """The name of the solver that "auto" takes for a problem, and the reason."""
     if problem.is_limited:
         return "cp_sat", f"it alone keeps to {', '.join(problem.limit_names)}"
+    if problem.interactions is not None:
+        products = problem.interactions.nnz // 2
+        if products <= EXACT_PRODUCTS:
+            return "quadratic", f"{products:,} interactions are few enough to prove the optimum"
+        reason = f"{products:,} interactions are more than the {EXACT_PRODUCTS:,} solved exactly"
+        return "descent", reason
     cells = problem.loss.size
     if cells <= EXACT_UP_TO:
-        return "cp_sat", f"{cells:,} cells are few enough to prove the optimum"
+        return "dynamic_programming", f"{cells:,} cells are few enough to prove the optimum"
     reason = f"{cells:,} cells are more than the {EXACT_UP_TO:,} that are solved exactly"
     return "lagrangian", reason
 
@@ -152,9 +178,9 @@ def check_budget(
 
 
 def check_solver(name: str, time_limit_s: float = 1.0) -> None:
-    """Raise `InputError` for a solver that there is not, or no time to run it."""
+    """Raise `InputError` for a solver that there is not, or a time limit that is none."""
     if name != "auto" and name not in SOLVERS:
         known = ", ".join(["auto", *SOLVERS])
         raise InputError(f"There is no solver {name!r}. Choose one of {known}.")
-    if not time_limit_s > 0:
-        raise InputError(f"The time limit is {time_limit_s} s; it must be above zero.")
+    if not time_limit_s >= 0:
+        raise InputError(f"The time limit is {time_limit_s} s; it must be a number from 0 up.")

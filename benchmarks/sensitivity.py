@@ -27,7 +27,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from plans import tokens_of, uniform_plan
 from scipy.stats import kendalltau, spearmanr
 from sensitivity_report import write_report
 from torch import Tensor
@@ -56,6 +55,7 @@ from bitplan.sensitivity import (
     gather,
     get_estimator,
 )
+from plans import tokens_of, uniform_plan
 
 WIDTHS = (2, 3, 4, 5, 6, 8)
 BUDGETS = (3.0, 3.5, 4.0)

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from plans import tokens_of
 from scipy.stats import spearmanr
 
 from bitplan import measure
@@ -39,6 +38,7 @@ from bitplan.sensitivity import (
     get_estimator,
 )
 from bitplan.sensitivity.objective import objective
+from plans import tokens_of
 
 SIX = [f"int{bits}g64" for bits in (2, 3, 4, 5, 6, 8)]
 TWENTY_FOUR = [

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from bitplan import CostTable, Plan, describe
+from bitplan.allocator import SOLVERS
 from bitplan.apply import held_bytes
 from bitplan.cli import main
 from bitplan.cli.options import names_of
@@ -136,6 +137,19 @@ def test_the_whole_path(name, bitplan, tiny_folder, tiny_tokenizer, tmp_path):
     assert report["model"]["kl"] > 0
     assert report["reference"]["perplexity"] > 1
     assert "perplexity" in good(bitplan(*arguments)).out
+
+
+def test_every_solver_goes_by_its_name(bitplan, tiny_folder):
+    folder = tiny_folder("llama")
+    good(bitplan("measure", folder, *SIZES))
+    budget = budget_of(folder)
+    for solver in SOLVERS:
+        arguments = ("--budget-gb", budget, "--solver", solver, "--json", "--out", f"{solver}.json")
+        assert good(bitplan("solve", "costs.json", *arguments)).json["solver"] == solver
+        plan = Plan.load(f"{solver}.json")
+        assert plan.bytes <= plan.budget_bytes
+    plans = good(bitplan("frontier", "costs.json", "--points", 3, "--solver", "greedy", "--json"))
+    assert {plan["solver"] for plan in plans.json} == {"greedy"}
 
 
 def test_a_budget_holds_the_cache_too(bitplan, tiny_folder, tmp_path):
@@ -455,6 +469,8 @@ def test_every_verb_has_help(verb, bitplan):
     said = good(bitplan(verb, "--help"))
     assert f"Usage: bitplan {verb}" in said.out
     assert "--json" in said.out
+    if verb in ("solve", "frontier", "allocate"):
+        assert all(solver in said.out for solver in SOLVERS)
 
 
 def test_a_plan_of_another_model_is_refused(bitplan, tiny_folder):

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from bitplan.allocator import SOLVERS
+
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a .gguf file or a hub id.")]
 TableFile = Annotated[Path, typer.Argument(metavar="TABLE", help="A file that measure wrote.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines, nothing else.")]
@@ -72,7 +74,7 @@ Through = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Of all that is drawn at random.")]
-Solver = Annotated[str, typer.Option(help="auto, cp_sat or lagrangian.")]
+Solver = Annotated[str, typer.Option(help=f"One of auto, {', '.join(SOLVERS)}.")]
 Context = Annotated[
     int, typer.Option(min=0, help="Tokens whose KV cache counts too; 0: weights alone.")
 ]

@@ -89,6 +89,7 @@ def frontier(
     average_bits: AverageBits = None,
     limits: Limits = None,
     latency: LatencyFile = None,
+    solver: Solver = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Solve a cost table for budgets from the smallest to the largest useful one."""
@@ -107,7 +108,7 @@ def frontier(
         limits=limits,
         latency=latency,
     )
-    plans = frontier(CostTable.load(table), points=points, constraints=constraints)
+    plans = frontier(CostTable.load(table), points=points, solver=solver, constraints=constraints)
     show(
         json.dumps([json.loads(plan.to_json()) for plan in plans], indent=2),
         as_json,
