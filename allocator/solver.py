@@ -56,7 +56,7 @@ class Solver:
         self.check(problem)
         hull.check(problem)
         if problem.interactions is None and problem.budget_bytes >= hull.largest_bytes:
-            choice = hull.after(hull.row.size)
+            choice = hull.last()
             bound = problem.loss_of(choice)
             return Solution.of(problem, choice, bound, Status.UNCONSTRAINED, self.name)
         fits = start is not None and problem.fits(start)

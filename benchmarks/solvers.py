@@ -32,7 +32,7 @@ from bitplan.allocator.hull import Hull
 from bitplan.schema import Budget, Cost, CostTable, Kind, Layer, Provenance, Row, Scheme
 
 sys.path.insert(0, str(Path(__file__).parent))  # also where PYTHONSAFEPATH leaves it out
-from peer_solvers import autoround, cbc  # noqa: E402
+from peer_solvers import autoround, cbc
 
 SHAPES = {
     "q_proj": (576, 576),
