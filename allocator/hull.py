@@ -1,9 +1,9 @@
 """The lower convex hull of every row's (bytes, loss) points: all that a linear relaxation sees.
 
 With a price on bytes, a row takes the vertex that minimises loss + price * bytes; as the price
-falls, rows climb from vertex to vertex. Sorted by the price at which they happen, these steps solve
-the relaxation for every budget at once (Sinha and Zoltners 1979, "The multiple-choice knapsack
-problem").
+falls, rows climb from vertex to vertex. In order of the price at which they happen, these steps
+solve the relaxation for every budget at once (Sinha and Zoltners 1979, "The multiple-choice
+knapsack problem").
 """
 
 from dataclasses import dataclass
@@ -16,18 +16,26 @@ from bitplan.errors import InfeasibleError
 
 CHUNK = 8192
 """Rows that climb together: what is computed of them stays in the processor's cache."""
+SORTED = 20_000
+"""Steps among which a budget is looked for by sorting; among more by halving first."""
+SAMPLE = 1000
+"""Steps whose median halves the others."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Hull:
-    """The steps of all rows in falling order of price. It does not depend on the budget."""
+    """The steps of all rows, those of one row in order. It does not depend on the budget.
+
+    They are not sorted by price, which would take longer than all else: a budget only asks where
+    in that order it is spent.
+    """
 
     first: np.ndarray  # [rows] int, the smallest scheme of each row
     first_bytes: int
-    row: np.ndarray  # [steps] int
-    target: np.ndarray  # [steps] int, the scheme that the row takes after the step
-    price: np.ndarray  # [steps] nats per token and byte, falling
-    bytes_after: np.ndarray  # [steps] int64, of all rows after the step
+    row: np.ndarray  # [steps] int32
+    target: np.ndarray  # [steps] int16, the scheme that the row takes after the step
+    price: np.ndarray  # [steps] nats per token and byte; of each row never rising
+    extra: np.ndarray  # [steps] int64, bytes that the step adds
     divisor: int  # the bytes of any two choices differ by a multiple of it
 
     @classmethod
@@ -36,18 +44,13 @@ class Hull:
         rows = len(problem.loss)
         climbs = [_climb(problem, begin, begin + CHUNK) for begin in range(0, rows, CHUNK)]
         first, row, target, price, extra = map(np.concatenate, zip(*climbs, strict=True))
-        order = np.argsort(-price, kind="stable")
-        first_bytes = problem.bytes_of(first)
-        bytes_after = extra[order]
-        np.cumsum(bytes_after, out=bytes_after)
-        bytes_after += first_bytes
         return cls(
             first=first,
-            first_bytes=first_bytes,
-            row=row[order],
-            target=target[order],
-            price=price[order],
-            bytes_after=bytes_after,
+            first_bytes=problem.bytes_of(first),
+            row=row,
+            target=target,
+            price=price,
+            extra=extra,
             divisor=_divisor(problem, first),
         )
 
@@ -60,22 +63,50 @@ class Hull:
     @property
     def largest_bytes(self) -> int:
         """Bytes of the rows at their lowest loss: a larger budget is of no use."""
-        return int(self.bytes_after[-1]) if self.row.size else self.first_bytes
+        return self.first_bytes + int(self.extra.sum())
+
+    def last(self) -> np.ndarray:
+        """The choice [rows] after all steps, of the lowest loss."""
+        return self._after(np.ones(self.row.size, bool))
 
     def usable(self, budget_bytes: int) -> int:
         """The largest number of bytes within the budget that a choice could have."""
         return budget_bytes - (budget_bytes - self.first_bytes) % self.divisor
 
-    def steps_within(self, budget_bytes: int) -> int:
-        """How many steps fit before the first that does not."""
-        return int(np.searchsorted(self.bytes_after, budget_bytes, side="right"))
+    def within(self, budget_bytes: int) -> tuple[np.ndarray, float]:
+        """The choice [rows] after the steps, dearest first, before the first that does not fit.
 
-    def after(self, steps: int) -> np.ndarray:
-        """The choice [rows] after a number of steps."""
+        And the price of that one; 0 where all steps fit.
+        """
+        step = self._first_beyond(budget_bytes - self.first_bytes)
+        if step is None:
+            return self.last(), 0.0
+        price = self.price[step]
+        taken = self.price > price
+        taken[:step] |= self.price[:step] == price
+        return self._after(taken), float(price)
+
+    def _after(self, taken: np.ndarray) -> np.ndarray:
         choice = self.first.copy()
         # A row's steps come in order and the last assignment stays: each row ends at its furthest.
-        choice[self.row[:steps]] = self.target[:steps]
+        choice[self.row[taken]] = self.target[taken]
         return choice
+
+    def _first_beyond(self, room: int) -> int | None:
+        """The first step, in falling order of price, up to which all take more than the room."""
+        steps = np.arange(self.row.size)
+        while steps.size > SORTED:
+            price, extra = self.price[steps], self.extra[steps]
+            dearer = price > np.median(price[:: steps.size // SAMPLE])
+            if not dearer.any():
+                break
+            total = int(extra[dearer].sum())
+            fits = total <= room
+            steps = steps[~dearer if fits else dearer]
+            room -= total if fits else 0
+        steps = steps[np.argsort(-self.price[steps], kind="stable")]
+        fitting = int(np.searchsorted(np.cumsum(self.extra[steps]), room, side="right"))
+        return int(steps[fitting]) if fitting < steps.size else None
 
 
 class _Climb(NamedTuple):

@@ -27,10 +27,7 @@ class Relaxation:
     def of(cls, problem: Problem, hull: Hull) -> "Relaxation":
         """Raises `InfeasibleError` where nothing fits."""
         hull.check(problem)
-        steps = hull.steps_within(problem.budget_bytes)
-        choice = hull.after(steps)
-        binds = steps < hull.row.size
-        price = float(hull.price[steps]) if binds else 0.0
+        choice, price = hull.within(problem.budget_bytes)
         loss = problem.at(choice, problem.loss)[:, None]
         size = problem.at(choice, problem.bytes)[:, None]
         # Differences to the choice, not whole terms: price * bytes alone can exceed the losses by

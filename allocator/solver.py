@@ -58,7 +58,7 @@ class Solver:
         hull.check(problem)
         is_plain = problem.interactions is None and not problem.is_limited
         if is_plain and problem.budget_bytes >= hull.largest_bytes:
-            choice = hull.after(hull.row.size)
+            choice = hull.last()
             bound = problem.loss_of(choice)
             return Solution.of(problem, choice, bound, Status.UNCONSTRAINED, self.name)
         fits = start is not None and problem.fits(start)

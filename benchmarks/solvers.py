@@ -1,28 +1,38 @@
-"""Times the solvers: 210 x 24 to proven optimality, a frontier of 20 budgets, 100,000 x 6 relaxed.
+"""Times the solvers, and those of two peers on the same tables in the same run.
 
-    python benchmarks/solvers.py [--repeats 7] [--large]
+    pip install pulp                 # brings CBC, the solver of ModelOpt
+    python benchmarks/solvers.py [--repeats 5] [--peers] [--large]
 
 Each row of output is the median and the spread (least to most) over the repeats; every repeat is
 another random table, so the spread is that of the problems as well. Losses are c * 4^-bits with c
 lognormal by layer and a little noise by scheme; bytes are of the shapes of SmolLM2-135M. The bars:
-210 x 24 to proven optimality in under 1 s, the frontier in under 5 s.
+560 x 20 to proven optimality in at most 0.5 s; 1,000,000 x 8 within 1e-6 of the bound in at most
+3 s and 2 GB, in a fresh process whose peak memory is measured. `--peers` runs ModelOpt's integer
+program and AutoRound's dynamic program (see `peer_solvers.py`) beside ours, for 60 s at most each.
 """
 
 import argparse
+import json
 import os
 import platform
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import ortools
 
-from bitplan.allocator import Problem, frontier, solve
-from bitplan.allocator.cp_sat import cp_sat
+from bitplan.allocator import SOLVERS, Problem, frontier, solve
 from bitplan.allocator.hull import Hull
-from bitplan.allocator.lagrangian import lagrangian
 from bitplan.schema import Budget, Cost, CostTable, Kind, Layer, Provenance, Row, Scheme
+
+sys.path.insert(0, str(Path(__file__).parent))  # also where PYTHONSAFEPATH leaves it out
+from peer_solvers import autoround, cbc
 
 SHAPES = {
     "q_proj": (576, 576),
@@ -35,7 +45,6 @@ SHAPES = {
 }
 GROUP_FACTOR = {32: 0.7, 64: 0.85, 128: 1.0, 0: 1.6}
 SCHEMES_24 = [(bits, group) for bits in (2, 3, 4, 5, 6, 8) for group in GROUP_FACTOR]
-SCHEMES_6 = [(bits, 64) for bits in (2, 3, 4, 5, 6, 8)]
 
 
 def problem_of(rng: np.random.Generator, rows: int, schemes: Sequence[tuple[int, int]]) -> Problem:
@@ -81,27 +90,59 @@ def table_of(problem: Problem, schemes: Sequence[tuple[int, int]]) -> CostTable:
     )
 
 
-def timed(run: Callable[[], str]) -> tuple[float, str]:
-    """Seconds that a run took, and what it says."""
-    began = time.perf_counter()
-    note = run()
-    return time.perf_counter() - began, note
+Case = Callable[[int], Callable[[], str]]
+"""From a seed to what is timed, which tells what came out."""
 
 
-def exact_case(seed: int) -> Callable[[], str]:
-    problem = problem_of(np.random.default_rng(seed), 210, SCHEMES_24)
-    return lambda: cp_sat(problem, Hull.of(problem)).status.name
+def random_problem(seed: int, rows: int, schemes: Sequence[tuple[int, int]]) -> Problem:
+    return problem_of(np.random.default_rng(seed), rows, schemes)
+
+
+def solver_case(name: str, rows: int, schemes: Sequence[tuple[int, int]]) -> Case:
+    """A solver of ours on arrays, the hull included."""
+
+    def make(seed: int) -> Callable[[], str]:
+        problem = random_problem(seed, rows, schemes)
+
+        def run() -> str:
+            solution = SOLVERS[name](problem, Hull.of(problem), time_limit_s=PEER_LIMIT_S)
+            return f"{solution.status.name}, gap {solution.gap:.0e}"
+
+        return run
+
+    return make
+
+
+def peer_case(
+    peer: Callable[[Problem], np.ndarray | None], rows: int, schemes: Sequence[tuple[int, int]]
+) -> Case:
+    """A peer's solver, whose loss is compared with the proven optimum."""
+
+    def make(seed: int) -> Callable[[], str]:
+        problem = random_problem(seed, rows, schemes)
+        best = SOLVERS["dynamic_programming"](problem, Hull.of(problem)).loss
+
+        def run() -> str:
+            choice = peer(problem)
+            if choice is None:
+                return f"nothing in {PEER_LIMIT_S:.0f} s"
+            fits = "" if problem.fits(choice) else ", OVER BUDGET"
+            return f"{problem.loss_of(choice) / best - 1:.0e} above the optimum{fits}"
+
+        return run
+
+    return make
 
 
 def solve_case(seed: int) -> Callable[[], str]:
-    problem = problem_of(np.random.default_rng(seed), 210, SCHEMES_24)
+    problem = random_problem(seed, 210, SCHEMES_24)
     table = table_of(problem, SCHEMES_24)
     budget = Budget(bytes=problem.budget_bytes + table.rest_bytes)
-    return lambda: f"gap {solve(table, budget, solver='cp_sat').gap:.0e}"
+    return lambda: f"gap {solve(table, budget).gap:.0e}"
 
 
 def frontier_case(seed: int) -> Callable[[], str]:
-    table = table_of(problem_of(np.random.default_rng(seed), 210, SCHEMES_24), SCHEMES_24)
+    table = table_of(random_problem(seed, 210, SCHEMES_24), SCHEMES_24)
 
     def run() -> str:
         plans = frontier(table, points=20)
@@ -110,50 +151,102 @@ def frontier_case(seed: int) -> Callable[[], str]:
     return run
 
 
-def relaxed_case(rows: int, schemes: Sequence[tuple[int, int]]) -> Callable[[int], Callable]:
-    def make(seed: int) -> Callable[[], str]:
-        problem = problem_of(np.random.default_rng(seed), rows, schemes)
-        return lambda: f"gap {lagrangian(problem, Hull.of(problem)).gap:.0e}"
+class Timing(NamedTuple):
+    """Of one run. The processor's seconds tell what others on the machine took."""
 
-    return make
-
-
-def large_exact_case(seed: int) -> Callable[[], str]:
-    problem = problem_of(np.random.default_rng(seed), 20_000, SCHEMES_24)
-    return lambda: cp_sat(problem, Hull.of(problem)).status.name
+    seconds: float
+    cpu_seconds: float
+    note: str
 
 
-CASES: dict[str, Callable[[int], Callable[[], str]]] = {
-    "cp_sat, 210 x 24, arrays": exact_case,
-    "cp_sat, 210 x 24, table to plan": solve_case,
+def measure(make: Case, seed: int) -> Timing:
+    """Make a case, then time it alone."""
+    run = make(seed)
+    began, cpu_began = time.perf_counter(), _cpu_seconds()
+    note = run()
+    return Timing(time.perf_counter() - began, _cpu_seconds() - cpu_began, note)
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of those it waited for: CBC is one."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def measure_alone(name: str, seed: int) -> Timing:
+    """The same in a process of its own, with the peak of its memory, table and imports included."""
+    command = [sys.executable, __file__, "--alone", name, "--seed", str(seed)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return Timing(*json.loads(done.stdout))
+
+
+def alone(name: str, seed: int) -> None:
+    timing = measure(LARGE_CASES[name], seed)
+    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    print(json.dumps(timing._replace(note=f"{timing.note}, peak {peak_gb:.2f} GB")))
+
+
+S20, S8 = SCHEMES_24[:20], SCHEMES_24[:8]
+PEER_LIMIT_S = 60.0
+CASES: dict[str, Case] = {
+    f"{name}, 560 x 20": solver_case(name, 560, S20)
+    for name in SOLVERS
+    if name not in ("quadratic", "descent")
+} | {
+    "table to plan, 210 x 24": solve_case,
     "frontier of 20, 210 x 24": frontier_case,
-    "lagrangian, 100,000 x 6": relaxed_case(100_000, SCHEMES_6),
 }
-LARGE_CASES: dict[str, Callable[[int], Callable[[], str]]] = {
-    "cp_sat, 20,000 x 24": large_exact_case,
-    "lagrangian, 1,000,000 x 8": relaxed_case(1_000_000, SCHEMES_24[:8]),
+PEER_CASES: dict[str, Case] = {
+    "ModelOpt's PuLP/CBC, 560 x 20": peer_case(
+        lambda problem: cbc(problem, time_limit_s=PEER_LIMIT_S), 560, S20
+    ),
+    "AutoRound's DP, 560 x 20": peer_case(
+        lambda problem: autoround(problem, max_states=None, time_limit_s=PEER_LIMIT_S), 560, S20
+    ),
+    "AutoRound's DP, 500 states, 560 x 20": peer_case(
+        lambda problem: autoround(problem, max_states=500, time_limit_s=PEER_LIMIT_S), 560, S20
+    ),
+    "ModelOpt's PuLP/CBC, 5,000 x 8": peer_case(
+        lambda problem: cbc(problem, time_limit_s=PEER_LIMIT_S), 5_000, S8
+    ),
+    "dynamic_programming, 5,000 x 8": solver_case("dynamic_programming", 5_000, S8),
+}
+LARGE_CASES: dict[str, Case] = {
+    "lagrangian, 1,000,000 x 8": solver_case("lagrangian", 1_000_000, S8),
+    "dynamic_programming, 1,000,000 x 8": solver_case("dynamic_programming", 1_000_000, S8),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time the solvers.")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--peers", action="store_true", help="also those of ModelOpt and AutoRound")
     parser.add_argument("--large", action="store_true", help="also a million rows")
+    parser.add_argument("--alone", choices=LARGE_CASES, help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.alone:
+        alone(arguments.alone, arguments.seed)
+        return
     print(
-        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        f"numpy {np.__version__}, ortools {ortools.__version__}"
+        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
+        f"Python {platform.python_version()}, numpy {np.__version__}, ortools {ortools.__version__}"
     )
-    exact_case(0)()  # so that the import of CP-SAT is not timed
-    print(f"{'case':36}{'median':>10}{'least':>10}{'most':>10}  notes")
-    for name, make in (CASES | (LARGE_CASES if arguments.large else {})).items():
-        results = [timed(make(seed)) for seed in range(arguments.repeats)]
-        seconds = [result[0] for result in results]
-        notes = ", ".join(dict.fromkeys(result[1] for result in results))
-        numbers = "".join(
-            f"{value:8.3f} s" for value in (statistics.median(seconds), min(seconds), max(seconds))
-        )
-        print(f"{name:36}{numbers}  {notes}", flush=True)
+    for name in SOLVERS:  # so that no import is timed
+        solver_case(name, 8, S8)(0)()
+    print(f"{'case':38}{'median':>10}{'least':>10}{'most':>10}{'CPU':>10} notes")
+    for name, make in (CASES | (PEER_CASES if arguments.peers else {})).items():
+        show(name, [measure(make, seed) for seed in range(arguments.repeats)])
+    for name in LARGE_CASES if arguments.large else ():
+        show(name, [measure_alone(name, seed) for seed in range(arguments.repeats)])
+
+
+def show(name: str, timings: Sequence[Timing]) -> None:
+    seconds = [timing.seconds for timing in timings]
+    numbers = statistics.median(seconds), min(seconds), max(seconds)
+    cpu = statistics.median(timing.cpu_seconds for timing in timings)
+    notes = "; ".join(dict.fromkeys(timing.note for timing in timings))
+    print(f"{name:38}" + "".join(f"{value:8.3f} s" for value in (*numbers, cpu)), notes, flush=True)
 
 
 _PROVENANCE = Provenance(

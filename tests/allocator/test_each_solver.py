@@ -4,15 +4,19 @@ import itertools
 import math
 from dataclasses import replace
 
+import cvxpy as cp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from bitplan.allocator import SOLVERS, Problem, Solver, Status
+from bitplan.allocator import SOLVERS, Problem, Solver, Status, choose_solver
+from bitplan.allocator.convex import relax_and_round
 from bitplan.allocator.hull import Hull
+from bitplan.allocator.interactions import interactions_of
 from bitplan.errors import InfeasibleError, InputError, TableError
+from bitplan.schema import Scheme
 
 EVERY = [pytest.param(solver, id=name) for name, solver in SOLVERS.items()]
 EXACT = [pytest.param(solver, id=name) for name, solver in SOLVERS.items() if solver.exact]
@@ -199,7 +203,7 @@ def test_the_answer_is_never_worse_than_the_start(solver: Solver) -> None:
     hull = Hull.of(problem)
     best = SOLVERS["dynamic_programming"](problem, hull)
     assert solver(problem, hull, start=best.choice, time_limit_s=1.0).loss == best.loss
-    too_large = hull.after(hull.row.size)
+    too_large = hull.last()
     assert problem.fits(solver(problem, hull, start=too_large, time_limit_s=1.0).choice)
 
 
@@ -255,3 +259,67 @@ def test_tables_that_cannot_be_solved(change: dict, message: str) -> None:
         given["interactions"] = csr_array(given["interactions"])
     with pytest.raises(TableError, match=message):
         Problem(**given, parameters=np.array([1, 1]), budget_bytes=12)
+
+
+@pytest.mark.parametrize("sorted_steps", [1, 40])
+def test_where_a_budget_is_spent_is_found_without_sorting_all(
+    sorted_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = synthetic(60)
+    # Equal prices, so that the order among them counts.
+    half = np.arange(60) % 30
+    problem = replace(problem, loss=problem.loss[half], bytes=problem.bytes[half])
+    hull = Hull.of(problem)
+    budgets = np.linspace(hull.first_bytes, hull.largest_bytes + 1, 50).astype(int).tolist()
+    by_sorting = [hull.within(budget) for budget in budgets]
+    monkeypatch.setattr("bitplan.allocator.hull.SORTED", sorted_steps)
+    monkeypatch.setattr("bitplan.allocator.hull.SAMPLE", 1)
+    for budget, (choice, price) in zip(budgets, by_sorting, strict=True):
+        again, same_price = hull.within(budget)
+        assert again.tolist() == choice.tolist()
+        assert same_price == price
+        assert problem.bytes_of(choice) <= budget
+
+
+def test_convex_side_constraints_are_kept() -> None:
+    problem = synthetic(30)
+    hull = Hull.of(problem)
+    free = SOLVERS["convex"](problem, hull)
+    twos = int((free.choice == 0).sum())
+    assert twos > 3
+
+    # The norm of a column of zeros and ones is the root of their number.
+    limited = relax_and_round(problem, hull, lambda share: [cp.norm(share[:, 0]) <= 3**0.5])
+    assert (limited.choice == 0).sum() <= 3
+    assert problem.fits(limited.choice)
+    assert free.lower_bound <= limited.lower_bound <= limited.loss
+    with pytest.raises(InputError, match="No mixture of schemes keeps the side constraints"):
+        relax_and_round(problem, hull, lambda share: [cp.sum(share[:, 0]) >= 31])
+    with pytest.raises(InputError, match="no choice of one scheme for"):
+        relax_and_round(problem, hull, lambda share: [share[0] <= 0.5])
+
+
+def test_interactions_by_name() -> None:
+    problem = replace(
+        synthetic(3),
+        schemes=tuple(
+            map(Scheme.parse, ["int2g64", "int3g64", "int4g64", "int5g64", "int6g64", "int8"])
+        ),
+        layers=(("a",), ("b", "c"), ("d",)),
+    )
+    pairs = {(("a", "int2g64"), ("c", "int3g64")): 0.25, (("d", "int8"), ("a", "int2g64")): -0.5}
+    joint = replace(problem, interactions=interactions_of(problem, pairs))
+    choice = np.array([0, 1, 5])
+    assert joint.loss_of(choice) == pytest.approx(problem.loss_of(choice) - 0.25)
+    assert joint.loss_of(np.array([1, 1, 5])) == problem.loss_of(np.array([1, 1, 5]))
+    with pytest.raises(TableError, match="names e as int8"):
+        interactions_of(problem, {(("e", "int8"), ("a", "int8")): 1.0})
+
+
+def test_auto_knows_interactions() -> None:
+    few = replace(synthetic(6), interactions=interactions(6, 6, 0, 0.2))
+    many = replace(synthetic(40), interactions=interactions(40, 6, 0, 0.5))
+    assert choose_solver(few)[0] == "quadratic"
+    name, reason = choose_solver(many)
+    assert name == "descent"
+    assert "more than the 5,000" in reason
