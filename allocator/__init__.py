@@ -1,5 +1,6 @@
 """A cost table and a budget -> a plan. Knows no tensors: never imports torch."""
 
+from bitplan.allocator.curve import Curve as Curve
 from bitplan.allocator.frontier import frontier as frontier
 from bitplan.allocator.pins import Pins as Pins
 from bitplan.allocator.plan import plan_of as plan_of

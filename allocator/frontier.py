@@ -1,19 +1,28 @@
 """Plans from the smallest feasible budget to the largest useful one."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import overload
 
-import numpy as np
-
+from bitplan.allocator.curve import Curve
 from bitplan.allocator.hull import Hull
+from bitplan.allocator.nested import nest, nested_plan
 from bitplan.allocator.pins import Pins
 from bitplan.allocator.plan import solved_plan
-from bitplan.allocator.problem import Problem
+from bitplan.allocator.problem import Problem, Solution
 from bitplan.allocator.solve import SOLVERS, check_solver, choose_solver
 from bitplan.errors import InputError
 from bitplan.schema import CostTable, Plan
 
 
+@overload
+def frontier(
+    table: CostTable, *, points: None, pins: Pins | None = None, fuse: bool = False
+) -> Curve: ...
+
+
+@overload
 def frontier(
     table: CostTable,
     *,
@@ -21,39 +30,69 @@ def frontier(
     solver: str = "auto",
     pins: Pins | None = None,
     fuse: bool = False,
+    nested: bool = False,
     time_limit_s: float = 60.0,
-) -> list[Plan]:
+) -> list[Plan]: ...
+
+
+def frontier(
+    table: CostTable,
+    *,
+    points: int | None = 20,
+    solver: str = "auto",
+    pins: Pins | None = None,
+    fuse: bool = False,
+    nested: bool = False,
+    time_limit_s: float = 60.0,
+) -> list[Plan] | Curve:
     """The best plan at evenly spaced budgets, smallest first; its loss never rises.
 
     Args:
         table: what every layer loses in every scheme.
         points: number of budgets, 2 or more; fewer plans come back where there are fewer budgets.
+            None: every breakpoint of the curve's convex hull instead, thousands of them, as the
+            arrays of a `Curve`.
         solver: a name of `SOLVERS`, or "auto" to ask `choose_solver`.
         pins: as for `solve`.
         fuse: as for `solve`.
+        nested: each larger budget only promotes: no layer ever loses bytes. Each plan's status
+            says what that costs, and its gap is against the best plan of its budget alone.
         time_limit_s: for all budgets; what one leaves over, the others may use.
 
     Raises:
         InputError: fewer than two points, an unknown solver, or a pin that cannot be used.
     """
     check_solver(solver, time_limit_s)
-    if points < 2:
+    if points is not None and points < 2:
         raise InputError(f"A frontier of {points} points was asked for; it needs at least 2.")
     problem = Problem.of(table, 0, pins=pins, fuse=fuse)
     hull = Hull.of(problem)
+    if points is None:
+        return Curve.of(table, problem, hull)
     name = choose_solver(problem)[0] if solver == "auto" else solver
-    plans: list[Plan] = []
-    start: np.ndarray | None = None
     budgets = _budgets(hull.first_bytes, hull.largest_bytes, points)
+    at_each = [replace(problem, budget_bytes=budget_bytes) for budget_bytes in budgets]
     end = time.monotonic() + time_limit_s
-    for done, budget_bytes in enumerate(budgets):
-        share_s = max(0.0, end - time.monotonic()) / (len(budgets) - done)
-        problem = replace(problem, budget_bytes=budget_bytes)
+    best = _best(at_each, hull, name, time_limit_s / 2 if nested else time_limit_s)
+    if not nested:
+        return [solved_plan(table, *pair) for pair in zip(at_each, best, strict=True)]
+    left_s = end - time.monotonic()
+    chain = nest(problem, budgets, best, SOLVERS[name], time_limit_s=left_s)
+    return [nested_plan(table, *each) for each in zip(at_each, chain, best, strict=True)]
+
+
+def _best(
+    problems: Sequence[Problem], hull: Hull, name: str, time_limit_s: float
+) -> list[Solution]:
+    """A solution of each problem; they differ in their budgets, which rise."""
+    solutions: list[Solution] = []
+    end = time.monotonic() + time_limit_s
+    for done, problem in enumerate(problems):
+        share_s = max(0.0, end - time.monotonic()) / (len(problems) - done)
         # The plan of the budget before fits this one too: it is where the search begins.
-        solution = SOLVERS[name](problem, hull, time_limit_s=share_s, start=start)
-        start = solution.choice
-        plans.append(solved_plan(table, problem, solution))
-    return plans
+        start = solutions[-1].choice if solutions else None
+        solutions.append(SOLVERS[name](problem, hull, time_limit_s=share_s, start=start))
+    return solutions
 
 
 def _budgets(smallest: int, largest: int, points: int) -> list[int]:
