@@ -14,4 +14,6 @@ from bitplan.allocator.solve import check_solver as check_solver
 from bitplan.allocator.solve import choose_solver as choose_solver
 from bitplan.allocator.solve import smallest_bytes as smallest_bytes
 from bitplan.allocator.solve import solve as solve
+from bitplan.allocator.stability import Stability as Stability
+from bitplan.allocator.stability import stability as stability
 from bitplan.allocator.uniform import uniform as uniform

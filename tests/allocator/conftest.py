@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 
 from bitplan.allocator import Problem
-from bitplan.schema import Cost, CostTable, Kind, Layer, Provenance, Row, Scheme
+from bitplan.schema import Budget, Cost, CostTable, Kind, Layer, Provenance, Row, Scheme
 
 NAMES = ("int2g64", "int3g64", "int4g64", "int5g64", "int6g64", "int8", "bf16")
 BITS = (2, 3, 4, 5, 6, 8, 16)
@@ -92,6 +92,12 @@ class Tables:
         row = st.dictionaries(st.sampled_from(NAMES[:4]), costs, min_size=1, max_size=4)
         rows = st.lists(row, min_size=1, max_size=max_rows)
         return rows.map(lambda drawn: self.of(drawn, error=error))
+
+    def budget(self, table: CostTable, share: float) -> Budget:
+        """That share of the way from the smallest to the largest plan."""
+        sizes = [[cost.bytes for cost in row.costs] for row in table.rows]
+        low, high = (REST + sum(map(most, sizes)) for most in (min, max))
+        return Budget(bytes=low + int((high - low) * share))
 
 
 @pytest.fixture(scope="session")
