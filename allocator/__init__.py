@@ -1,6 +1,8 @@
 """A cost table and a budget -> a plan. Knows no tensors: never imports torch."""
 
 from bitplan.allocator.curve import Curve as Curve
+from bitplan.allocator.explain import explain as explain
+from bitplan.allocator.explanation import Explanation as Explanation
 from bitplan.allocator.frontier import frontier as frontier
 from bitplan.allocator.pins import Pins as Pins
 from bitplan.allocator.plan import plan_of as plan_of
