@@ -45,6 +45,14 @@ class Curve:
     def __len__(self) -> int:
         return len(self.bytes)
 
+    def to_dict(self) -> dict[str, list[float]]:
+        """Bytes, predicted KL and nats per GB of every point, as JSON can hold them."""
+        return {
+            "bytes": self.bytes.tolist(),
+            "predicted_kl": self.loss.tolist(),
+            "nats_per_gb": (self.price * 1e9).tolist(),
+        }
+
     def plan(self, point: int) -> Plan:
         """The plan of a point, counted from the smallest; its budget is its own bytes."""
         steps = range(len(self))[point]

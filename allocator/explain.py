@@ -69,9 +69,11 @@ def explain(
         relaxation=Relaxation.of(problem, hull),
         choice=choice,
         best=best,
+        larger=larger(problem, choice),
+        smaller=smaller(problem, choice),
         kept=kept,
     )
-    ups, downs = (filter(None, moves(problem, choice)) for moves in (larger, smaller))
+    ups, downs = filter(None, case.larger), filter(None, case.smaller)
     exact_s = max(0.0, end - time.monotonic()) if exact else None
     return Explanation(
         model=plan.provenance.model,

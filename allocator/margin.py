@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from bitplan.allocator.branch import branch
 from bitplan.allocator.explanation import Increment, Move
 from bitplan.allocator.hull import Hull
 from bitplan.allocator.problem import Problem, Solution
@@ -38,7 +39,8 @@ def best_at(
     for done, budget_bytes in enumerate(budgets):
         share_s = max(1e-3, end - time.monotonic()) / (len(budgets) - done)
         at = replace(problem, budget_bytes=budget_bytes)
-        solutions.append(solver(at, hull, time_limit_s=share_s, start=start))
+        quick = branch(at, hull, start=start)
+        solutions.append(solver(at, hull, time_limit_s=share_s, start=quick.choice))
     return solutions
 
 

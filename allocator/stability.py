@@ -16,9 +16,9 @@ from dataclasses import replace
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from bitplan.allocator.branch import branch
 from bitplan.allocator.chosen import chosen
 from bitplan.allocator.hull import Hull
-from bitplan.allocator.lagrangian import lagrangian
 from bitplan.allocator.pins import Pins
 from bitplan.allocator.problem import ROUNDING, Problem
 from bitplan.errors import InputError
@@ -112,7 +112,7 @@ def _choices(
     for sample, moved in enumerate(drawn):
         loss = np.maximum(problem.loss + moved[:, None] * errors, 0.0)
         again = replace(problem, loss=loss)
-        solution = lagrangian(again, Hull.of(again), start=choice)
+        solution = branch(again, Hull.of(again), start=choice)
         # Plans that tie are no reason to leave this one.
         is_better = again.loss_of(choice) - solution.loss > ROUNDING * solution.loss
         found[sample] = solution.choice if is_better else choice

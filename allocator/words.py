@@ -82,6 +82,6 @@ def _beside(runner_up: RunnerUp | None, predicted_kl: float) -> str:
         return f"{start}{-runner_up.extra:.3g} nats less{share}: {_NOT_BEST}."
     least = max(runner_up.least_extra, 0.0)
     # Digits that are shown alike are no news.
-    is_exact = f"{least:.3g}" == f"{runner_up.extra:.3g}"
+    is_exact = f"{least:.2g}" == f"{runner_up.extra:.2g}"
     bound = "" if is_exact else f", at least {least:.3g}"
     return f"{start}{runner_up.extra:.3g} nats more{share}{bound}."

@@ -39,17 +39,29 @@ def solve(
 def frontier(
     table: TableFile,
     points: Annotated[int, typer.Option(min=2, help="Budgets to solve for.")] = 20,
+    nested: Annotated[
+        bool, typer.Option(help="Larger budgets only promote; says what that costs.")
+    ] = False,
+    every: Annotated[
+        bool, typer.Option("--every", help="Every breakpoint of the curve's convex hull instead.")
+    ] = False,
     pins: Pins = None,
     fuse: Fuse = False,
     as_json: AsJson = False,
 ) -> None:
     """Solve a cost table for budgets from the smallest to the largest useful one."""
     from bitplan.allocator import frontier
-    from bitplan.report import frontier_table
+    from bitplan.report import curve_table, frontier_table
 
-    plans = frontier(CostTable.load(table), points=points, pins=pins_of(pins), fuse=fuse)
+    costs, allowed = CostTable.load(table), pins_of(pins)
+    if every:
+        curve = frontier(costs, points=None, pins=allowed, fuse=fuse)
+        show(json.dumps(curve.to_dict()), as_json, lambda: [curve_table(curve)])
+        return
+    plans = frontier(costs, points=points, pins=allowed, fuse=fuse, nested=nested)
+    notes = [max(plans, key=lambda plan: plan.gap).status] if nested else []
     show(
         json.dumps([json.loads(plan.to_json()) for plan in plans], indent=2),
         as_json,
-        lambda: [frontier_table(plans)],
+        lambda: [frontier_table(plans), *notes],
     )
