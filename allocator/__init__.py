@@ -1,5 +1,6 @@
 """A cost table and a budget -> a plan. Knows no tensors: never imports torch."""
 
+from bitplan.allocator.best_plans import best_plans as best_plans
 from bitplan.allocator.curve import Curve as Curve
 from bitplan.allocator.explain import explain as explain
 from bitplan.allocator.explanation import Explanation as Explanation
