@@ -19,6 +19,8 @@ from typing import Any
 import typer
 
 import bitplan
+from bitplan.allocator import Curve, Explanation, Stability, best_plans, explain, stability
+from bitplan.allocator.explanation import Increment, Move, Reason, RunnerUp
 from bitplan.calibration import Sizes, Source
 from bitplan.pipeline import Settings
 from bitplan.schema import CostTable, Plan, Record, json_schema
@@ -92,7 +94,9 @@ def api_page() -> str:
     settings += "".join(
         f"\n## {e.__name__}\n{_entry(e.__name__, e)}" for e in (Settings, Sizes, Source)
     )
-    return f"{GENERATED}\n# Python\n\n{intro}\n{names}{settings}"
+    table = "\n# What else a table tells\n\nImported from `bitplan.allocator`.\n"
+    table += "".join(f"\n## {e.__name__}\n{_entry(e.__name__, e)}" for e in TABLE_ENTRIES)
+    return f"{GENERATED}\n# Python\n\n{intro}\n{names}{settings}{table}"
 
 
 def _entry(name: str, entry: Any) -> str:
@@ -242,6 +246,11 @@ def _block(block: list[str]) -> str:
             lines.append(f"  {line.strip()}\n")
     return "".join(lines)
 
+
+TABLE_ENTRIES = (
+    *(explain, Explanation, Reason, RunnerUp, Move, Increment),
+    *(best_plans, stability, Stability, Curve),
+)
 
 PAGES: dict[str, Callable[[], str]] = {
     "api.md": api_page,
