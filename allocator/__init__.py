@@ -1,8 +1,12 @@
 """A cost table and a budget -> a plan. Knows no tensors: never imports torch."""
 
+from bitplan.allocator.best_plans import best_plans as best_plans
 from bitplan.allocator.conflict import largest_bytes as largest_bytes
 from bitplan.allocator.constraints import Constraints as Constraints
 from bitplan.allocator.constraints import Ties as Ties
+from bitplan.allocator.curve import Curve as Curve
+from bitplan.allocator.explain import explain as explain
+from bitplan.allocator.explanation import Explanation as Explanation
 from bitplan.allocator.frontier import frontier as frontier
 from bitplan.allocator.latencies import Latencies as Latencies
 from bitplan.allocator.limit import Limit as Limit
@@ -30,4 +34,6 @@ from bitplan.allocator.solve import smallest_bytes as smallest_bytes
 from bitplan.allocator.solve import solve as solve
 from bitplan.allocator.solver import Solver as Solver
 from bitplan.allocator.spending import spending as spending
+from bitplan.allocator.stability import Stability as Stability
+from bitplan.allocator.stability import stability as stability
 from bitplan.allocator.uniform import uniform as uniform

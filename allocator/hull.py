@@ -7,6 +7,7 @@ knapsack problem").
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -78,7 +79,7 @@ class Hull:
 
         And the price of that one; 0 where all steps fit.
         """
-        step = self._first_beyond(budget_bytes - self.first_bytes)
+        step = self.first_beyond(budget_bytes)
         if step is None:
             return self.last(), 0.0
         price = self.price[step]
@@ -86,14 +87,27 @@ class Hull:
         taken[:step] |= self.price[:step] == price
         return self._after(taken), float(price)
 
+    @cached_property
+    def path(self) -> "Path":
+        """All steps in the order in which a growing budget takes them."""
+        order = np.argsort(-self.price, kind="stable")
+        return Path(
+            first=self.first,
+            row=self.row[order],
+            target=self.target[order],
+            price=self.price[order],
+            bytes_after=self.first_bytes + np.cumsum(self.extra[order]),
+        )
+
     def _after(self, taken: np.ndarray) -> np.ndarray:
         choice = self.first.copy()
         # A row's steps come in order and the last assignment stays: each row ends at its furthest.
         choice[self.row[taken]] = self.target[taken]
         return choice
 
-    def _first_beyond(self, room: int) -> int | None:
-        """The first step, in falling order of price, up to which all take more than the room."""
+    def first_beyond(self, budget_bytes: int) -> int | None:
+        """The first step, in falling order of price, that no longer fits; None where all do."""
+        room = budget_bytes - self.first_bytes
         steps = np.arange(self.row.size)
         while steps.size > SORTED:
             price, extra = self.price[steps], self.extra[steps]
@@ -107,6 +121,28 @@ class Hull:
         steps = steps[np.argsort(-self.price[steps], kind="stable")]
         fitting = int(np.searchsorted(np.cumsum(self.extra[steps]), room, side="right"))
         return int(steps[fitting]) if fitting < steps.size else None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Path:
+    """The steps of a hull in falling order of price: the relaxed plans of all budgets."""
+
+    first: np.ndarray  # [rows] int, the smallest scheme of each row
+    row: np.ndarray  # [steps] int32
+    target: np.ndarray  # [steps] int16, the scheme that the row takes after the step
+    price: np.ndarray  # [steps] nats per token and byte, falling
+    bytes_after: np.ndarray  # [steps] int64, of all rows after the step
+
+    def steps_within(self, budget_bytes: int) -> int:
+        """How many steps fit before the first that does not."""
+        return int(np.searchsorted(self.bytes_after, budget_bytes, side="right"))
+
+    def after(self, steps: int) -> np.ndarray:
+        """The choice [rows] after a number of steps."""
+        choice = self.first.copy()
+        # A row's steps come in order and the last assignment stays: each row ends at its furthest.
+        choice[self.row[:steps]] = self.target[:steps]
+        return choice
 
 
 class _Climb(NamedTuple):

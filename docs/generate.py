@@ -23,12 +23,19 @@ from bitplan.allocator import (
     AverageBits,
     CacheBytes,
     Constraints,
+    Curve,
+    Explanation,
     Latencies,
     ReadBytes,
     Seconds,
+    Stability,
     WeightBytes,
     Workspace,
+    best_plans,
+    explain,
+    stability,
 )
+from bitplan.allocator.explanation import Increment, Move, Reason, RunnerUp
 from bitplan.calibration import Sizes, Source
 from bitplan.pipeline import Settings
 from bitplan.schema import CostTable, Plan, Record, json_schema
@@ -102,13 +109,15 @@ def api_page() -> str:
     settings += "".join(
         f"\n## {e.__name__}\n{_entry(e.__name__, e)}" for e in (Settings, Sizes, Source)
     )
+    table = "\n# What else a table tells\n\nImported from `bitplan.allocator`.\n"
+    table += "".join(f"\n## {e.__name__}\n{_entry(e.__name__, e)}" for e in TABLE_ENTRIES)
     constraints = (
         "\n# Constraints\n\nWhat a plan must keep to; all of these are imported from "
         f"`bitplan.allocator`.\n\n## Constraints\n{_entry('Constraints', Constraints)}"
     )
     limits = (AverageBits, WeightBytes, CacheBytes, Workspace, ReadBytes, Seconds, Latencies)
     constraints += "".join(f"\n## {e.__name__}\n\n{_prose(e)}" for e in limits)
-    return f"{GENERATED}\n# Python\n\n{intro}\n{names}{settings}{constraints}"
+    return f"{GENERATED}\n# Python\n\n{intro}\n{names}{settings}{table}{constraints}"
 
 
 def _entry(name: str, entry: Any) -> str:
@@ -258,6 +267,11 @@ def _block(block: list[str]) -> str:
             lines.append(f"  {line.strip()}\n")
     return "".join(lines)
 
+
+TABLE_ENTRIES = (
+    *(explain, Explanation, Reason, RunnerUp, Move, Increment),
+    *(best_plans, stability, Stability, Curve),
+)
 
 PAGES: dict[str, Callable[[], str]] = {
     "api.md": api_page,

@@ -107,6 +107,20 @@ def test_the_whole_path(name, bitplan, tiny_folder, tiny_tokenizer, tmp_path):
     plans = good(bitplan("frontier", "costs.json", "--points", 4, "--json")).json
     assert len(plans) == 4
     assert Plan.from_json(json.dumps(plans[0])).bytes < Plan.from_json(json.dumps(plans[3])).bytes
+    nested = good(bitplan("frontier", "costs.json", "--points", 4, "--nested", "--json")).json
+    assert all(plan["status"].startswith("Nested: ") for plan in nested)
+    assert "that costs" in good(bitplan("frontier", "costs.json", "--nested")).out
+    curve = good(bitplan("frontier", "costs.json", "--every", "--json")).json
+    assert curve["bytes"][0] == plans[0]["bytes"]
+    assert f"{curve['bytes'][-1]:,}" in good(bitplan("frontier", "costs.json", "--every")).out
+
+    first = solved.json["choices"][0]["layer"]["name"]
+    found = good(bitplan("explain", "s.json", "--samples", 20, "--json")).json
+    assert len(found["reasons"]) == len(solved.json["choices"])
+    assert found["predicted_kl"] == pytest.approx(solved.json["predicted_kl"])
+    said = good(bitplan("explain", "s.json", "--layer", first, "--exact", "--table", "costs.json"))
+    assert f"{first}: {solved.json['choices'][0]['scheme']}." in said.out
+    refused(bitplan("explain", "s.json", "--layer", "*.v_prj"), "'*.v_prj' matches no layer")
 
     allocated = good(
         bitplan("allocate", folder, "--budget-gb", budget, *SIZES, "--refine-tokens", 500, "--json")
@@ -404,6 +418,7 @@ def test_text_without_a_tokenizer_is_refused(bitplan, tiny_folder, tmp_path):
         (["solve", "file.txt", "--budget-gb", "1"], "not the JSON of a CostTable"),
         (["solve", "null.json", "--budget-gb", "1"], "is not a CostTable"),
         (["frontier", "missing.json"], "Cannot read missing.json"),
+        (["explain", "missing.json"], "Cannot read costs.json"),
         (["apply", "{llama}", "missing.json", "--out", "small"], "Cannot read missing.json"),
         (["apply", "{llama}", "file.txt", "--out", "small"], "not the JSON of a Plan"),
         (["evaluate", "./missing", "--text", "file.txt"], "There is no folder or file"),
@@ -463,7 +478,17 @@ def test_a_slip_in_an_option_is_named(arguments, message, bitplan):
 
 @pytest.mark.parametrize(
     "verb",
-    ["demo", "describe", "measure", "solve", "frontier", "allocate", "apply", "evaluate"],
+    [
+        "demo",
+        "describe",
+        "measure",
+        "solve",
+        "frontier",
+        "explain",
+        "allocate",
+        "apply",
+        "evaluate",
+    ],
 )
 def test_every_verb_has_help(verb, bitplan):
     said = good(bitplan(verb, "--help"))

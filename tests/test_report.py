@@ -8,10 +8,17 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
+from bitplan.allocator import explain
 from bitplan.errors import OutputError
 from bitplan.models.classify import Why
 from bitplan.models.describe import Description, Rest, StoredLayer
-from bitplan.report import description_table, evidence_table, plan_table, write_report
+from bitplan.report import (
+    description_table,
+    evidence_table,
+    explanation_tables,
+    plan_table,
+    write_report,
+)
 from bitplan.report.figures import frontier_svg, series
 from bitplan.report.groups import group, group_names, whole
 from bitplan.report.html import heatmap, render, verdict
@@ -517,3 +524,15 @@ def luminance(color):
     channels = [int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_explanation_tables_fit_and_tell_the_runner_up(plan, table, width):
+    found = explain(table, plan)
+    words = list(explanation_tables(found, words=True))
+    text = "\n".join(one if isinstance(one, str) else shown(one, width) for one in words)
+    assert all(len(line) <= width for one in words[1:4] for line in shown(one, width).split("\n"))
+    assert f"{found.bytes:,} bytes of {found.budget_bytes:,}" in text
+    for reason in found.reasons:
+        assert f"{reason.layers[0]}: {reason.scheme}. {reason.why}" in text
+    assert len(list(explanation_tables(found))) == 4

@@ -7,6 +7,7 @@ from bitplan.cli.apply import apply
 from bitplan.cli.demo import demo
 from bitplan.cli.describe import describe
 from bitplan.cli.evaluate import evaluate
+from bitplan.cli.explain import explain
 from bitplan.cli.measure import measure
 from bitplan.cli.solve import frontier, solve
 
@@ -21,5 +22,5 @@ app = typer.Typer(
     epilog="Start with: bitplan demo",
 )
 
-for verb in (demo, describe, measure, solve, frontier, allocate, apply, evaluate):
+for verb in (demo, describe, measure, solve, frontier, explain, allocate, apply, evaluate):
     app.command()(verb)

@@ -102,7 +102,7 @@ def constraints_of(
     if latency is not None and not any(name.startswith("seconds=") for name in limits or ()):
         raise InputError(f"{latency} limits nothing. Add --limit seconds=MOST, or leave it out.")
     return Constraints(
-        pins={layer: schemes.split("|") for layer, schemes in _pairs("pin", pins).items()},
+        pins=pins_of(pins),
         floors=_bits("floor", floors),
         ceilings=_bits("ceiling", ceilings),
         ties=tuple(tie.split("|") for tie in ties or ()),
@@ -111,6 +111,11 @@ def constraints_of(
         runtime=runtime,
         limits=tuple(resources),
     )
+
+
+def pins_of(texts: list[str] | None) -> dict[str, list[str]]:
+    """Layer name or wildcard -> schemes."""
+    return {layer: schemes.split("|") for layer, schemes in _pairs("pin", texts).items()}
 
 
 def _pairs(noun: str, texts: list[str] | None) -> dict[str, str]:

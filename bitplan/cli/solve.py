@@ -79,6 +79,12 @@ def solve(
 def frontier(
     table: TableFile,
     points: Annotated[int, typer.Option(min=2, help="Budgets to solve for.")] = 20,
+    nested: Annotated[
+        bool, typer.Option(help="Larger budgets only promote; says what that costs.")
+    ] = False,
+    every: Annotated[
+        bool, typer.Option("--every", help="Every breakpoint of the curve's convex hull instead.")
+    ] = False,
     pins: Pins = None,
     fuse: Fuse = False,
     floors: Floors = None,
@@ -94,7 +100,7 @@ def frontier(
 ) -> None:
     """Solve a cost table for budgets from the smallest to the largest useful one."""
     from bitplan.allocator import frontier
-    from bitplan.report import frontier_table
+    from bitplan.report import curve_table, frontier_table
 
     constraints = constraints_of(
         pins=pins,
@@ -108,9 +114,15 @@ def frontier(
         limits=limits,
         latency=latency,
     )
-    plans = frontier(CostTable.load(table), points=points, solver=solver, constraints=constraints)
+    costs = CostTable.load(table)
+    if every:
+        curve = frontier(costs, points=None, constraints=constraints)
+        show(json.dumps(curve.to_dict()), as_json, lambda: [curve_table(curve)])
+        return
+    plans = frontier(costs, points=points, solver=solver, constraints=constraints, nested=nested)
+    notes = [max(plans, key=lambda plan: plan.gap).status] if nested else []
     show(
         json.dumps([json.loads(plan.to_json()) for plan in plans], indent=2),
         as_json,
-        lambda: [frontier_table(plans)],
+        lambda: [frontier_table(plans), *notes],
     )

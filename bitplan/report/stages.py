@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from bitplan.allocator import Curve
 from bitplan.report import text
 from bitplan.schema import CostTable, Plan
 
@@ -41,6 +42,16 @@ def frontier_table(plans: Sequence[Plan]) -> Table:
     for plan in plans:
         size = f"{plan.bytes / 1e9:.4f}"
         view.add_row(size, f"{plan.bytes:,}", text.nats(plan.predicted_kl), f"{plan.gap:.1e}")
+    return view
+
+
+def curve_table(curve: Curve) -> Table:
+    """Size, predicted KL and what a GB more is worth, at every breakpoint of the convex hull."""
+    view = _table("Curve")
+    for name in ("size in GB", "bytes", "predicted KL", "nats per GB"):
+        view.add_column(name, justify="right", no_wrap=True)
+    for size, loss, price in zip(curve.bytes, curve.loss, curve.price, strict=True):
+        view.add_row(f"{size / 1e9:.4f}", f"{size:,}", text.nats(loss), f"{price * 1e9:.3g}")
     return view
 
 

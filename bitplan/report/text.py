@@ -30,6 +30,15 @@ def nats(value: float | None, standard_error: float | None = None) -> str:
     return f"{_short(value)} ± {_short(standard_error)}"
 
 
+def change(value: float) -> str:
+    """A difference of KLs in nats per token, with its sign.
+
+    >>> change(-0.08314), change(0.0)
+    ('-0.0831', '0')
+    """
+    return f"+{_short(value)}" if value > 0 else _short(value)
+
+
 def perplexity(value: float | None) -> str:
     """A perplexity, if there is one.
 
