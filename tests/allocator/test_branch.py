@@ -37,7 +37,7 @@ def test_a_forced_hull_is_that_of_the_forced_problem(tables, data) -> None:
     only, quick = forced(problem, Hull.of(problem), row, scheme)
     slow = Hull.of(only)
     assert only.legal[row].tolist() == [column == scheme for column in range(only.loss.shape[1])]
-    for name in ("first", "row", "target", "price", "bytes_after"):
+    for name in ("first", "row", "target", "price", "extra"):
         assert getattr(quick, name).tolist() == getattr(slow, name).tolist()
     assert quick.first_bytes == slow.first_bytes
     if (only.legal.sum(axis=1) > 1).any():  # else nothing differs, whatever divides it
@@ -53,8 +53,8 @@ def test_a_large_row_is_not_missed(tables) -> None:
     rows.append({names[0]: (whole // 8, 0.05), names[-1]: (whole, 0.0)})
     problem = Problem.of(tables.of(rows), 0)
     hull = Hull.of(problem)
-    step = int(np.flatnonzero(hull.row == problem.layers.index(("a40",)))[0])
-    budget_bytes = int(hull.bytes_after[step]) - whole // 10
+    step = int(np.flatnonzero(hull.path.row == problem.layers.index(("a40",)))[0])
+    budget_bytes = int(hull.path.bytes_after[step]) - whole // 10
     problem = Problem.of(tables.of(rows), budget_bytes + 1000)
     quick, plain = branch(problem, hull), lagrangian(problem, hull)
     assert quick.loss < 0.8 * plain.loss
