@@ -15,6 +15,9 @@ from bitplan.sensitivity.losses import Losses
 
 log = logging.getLogger(__name__)
 
+FORMAT = 2
+"""Of what losses by sequence say: those of an earlier one are measured again."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shards:
@@ -35,10 +38,11 @@ class Shards:
         path = self.path(layer, scheme)
         if not path.is_file():
             return None
-            return None
         try:
             content = json.loads(read_text(path))
             is_whole = content.pop("digest") == _digest(content)
+            if is_whole and content.get("format") != FORMAT:
+                return None
             if is_whole and (content["layer"], content["scheme"]) == (layer.name, str(scheme)):
                 return Losses(
                     loss=content["loss"],
@@ -53,6 +57,7 @@ class Shards:
     def put(self, layer: Layer, scheme: Scheme, losses: Losses) -> None:
         """Keep the losses of a layer in a scheme."""
         content = {
+            "format": FORMAT,
             "layer": layer.name,
             "scheme": str(scheme),
             "loss": losses.loss,

@@ -3,22 +3,26 @@
 No backward pass is needed, and the scores have no unit of loss.
 """
 
-import torch
+import math
 
-from bitplan.sensitivity.estimators.estimator import (
-    AbstractEstimator,
-    Part,
-    spread_by_diagonals,
-    without_data,
-)
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bitplan.sensitivity.estimators.estimator import AbstractEstimator, Part, without_data
+from bitplan.sensitivity.estimators.spread import losses_of
 from bitplan.sensitivity.estimators.weight_error import WeightError
 from bitplan.sensitivity.losses import Losses
+from bitplan.sensitivity.moments.moment import Sums
 
 DEVIATIONS = 1.0
 """A weight this many standard deviations above the mean is an outlier (z-score distribution)."""
 
 TIMES_MEAN = 5.0
 """An outlier's score is this many times its layer's mean (OWL's M)."""
+
+STEP = 0.2
+"""Of the log of a score: how many outliers there are on either side tells how fast they change."""
 
 
 class WeightOutliers(AbstractEstimator):
@@ -49,9 +53,24 @@ class OutlierRatio(AbstractEstimator):
 
     def judge(self, part: Part) -> Losses:
         """The share of outliers times the relative weight error."""
-        sums = part.statistics["inputs"]
-        norms = sums["inputs"].diagonal(dim1=-2, dim2=-1).sqrt().unsqueeze(-2)
-        scores = part.weight.abs() * norms
+        sums, relative = part.statistics["inputs"], WeightError().judge(part).loss
+        squares = sums["inputs"].diagonal(dim1=-2, dim2=-1)
+        scores = part.weight.abs() * squares.sqrt().unsqueeze(-2)
         share = (scores > TIMES_MEAN * scores.mean()).double().mean().item()
-        loss = share * WeightError().judge(part).loss
-        return spread_by_diagonals(loss, part.error, sums["diagonals"], part.statistics)
+        by_sequence = _slopes(scores) * _shares(sums, squares) * relative
+        return losses_of(share * relative, by_sequence.flatten(1).sum(1), part.statistics)
+
+
+def _slopes(scores: Float[Tensor, "*experts out in"]) -> Float[Tensor, "*experts in"]:
+    """How the share of outliers grows with the log of each input's square."""
+    least, factor = TIMES_MEAN * scores.mean(), math.exp(STEP)
+    near = ((scores > least / factor) & (scores <= least * factor)).double().sum(-2)
+    grows = near / (2 * STEP * scores.numel())
+    # The mean of the scores, and so what an outlier is, grows with it.
+    return (grows - grows.sum() * scores.double().sum(-2) / scores.double().sum()) / 2
+
+
+def _shares(sums: Sums, squares: Tensor) -> Float[Tensor, "sequences *experts in"]:
+    """Each sequence's share of the squares of an input."""
+    own = sums["diagonals"] + sums["lookup"] if "lookup" in sums else sums["diagonals"]
+    return own.double() / squares.double().clamp_min(torch.finfo(squares.dtype).tiny)
