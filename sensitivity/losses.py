@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-RESAMPLES = 256
+RESAMPLES = 1024
 """Bootstrap samples of the calibration sequences."""
 
 

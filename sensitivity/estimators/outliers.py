@@ -3,8 +3,6 @@
 No backward pass is needed, and the scores have no unit of loss.
 """
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -13,7 +11,6 @@ from bitplan.sensitivity.estimators.estimator import AbstractEstimator, Part, wi
 from bitplan.sensitivity.estimators.spread import losses_of
 from bitplan.sensitivity.estimators.weight_error import WeightError
 from bitplan.sensitivity.losses import Losses
-from bitplan.sensitivity.moments.moment import Sums
 
 DEVIATIONS = 1.0
 """A weight this many standard deviations above the mean is an outlier (z-score distribution)."""
@@ -21,8 +18,8 @@ DEVIATIONS = 1.0
 TIMES_MEAN = 5.0
 """An outlier's score is this many times its layer's mean (OWL's M)."""
 
-STEP = 0.2
-"""Of the log of a score: how many outliers there are on either side tells how fast they change."""
+ROWS_COMPARED = 1024
+"""Of a layer, where the outliers are counted again without each sequence."""
 
 
 class WeightOutliers(AbstractEstimator):
@@ -53,24 +50,21 @@ class OutlierRatio(AbstractEstimator):
 
     def judge(self, part: Part) -> Losses:
         """The share of outliers times the relative weight error."""
-        sums, relative = part.statistics["inputs"], WeightError().judge(part).loss
-        squares = sums["inputs"].diagonal(dim1=-2, dim2=-1)
-        scores = part.weight.abs() * squares.sqrt().unsqueeze(-2)
-        share = (scores > TIMES_MEAN * scores.mean()).double().mean().item()
-        by_sequence = _slopes(scores) * _shares(sums, squares) * relative
-        return losses_of(share * relative, by_sequence.flatten(1).sum(1), part.statistics)
+        squares = part.statistics["inputs"]["inputs"].diagonal(dim1=-2, dim2=-1)
+        share, relative = _share(part.weight, squares), WeightError().judge(part).loss
+        by_sequence = _by_sequence(part, squares) * relative
+        return losses_of(share * relative, by_sequence, part.statistics)
 
 
-def _slopes(scores: Float[Tensor, "*experts out in"]) -> Float[Tensor, "*experts in"]:
-    """How the share of outliers grows with the log of each input's square."""
-    least, factor = TIMES_MEAN * scores.mean(), math.exp(STEP)
-    near = ((scores > least / factor) & (scores <= least * factor)).double().sum(-2)
-    grows = near / (2 * STEP * scores.numel())
-    # The mean of the scores, and so what an outlier is, grows with it.
-    return (grows - grows.sum() * scores.double().sum(-2) / scores.double().sum()) / 2
+def _share(weight: Tensor, squares: Float[Tensor, "*experts in"]) -> float:
+    scores = weight.abs() * squares.sqrt().unsqueeze(-2)
+    return (scores > TIMES_MEAN * scores.mean()).double().mean().item()
 
 
-def _shares(sums: Sums, squares: Tensor) -> Float[Tensor, "sequences *experts in"]:
-    """Each sequence's share of the squares of an input."""
+def _by_sequence(part: Part, squares: Float[Tensor, "*experts in"]) -> Float[Tensor, "sequences"]:
+    """What each sequence adds to the share of outliers: pseudo-values of the jackknife."""
+    sums, rows = part.statistics["inputs"], part.weight.shape[-2]
     own = sums["diagonals"] + sums["lookup"] if "lookup" in sums else sums["diagonals"]
-    return own.double() / squares.double().clamp_min(torch.finfo(squares.dtype).tiny)
+    weight = part.weight[..., :: max(1, rows // ROWS_COMPARED), :]
+    without = [_share(weight, (squares - one).clamp_min(0)) for one in own]
+    return _share(weight, squares) - torch.tensor(without, dtype=torch.float64)

@@ -54,9 +54,9 @@ def test_rows_are_judged_in_parts_as_the_whole_is(kind, statistics, monkeypatch)
         parts = run_task(one).losses
         for scheme in SCHEMES:
             assert parts[scheme].loss == pytest.approx(whole[scheme].loss, rel=1e-5), name
-            # What is taken out of the sketches' noise is chosen part by part.
+            # How much of a sketch's noise to take out is told part by part, here of 7 rows.
             error = whole[scheme].standard_error
-            assert parts[scheme].standard_error == pytest.approx(error, rel=0.1), name
+            assert parts[scheme].standard_error == pytest.approx(error, rel=0.2), name
             assert parts[scheme].by_sequence.shape == whole[scheme].by_sequence.shape
 
 
