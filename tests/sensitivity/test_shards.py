@@ -66,7 +66,9 @@ def test_garbage_is_not_a_shard(garbage, shards):
     assert shards.get(LAYER, SCHEME) is None
 
 
-@pytest.mark.parametrize("lacking", ["loss", "by_sequence", "is_guess", "layer", "scheme"])
+@pytest.mark.parametrize(
+    "lacking", ["format", "loss", "by_sequence", "is_guess", "layer", "scheme"]
+)
 def test_a_shard_of_another_form_is_not_read(lacking, shards):
     path = shards.path(LAYER, SCHEME)
     content = json.loads(path.read_text())
