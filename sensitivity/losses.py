@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-RESAMPLES = 256
+RESAMPLES = 1024
 """Bootstrap samples of the calibration sequences."""
 
 
@@ -14,9 +14,9 @@ RESAMPLES = 256
 class Losses:
     """Expected increase of KL, in nats per token, on each calibration sequence.
 
-    `by_sequence` [sequences] has mean `loss`, each sequence weighted by its tokens; it is empty
-    where an estimator reads no data. `is_guess`: nothing was measured, so the error may be as large
-    as the loss.
+    `by_sequence` [sequences, *draws] has mean `loss`; it is empty where an estimator reads no data.
+    Draws have noise of their own, and each is right on average. `is_guess`: nothing was measured,
+    so the error may be as large as the loss.
     """
 
     loss: float
@@ -53,7 +53,14 @@ def _spread(by_sequence: np.ndarray) -> float:
     count = len(by_sequence)
     if count < 2:
         return 0.0
-    return float((_resamples(count) @ by_sequence).std() * (count / (count - 1)) ** 0.5)
+    draws = by_sequence.reshape(count, -1)
+    variance = (_resamples(count) @ draws.mean(1)).var() * count / (count - 1)
+    if draws.shape[1] > 1:
+        noise = draws.var(1, ddof=1).mean() / draws.size
+        # The draws' own noise is no spread of sequences. Where that is most of it, what would be
+        # left is noise as well, and might be nothing.
+        variance = max(variance - noise, variance / 4)
+    return float(variance**0.5)
 
 
 @cache

@@ -49,6 +49,7 @@ class Sums:
 
     def add(self, seen: Iterable[Seen], *, sequence: int, tokens: int) -> None:
         """Add all that the layer saw of one sequence of so many tokens."""
+        generator = torch.Generator().manual_seed(sequence)
         for one in seen:
             at = () if one.expert is None else (one.expert,)
             gradients, moment = one.gradients.float(), MOMENTS[self.moment]
@@ -56,7 +57,14 @@ class Sums:
                 moment.add_lookup(self.tensors, one.inputs, gradients, sequence=sequence)
             else:
                 inputs = one.inputs.float()
-                moment.add(self.tensors, inputs, gradients, sequence=sequence, at=at)
+                moment.add(
+                    self.tensors,
+                    inputs,
+                    gradients,
+                    sequence=sequence,
+                    generator=generator,
+                    at=at,
+                )
             self.rows[at] += len(gradients)
             self.reached[at] |= bool(gradients.any())
         self.sequences[sequence] = tokens
@@ -90,10 +98,7 @@ class Sums:
         known = [one for one in siblings if one.is_complete and one.reached.all()]
         if self.reached.any() or not known:
             return self
-        tensors = {
-            name: torch.stack([one.tensors[name] for one in known]).float().mean(0)
-            for name in self.tensors
-        }
+        tensors = MOMENTS[self.moment].mean([one.tensors for one in known])
         rows = torch.stack([one.rows for one in known]).float().mean(0).round().long()
         return replace(self, tensors=tensors, rows=rows, reached=torch.ones_like(self.reached))
 

@@ -42,24 +42,6 @@ class AbstractEstimator(ABC):
         """Expected increase of KL in nats per token, or what stands for it."""
 
 
-def spread_by_diagonals(
-    loss: float,
-    error: Float[Tensor, "*experts rows in"],
-    diagonals: Float[Tensor, "sequences *experts in"],
-    statistics: LayerStatistics,
-) -> Losses:
-    """The loss by sequence, in proportion to what each sequence's diagonal makes of the error."""
-    columns = error.square().sum(-2)
-    shares = diagonals.flatten(1).double() @ columns.flatten().double()
-    counts = statistics.sequences.double()
-    shares, counts = shares[counts > 0], counts[counts > 0]
-    if not shares.sum() > 0:
-        return Losses(loss=loss, by_sequence=np.full(len(shares), loss))
-    by_sequence = loss * shares / shares.sum() * counts.sum() / counts
-    # Sequences are of one length, but for those left out; the mean is the loss all the same.
-    return Losses(loss=loss, by_sequence=by_sequence.numpy())
-
-
 def without_data(loss: float) -> Losses:
     """A loss that no sequence has a part in."""
     return Losses(loss=loss, by_sequence=np.empty(0))

@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from bitplan.sensitivity.estimators.estimator import AbstractEstimator, Part, spread_by_diagonals
+from bitplan.sensitivity.estimators.estimator import AbstractEstimator, Part
+from bitplan.sensitivity.estimators.spread import losses_of
 from bitplan.sensitivity.losses import Losses
 
 
@@ -24,6 +27,20 @@ class FisherDiagonal(AbstractEstimator):
         """Half of the weighted squared error."""
         sums = part.statistics["fisher"]
         fisher = sums["fisher"][..., part.rows, :]
-        total = part.error.square().mul_(fisher).sum(dtype=torch.float64).item()
+        squares = part.error.square()
+        total = (squares * fisher).sum(dtype=torch.float64).item()
         loss = total / (2 * part.statistics.tokens)
-        return spread_by_diagonals(loss, part.error, sums["diagonals"], part.statistics)
+        by_sequence = _by_sequence(squares, sums["rows"][..., part.rows], sums["columns"])
+        scale = loss / by_sequence.sum() if by_sequence.any() else 0.0
+        return losses_of(loss, by_sequence * scale, part.statistics)
+
+
+def _by_sequence(
+    squares: Float[Tensor, "*experts rows in"],
+    rows: Float[Tensor, "sequences *experts rows"],
+    columns: Float[Tensor, "sequences *experts in"],
+) -> Float[Tensor, "sequences"]:
+    """What each sequence makes of the squared errors, its own F of rank one from both its means."""
+    columns = columns / columns.mean(-1, keepdim=True).clamp_min(torch.finfo(columns.dtype).tiny)
+    weighted = (rows.movedim(0, -2) @ squares) * columns.movedim(0, -2)
+    return weighted.sum(-1, dtype=torch.float64).reshape(-1, len(columns)).sum(0)

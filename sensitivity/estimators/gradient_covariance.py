@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bitplan.sensitivity.estimators.estimator import AbstractEstimator, Part, spread_by_diagonals
+from bitplan.sensitivity.estimators.estimator import AbstractEstimator, Part
+from bitplan.sensitivity.estimators.spread import forms, losses_of
 from bitplan.sensitivity.losses import Losses
 from bitplan.sensitivity.moments.grouped_covariance import group_of
 from bitplan.sensitivity.moments.moment import Sums
@@ -22,20 +23,35 @@ class GradientCovariance(AbstractEstimator):
 
     def judge(self, part: Part) -> Losses:
         """Half of the weighted sum of the rows' quadratic forms."""
-        sums = part.statistics["covariance"]
+        sums, twice = part.statistics["covariance"], 2 * part.statistics.tokens
         weights = _output_weights(sums)[..., part.rows]
         by_row = (part.error @ sums["covariance"]).mul_(part.error).sum(-1, dtype=torch.float64)
-        loss = max(0.0, (by_row * weights).sum().item() / (2 * part.statistics.tokens))
+        loss = max(0.0, (by_row * weights).sum().item() / twice)
         weighted = part.error * weights.sqrt().unsqueeze(-1)
-        return spread_by_diagonals(loss, weighted, sums["diagonals"], part.statistics)
+        by_sequence = forms(weighted, weighted, sums)
+        by_sequence += _through_weights(sums["squares"], weights, by_row, part.rows)
+        return losses_of(loss, by_sequence / twice, part.statistics)
 
 
 def _output_weights(sums: Sums) -> Float[Tensor, "*experts out"]:
-    squares = sums["squares"]
+    squares = sums["squares"].sum(0)
     if "lookups" in sums and not squares.any():  # an embedding that is not its model's head
         return _row_weights(sums["lookups"])
     mean = squares.mean(-1, keepdim=True)
     return torch.where(mean > 0, squares / mean, 1.0)
+
+
+def _through_weights(
+    squares: Float[Tensor, "sequences *experts out"],
+    weights: Float[Tensor, "*experts rows"],
+    by_row: Float[Tensor, "*experts rows"],
+    rows: slice,
+) -> Float[Tensor, "sequences 1"]:
+    """What each sequence adds to the loss, to first order, by its share in the outputs' weights."""
+    mean = squares.mean(-1, keepdim=True)
+    own = squares[..., rows] - weights * mean
+    total = mean.sum(0).clamp_min(torch.finfo(mean.dtype).tiny)
+    return (own / total * by_row).flatten(1).sum(1, keepdim=True)
 
 
 def _row_weights(lookups: Float[Tensor, "vocabulary"]) -> Float[Tensor, "vocabulary"]:
@@ -57,11 +73,19 @@ class GroupedGradientCovariance(AbstractEstimator):
     def judge(self, part: Part) -> Losses:
         """Half of the groups' quadratic forms."""
         sums = part.statistics["grouped_covariance"]
-        group = group_of(sums["squares"].shape[-1])[part.rows]
-        total = 0.0
+        group, twice = group_of(sums["squares"].shape[-1])[part.rows], 2 * part.statistics.tokens
+        total, by_sequence = 0.0, torch.zeros(())
         for index in group.unique().tolist():
             error = part.error[..., group == index, :]
             covariance: Tensor = sums["grouped_covariance"][..., index, :, :]
             total += (error @ covariance).mul_(error).sum(dtype=torch.float64).item()
-        loss = max(0.0, total / (2 * part.statistics.tokens))
-        return spread_by_diagonals(loss, part.error, sums["diagonals"], part.statistics)
+            by_sequence = by_sequence + forms(error, error, _of_group(sums, index))
+        return losses_of(max(0.0, total / twice), by_sequence / twice, part.statistics)
+
+
+def _of_group(sums: Sums, index: int) -> Sums:
+    of_group = {
+        "diagonals": sums["diagonals"][..., index, :],
+        "sketches": sums["sketches"][..., index, :, :],
+    }
+    return of_group | {name: sums[name] for name in ("lookup",) if name in sums}

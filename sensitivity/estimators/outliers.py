@@ -4,13 +4,11 @@ No backward pass is needed, and the scores have no unit of loss.
 """
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from bitplan.sensitivity.estimators.estimator import (
-    AbstractEstimator,
-    Part,
-    spread_by_diagonals,
-    without_data,
-)
+from bitplan.sensitivity.estimators.estimator import AbstractEstimator, Part, without_data
+from bitplan.sensitivity.estimators.spread import losses_of
 from bitplan.sensitivity.estimators.weight_error import WeightError
 from bitplan.sensitivity.losses import Losses
 
@@ -19,6 +17,9 @@ DEVIATIONS = 1.0
 
 TIMES_MEAN = 5.0
 """An outlier's score is this many times its layer's mean (OWL's M)."""
+
+ROWS_COMPARED = 1024
+"""Of a layer, where the outliers are counted again without each sequence."""
 
 
 class WeightOutliers(AbstractEstimator):
@@ -52,9 +53,21 @@ class OutlierRatio(AbstractEstimator):
 
     def judge(self, part: Part) -> Losses:
         """One and the share of outliers, times the relative weight error."""
-        sums = part.statistics["inputs"]
-        norms = sums["inputs"].diagonal(dim1=-2, dim2=-1).sqrt().unsqueeze(-2)
-        scores = part.weight.abs() * norms
-        share = (scores > TIMES_MEAN * scores.mean()).double().mean().item()
-        loss = (1 + share) * WeightError().judge(part).loss
-        return spread_by_diagonals(loss, part.error, sums["diagonals"], part.statistics)
+        squares = part.statistics["inputs"]["inputs"].diagonal(dim1=-2, dim2=-1)
+        share, relative = _share(part.weight, squares), WeightError().judge(part).loss
+        by_sequence = _by_sequence(part, squares) * relative
+        return losses_of((1 + share) * relative, by_sequence, part.statistics)
+
+
+def _share(weight: Tensor, squares: Float[Tensor, "*experts in"]) -> float:
+    scores = weight.abs() * squares.sqrt().unsqueeze(-2)
+    return (scores > TIMES_MEAN * scores.mean()).double().mean().item()
+
+
+def _by_sequence(part: Part, squares: Float[Tensor, "*experts in"]) -> Float[Tensor, "sequences"]:
+    """What each sequence adds to the share of outliers: pseudo-values of the jackknife."""
+    sums, rows = part.statistics["inputs"], part.weight.shape[-2]
+    own = sums["diagonals"] + sums["lookup"] if "lookup" in sums else sums["diagonals"]
+    weight = part.weight[..., :: max(1, rows // ROWS_COMPARED), :]
+    without = [_share(weight, (squares - one).clamp_min(0)) for one in own]
+    return _share(weight, squares) - torch.tensor(without, dtype=torch.float64)

@@ -2,7 +2,8 @@
 
 import torch
 
-from bitplan.sensitivity.estimators.estimator import AbstractEstimator, Part, spread_by_diagonals
+from bitplan.sensitivity.estimators.estimator import AbstractEstimator, Part
+from bitplan.sensitivity.estimators.spread import forms, losses_of
 from bitplan.sensitivity.losses import Losses
 
 
@@ -18,5 +19,6 @@ class OutputError(AbstractEstimator):
         """The squared error of the rows' outputs, a mean over tokens."""
         sums = part.statistics["inputs"]
         total = (part.error @ sums["inputs"]).mul_(part.error).sum(dtype=torch.float64).item()
-        loss = max(0.0, total / part.statistics.tokens)
-        return spread_by_diagonals(loss, part.error, sums["diagonals"], part.statistics)
+        tokens = part.statistics.tokens
+        by_sequence = forms(part.error, part.error, sums) / tokens
+        return losses_of(max(0.0, total / tokens), by_sequence, part.statistics)

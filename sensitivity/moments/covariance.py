@@ -15,24 +15,24 @@ from torch import Tensor
 
 from bitplan.schema import Kind, Layer
 from bitplan.sensitivity.moments.moment import AbstractMoment, Sums, square_sums
+from bitplan.sensitivity.moments.sketches import add_sketches
 
 
 class Covariance(AbstractMoment):
-    """`covariance` [*experts, in, in]; `squares` [*experts, out], sum_t g_to^2.
+    """`covariance` [*experts, in, in]; `squares` [sequences, *experts, out], sum_t g_to^2.
 
-    Of an embedding also `lookups` [vocabulary], how often each row was looked up, and `lookup`
-    [hidden], the sum of g^2 over what was looked up.
+    Of an embedding also `lookups` [vocabulary], how often each row was looked up.
     """
 
     name = "covariance"
+    by_sequence = ("diagonals", "sketches", "lookup", "squares")
 
     def zeros(self, layer: Layer, sequences: int) -> Sums:
         """Empty sums."""
         sums = square_sums(layer, sequences, "covariance")
-        sums["squares"] = torch.zeros(layer.shape[:-1])
+        sums["squares"] = torch.zeros(sequences, *layer.shape[:-1])
         if layer.kind is Kind.EMBEDDING:
             sums["lookups"] = torch.zeros(layer.shape[0])
-            sums["lookup"] = torch.zeros(layer.shape[1])
         return sums
 
     def add(
@@ -42,6 +42,7 @@ class Covariance(AbstractMoment):
         gradients: Tensor,
         *,
         sequence: int,
+        generator: torch.Generator,
         at: tuple[int, ...] = (),
     ) -> None:
         """Add weighted tokens."""
@@ -49,7 +50,8 @@ class Covariance(AbstractMoment):
         weighted = inputs * squares.mean(1, keepdim=True).sqrt()
         sums["covariance"][at].addmm_(weighted.t(), weighted)
         sums["diagonals"][(sequence, *at)] += weighted.square().sum(0)
-        sums["squares"][at] += squares.sum(0)
+        add_sketches(sums["sketches"][(sequence, *at)], weighted, generator)
+        sums["squares"][(sequence, *at)] += squares.sum(0)
 
     def add_lookup(self, sums: Sums, tokens: Tensor, gradients: Tensor, *, sequence: int) -> None:
         """A wrong row moves the output by its own error, so H is diagonal.
@@ -57,9 +59,7 @@ class Covariance(AbstractMoment):
         In H every row counts as if it were as likely as any other, which judges the rows that
         calibration never looked up, too; `lookups` says how likely they were.
         """
-        by_column = gradients.square().sum(0)
-        diagonal = by_column / len(sums["lookups"])
+        diagonal = gradients.square().sum(0) / len(sums["lookups"])
         sums["covariance"].diagonal().add_(diagonal)
-        sums["diagonals"][sequence] += diagonal
-        sums["lookup"] += by_column
+        sums["lookup"][sequence] += diagonal
         sums["lookups"] += torch.bincount(tokens.flatten(), minlength=len(sums["lookups"]))

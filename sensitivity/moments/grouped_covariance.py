@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from bitplan.schema import Layer
-from bitplan.sensitivity.moments.moment import AbstractMoment, Sums
+from bitplan.sensitivity.moments.moment import AbstractMoment, Sums, square_sums
+from bitplan.sensitivity.moments.sketches import add_sketches
 
 GROUPS = 4
 
@@ -16,19 +17,17 @@ GROUPS = 4
 class GroupedCovariance(AbstractMoment):
     """`grouped_covariance` [*experts, groups, in, in]; output o of n is in group o * groups // n.
 
-    `squares` [*experts, out]: sum_t g_to^2.
+    `squares` [*experts, out]: sum_t g_to^2. `diagonals` and `sketches` are by group, too.
     """
 
     name = "grouped_covariance"
+    by_sequence = ("diagonals", "sketches", "lookup")
 
     def zeros(self, layer: Layer, sequences: int) -> Sums:
         """Empty sums."""
-        *experts, _, columns = layer.shape
-        return {
-            "grouped_covariance": torch.zeros(*experts, GROUPS, columns, columns),
-            "squares": torch.zeros(layer.shape[:-1]),
-            "diagonals": torch.zeros(sequences, *experts, columns),
-        }
+        sums = square_sums(layer, sequences, "grouped_covariance", GROUPS)
+        sums["squares"] = torch.zeros(layer.shape[:-1])
+        return sums
 
     def add(
         self,
@@ -37,6 +36,7 @@ class GroupedCovariance(AbstractMoment):
         gradients: Tensor,
         *,
         sequence: int,
+        generator: torch.Generator,
         at: tuple[int, ...] = (),
     ) -> None:
         """Add tokens, weighted for each group."""
@@ -47,14 +47,15 @@ class GroupedCovariance(AbstractMoment):
         for index in range(GROUPS):
             weighted = inputs * weights[:, index : index + 1].sqrt()
             sums["grouped_covariance"][(*at, index)].addmm_(weighted.t(), weighted)
+            sums["diagonals"][(sequence, *at, index)] += weighted.square().sum(0)
+            add_sketches(sums["sketches"][(sequence, *at, index)], weighted, generator)
         sums["squares"][at] += squares.sum(0)
-        sums["diagonals"][(sequence, *at)] += squares.mean(1) @ inputs.square()
 
     def add_lookup(self, sums: Sums, tokens: Tensor, gradients: Tensor, *, sequence: int) -> None:
         """Rows are looked up, not multiplied: all groups get the same diagonal."""
         diagonal = gradients.square().sum(0) / len(sums["squares"])
         sums["grouped_covariance"].diagonal(dim1=-2, dim2=-1).add_(diagonal)
-        sums["diagonals"][sequence] += diagonal
+        sums["lookup"][sequence] += diagonal
 
 
 def group_of(outputs: int) -> Tensor:

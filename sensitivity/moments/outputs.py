@@ -5,21 +5,32 @@ from torch import Tensor
 
 from bitplan.schema import Kind, Layer
 from bitplan.sensitivity.moments.moment import AbstractMoment, Sums
+from bitplan.sensitivity.moments.sketches import SKETCHES, add_sketches
 
 LARGEST = 16_384
 """More outputs than this, as of a vocabulary, keep the diagonal alone."""
 
 
 class Outputs(AbstractMoment):
-    """`outputs` [*experts, out, out], sum_t g_t g_t', or its diagonal [*experts, out]."""
+    """`outputs` [*experts, out, out], sum_t g_t g_t', or its diagonal [*experts, out].
+
+    A diagonal has no `sketches`: `diagonals` tell all of it.
+    """
 
     name = "outputs"
+    by_sequence = ("diagonals", "sketches")
 
     def zeros(self, layer: Layer, sequences: int) -> Sums:
         """Empty sums."""
         *experts, rows, _ = layer.shape
-        is_diagonal = rows > LARGEST or layer.kind is Kind.EMBEDDING
-        return {"outputs": torch.zeros(*experts, rows, *(() if is_diagonal else (rows,)))}
+        diagonals = torch.zeros(sequences, *experts, rows)
+        if rows > LARGEST or layer.kind is Kind.EMBEDDING:
+            return {"outputs": torch.zeros(*experts, rows), "diagonals": diagonals}
+        return {
+            "outputs": torch.zeros(*experts, rows, rows),
+            "diagonals": diagonals,
+            "sketches": torch.zeros(sequences, *experts, SKETCHES, rows),
+        }
 
     def add(
         self,
@@ -28,15 +39,20 @@ class Outputs(AbstractMoment):
         gradients: Tensor,
         *,
         sequence: int,
+        generator: torch.Generator,
         at: tuple[int, ...] = (),
     ) -> None:
         """Add outer products of gradients."""
-        outputs = sums["outputs"]
-        if outputs.dim() - len(at) == 1:
-            outputs[at] += gradients.square().sum(0)
+        squares = gradients.square().sum(0)
+        sums["diagonals"][(sequence, *at)] += squares
+        if "sketches" in sums:
+            sums["outputs"][at].addmm_(gradients.t(), gradients)
+            add_sketches(sums["sketches"][(sequence, *at)], gradients, generator)
         else:
-            outputs[at].addmm_(gradients.t(), gradients)
+            sums["outputs"][at] += squares
 
     def add_lookup(self, sums: Sums, tokens: Tensor, gradients: Tensor, *, sequence: int) -> None:
         """Add the mean square of the gradient to the rows looked up."""
-        sums["outputs"].index_add_(0, tokens.flatten(), gradients.square().mean(1))
+        squares = gradients.square().mean(1)
+        for tensor in (sums["outputs"], sums["diagonals"][sequence]):
+            tensor.index_add_(0, tokens.flatten(), squares)

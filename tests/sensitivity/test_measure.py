@@ -79,8 +79,9 @@ def legal_of(model: nn.Module, menu: tuple[str, ...] = MENU) -> dict:
 def output_weights(statistics: LayerStatistics) -> Tensor:
     """How much the loss cares for each output, or how likely a row is to be looked up."""
     sums = statistics["covariance"]
-    if sums["squares"].any():
-        return sums["squares"] / sums["squares"].mean(-1, keepdim=True)
+    squares = sums["squares"].sum(0)
+    if squares.any():
+        return squares / squares.mean(-1, keepdim=True)
     lookups = sums["lookups"]
     unseen = (lookups == 1).sum() / lookups.sum()
     return (1 - unseen) * lookups / lookups.mean() + unseen
@@ -297,7 +298,7 @@ def test_an_expert_that_calibration_never_chose_is_not_free(tiny_model, tmp_path
         [packed] = meter.packed(row.layer, [row.costs[0].scheme])
         error = packed.decode() - weight_of(model, row.layer)
         completed = statistics.completed()
-        squares = completed["covariance"]["squares"]
+        squares = completed["covariance"]["squares"].sum(0)
         by_output = squares / squares.mean(-1, keepdim=True)
         by_row = ((error @ completed.covariance) * error).sum(-1)
         per_expert = (by_row * by_output).sum(-1)

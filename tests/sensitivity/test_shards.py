@@ -28,10 +28,11 @@ def shards(tmp_path) -> Shards:
     "losses",
     [
         LOSSES,
+        Losses(loss=0.2, by_sequence=np.array([[0.1, 0.3], [1 / 3, 0.2], [1e-300, -0.5]])),
         Losses(loss=0.0, by_sequence=np.empty(0)),
         Losses(loss=0.25, by_sequence=np.array([0.25]), is_guess=True),
     ],
-    ids=["data", "no data", "guess"],
+    ids=["data", "draws", "no data", "guess"],
 )
 def test_what_is_put_comes_back_to_the_last_bit(losses, tmp_path):
     shards = Shards(folder=tmp_path)
@@ -67,7 +68,9 @@ def test_garbage_is_not_a_shard(garbage, shards):
     assert shards.get(LAYER, SCHEME) is None
 
 
-@pytest.mark.parametrize("lacking", ["loss", "by_sequence", "is_guess", "layer", "scheme"])
+@pytest.mark.parametrize(
+    "lacking", ["format", "loss", "by_sequence", "is_guess", "layer", "scheme"]
+)
 def test_a_shard_of_another_form_is_not_read(lacking, shards):
     path = shards.path(LAYER, SCHEME)
     content = json.loads(path.read_text())

@@ -11,8 +11,6 @@ from bitplan.sensitivity import get_estimator
 from bitplan.sensitivity.estimators import Part
 
 SAMPLES, EACH = 40, 12
-LOWEST = {"noise": 0.75, "rtn": 0.75, "gptq": 0.5}
-"""Of claimed / true: sequences are told apart by H's diagonal, whose columns GPTQ plays off."""
 
 
 def test_claimed_errors_are_the_true_spread_and_shrink_with_more(tiny_model, gathered):
@@ -41,7 +39,7 @@ def test_claimed_errors_are_the_true_spread_and_shrink_with_more(tiny_model, gat
             found = torch.tensor([one.loss for one in losses])
             claimed = torch.tensor([one.standard_error for one in losses]).square().mean().sqrt()
             # 40 samples know their spread to 11%.
-            assert LOWEST[kind] < claimed / found.std() < 1.35, (name, kind)
+            assert 0.75 < claimed / found.std() < 1.35, (name, kind)
             shrunk = claimed.item() / SAMPLES**0.5
             assert of_all.standard_error == pytest.approx(shrunk, rel=0.2)
             # How much each output weighs is a ratio of sums: means of it agree nearly.

@@ -54,9 +54,9 @@ def test_rows_are_judged_in_parts_as_the_whole_is(kind, statistics, monkeypatch)
         parts = run_task(one).losses
         for scheme in SCHEMES:
             assert parts[scheme].loss == pytest.approx(whole[scheme].loss, rel=1e-5), name
-            # A sequence's share is told from the diagonals, part by part.
+            # How much of a sketch's noise to take out is told part by part, here of 7 rows.
             error = whole[scheme].standard_error
-            assert parts[scheme].standard_error == pytest.approx(error, rel=0.1), name
+            assert parts[scheme].standard_error == pytest.approx(error, rel=0.2), name
             assert parts[scheme].by_sequence.shape == whole[scheme].by_sequence.shape
 
 
@@ -70,7 +70,7 @@ def test_each_scheme_is_judged_as_it_is_rendered(statistics):
         ours, theirs = result.rendered[scheme], expected[scheme]
         assert all(torch.equal(ours.tensors[name], theirs.tensors[name]) for name in ours.tensors)
         error = theirs.decode(weight.dtype).float() - weight.float()
-        squares = of_layer["covariance"]["squares"]
+        squares = of_layer["covariance"]["squares"].sum(0)
         by_row = ((error @ h) * error).sum(-1)
         loss = 0.5 * (by_row * squares / squares.mean()).sum().item()
         assert result.losses[scheme].loss == pytest.approx(loss, rel=1e-4, abs=1e-12)

@@ -20,11 +20,10 @@ def covariance(layer: Layer, calls: list) -> dict[str, Tensor]:
     rows, columns = layer.shape[-2:]
     sums = {"covariance": torch.zeros(columns, columns), "squares": torch.zeros(rows)}
     if layer.kind is Kind.EMBEDDING:
-        sums |= {"lookups": torch.zeros(rows), "lookup": torch.zeros(columns)}
+        sums["lookups"] = torch.zeros(rows)
     for inputs, slopes in calls:
         if inputs.dim() == 1:
             sums["covariance"] += torch.diag(slopes.square().sum(0)) / rows
-            sums["lookup"] += slopes.square().sum(0)
             for token in inputs.tolist():
                 sums["lookups"][token] += 1
         else:
@@ -36,11 +35,12 @@ def covariance(layer: Layer, calls: list) -> dict[str, Tensor]:
 
 def inputs(layer: Layer, calls: list) -> dict[str, Tensor]:
     sums = torch.zeros(layer.shape[-1], layer.shape[-1])
+    counts = torch.tensor(float(sum(len(slopes) for _, slopes in calls)))
     for given, slopes in calls:
         is_lookup = given.dim() == 1
         # Each token is an input of one, at one row.
         sums += len(slopes) * torch.eye(layer.shape[-1]) if is_lookup else given.T @ given
-    return {"inputs": sums}
+    return {"inputs": sums, "counts": counts}
 
 
 def fisher(layer: Layer, calls: list) -> dict[str, Tensor]:
@@ -76,6 +76,10 @@ BY_HAND: dict[str, Callable] = {
 }
 
 
+OF_EACH_SEQUENCE = {"diagonals", "sketches", "lookup", "columns", "rows"}
+"""What only tells how a moment varies from sequence to sequence."""
+
+
 @pytest.mark.parametrize("name", ["llama", "llama-tied", "gpt2", "mixtral"])
 def test_the_moments_are_those_computed_by_hand(
     name, tiny_model, some_tokens, gathered, by_hand, close
@@ -94,14 +98,16 @@ def test_the_moments_are_those_computed_by_hand(
             assert statistics.reached[at]
             for moment, formula in BY_HAND.items():
                 tensors = formula(layer, mine)
-                assert set(tensors) == set(statistics[moment]) - {"diagonals"}
+                assert set(tensors) == set(statistics[moment]) - OF_EACH_SEQUENCE
                 for key, tensor in tensors.items():
-                    assert close(statistics[moment][key][at], tensor), (layer.name, moment, key)
+                    told = statistics[moment][key]
+                    told = told.sum(0) if key in MOMENTS[moment].by_sequence else told
+                    assert close(told[at], tensor), (layer.name, moment, key)
 
 
 @pytest.mark.parametrize("name", ["llama-tied", "mixtral"])
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_diagonals_are_those_of_each_sequence_alone(
+def test_what_is_kept_by_sequence_is_that_of_each_alone(
     name, moment, tiny_model, some_tokens, gathered, close
 ):
     model, tokens = tiny_model(name), some_tokens(3)
@@ -109,16 +115,18 @@ def test_diagonals_are_those_of_each_sequence_alone(
     for index in range(len(tokens)):
         alone = gathered(model, tokens[index : index + 1], moments=[moment])
         for layer, statistics in whole.items():
-            tensors = statistics[moment]
-            if "diagonals" not in tensors:
-                assert set(tensors) == {"outputs"}
+            tensors, own = statistics[moment], alone[layer][moment]
+            for key in set(MOMENTS[moment].by_sequence) & set(tensors) - {"sketches"}:
+                assert close(tensors[key][index], own[key][0]), (layer, key)
+            if moment == "fisher":
+                assert close(tensors["columns"][index], own[moment].mean(-2))
+                assert close(tensors["rows"][index], own[moment].mean(-1))
                 continue
-            own = alone[layer][moment][moment]
-            if moment == "grouped_covariance":
-                own = own.mean(-3)  # the groups are of one size here
-            is_square = moment != "fisher"
-            diagonal = own.diagonal(dim1=-2, dim2=-1) if is_square else own.mean(-2)
-            assert close(tensors["diagonals"][index], diagonal), layer
+            diagonal = own[moment]
+            if moment != "outputs" or "sketches" in own:
+                diagonal = diagonal.diagonal(dim1=-2, dim2=-1)
+            lookup = tensors["lookup"][index] if "lookup" in tensors else 0
+            assert close(tensors["diagonals"][index] + lookup, diagonal), layer
 
 
 @pytest.mark.parametrize("name", ["gpt-oss", "llama4"])
@@ -139,7 +147,7 @@ def test_experts_are_seen_however_they_are_multiplied(name, tiny_model, some_tok
         assert by_h == pytest.approx(by_fisher.item(), rel=0.3)
         # Inputs and outputs are the same calls': the squares of the gradients are one sum.
         squares = statistics["outputs"]["outputs"].diagonal(dim1=-2, dim2=-1)
-        assert torch.allclose(squares, statistics["covariance"]["squares"], rtol=1e-4)
+        assert torch.allclose(squares, statistics["covariance"]["squares"].sum(0), rtol=1e-4)
         assert (statistics["inputs"]["inputs"].diagonal(dim1=-2, dim2=-1) >= 0).all()
 
 
@@ -156,4 +164,6 @@ def test_a_scaled_embedding_scales_the_errors_of_its_rows(
     found = gathered(model, tokens, [layer])[layer.name]
     for moment in ("covariance", "fisher", "outputs"):
         for key, tensor in BY_HAND[moment](layer, scaled).items():
-            assert close(found[moment][key], tensor), (moment, key)
+            told = found[moment][key]
+            told = told.sum(0) if key in MOMENTS[moment].by_sequence else told
+            assert close(told, tensor), (moment, key)
