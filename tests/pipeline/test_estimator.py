@@ -48,7 +48,7 @@ def test_auto_is_the_gradient_covariance_byte_for_byte(name, quantizer, tiny_mod
     assert {path: path.stat().st_mtime_ns for path in files} == before
 
 
-@pytest.mark.parametrize(("share", "solver"), [(0.3, "cp_sat"), (1.0, "keep")])
+@pytest.mark.parametrize(("share", "solver"), [(0.3, "dynamic_programming"), (1.0, "keep")])
 def test_plans_hold_the_name_that_auto_stands_for(share, solver, tiny_model, tmp_path):
     model = tiny_model("llama", torch.bfloat16)
     found = describe(model)
