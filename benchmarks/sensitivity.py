@@ -250,12 +250,9 @@ def ceiling(truth: Mapping[tuple[str, str], np.ndarray]) -> dict[str, float]:
 
 def plans_in(ground: Ground, tables: Mapping[str, Losses]) -> list[dict[str, Any]]:
     """The held-out KL of the plan of each table, and of the uniform one, at each budget."""
-    sets = {"held_out": ground.sets.held_out}
-    settings = Settings(calibration=ground.sets)
-    meter = ground.workspace.meter(
-        ground.sets, estimator=settings.estimator, quantizer=settings.quantizer
-    )
-    judge = Judge(workspace=ground.workspace, meter=meter, tokens=sets)
+    held_out = ground.sets.held_out[:8]
+    meter = ground.workspace.meter(ground.sets, estimator="gradient_covariance", quantizer="gptq")
+    judge = Judge(workspace=ground.workspace, meter=meter, tokens={"held_out": held_out})
     rows = []
     with judge.borrowed():
         for bits in BUDGETS:

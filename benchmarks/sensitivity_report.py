@@ -44,8 +44,9 @@ no weight was rendered on."""
 PLANS = """## Plans
 
 Held-out KL, in nats per token, of the plan that each table leads to at an average of so many bits
-(16 x 512 tokens; embedding and norms as they are; in brackets the standard error of the paired
-difference from the plan of `gradient_covariance`)."""
+(8 x 512 tokens; embedding and norms as they are; in brackets the standard error of the paired
+difference from the plan of `gradient_covariance`). The plan of `single_swaps` is that of the truth
+itself."""
 
 PLOT = """![Predicted against measured KL of single swaps, and the estimators' rank
 correlations](sensitivity.png)
