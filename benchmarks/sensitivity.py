@@ -328,7 +328,9 @@ def main() -> None:
     tables = {one["estimator"]: {(n, s): x for n, s, x in one["losses"]} for one in found}
     swaps = sum(values.size for values in by_sequence.values()) * ground.truth_tokens.shape[1]
     for one in found:
-        one["correlations"] = correlations(truth, tables[one["estimator"]])
+        table = tables[one["estimator"]]
+        one["correlations"] = correlations(truth, table)
+        one["losses"] = [float(f"{table[key]:.6g}") for key in truth]  # in the order of the truth
     plans = plans_in(ground, tables | {"single_swaps": truth})
     report = {
         "truth": [[*key, value] for key, value in truth.items()],

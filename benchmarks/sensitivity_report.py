@@ -113,11 +113,10 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
 
 
 def _scatter(axes: Any, report: Mapping[str, Any]) -> None:
-    truth = {(layer, scheme): value for layer, scheme, value in report["truth"]}
     [best] = [one for one in report["estimators"] if one["estimator"] == BEST]
     by_bits: dict[int, list[tuple[float, float]]] = {}
-    for layer, scheme, loss in best["losses"]:
-        by_bits.setdefault(int(scheme[3]), []).append((truth[layer, scheme], loss))
+    for (_, scheme, measured), loss in zip(report["truth"], best["losses"], strict=True):
+        by_bits.setdefault(int(scheme[3]), []).append((measured, loss))
     for bits, pairs in sorted(by_bits.items()):
         axes.scatter(*zip(*pairs, strict=True), s=6, color=COLOURS[bits], label=f"{bits} bits")
     axes.axline((1e-4, 1e-4), slope=1, color="black", linewidth=0.6)
