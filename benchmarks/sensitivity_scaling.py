@@ -126,10 +126,12 @@ def fisher(gguf: str, sets: TokenSets, repeats: int) -> None:
             return packed.decode(torch.bfloat16)
 
         def plain() -> None:
+            model.requires_grad_(True)
             with torch.enable_grad():
                 for index in range(len(tokens)):
                     objective(model, tokens[index : index + 1]).backward()
                     model.zero_grad()
+            model.requires_grad_(False)
 
         def judged() -> None:
             through = WholeModel(model=model, tokens=tokens)
