@@ -1,8 +1,6 @@
 """Why a plan is as it is: what bytes are worth to it, what comes next, and each layer's why."""
 
-import difflib
 import time
-from fnmatch import fnmatchcase
 
 from bitplan.allocator.chosen import chosen
 from bitplan.allocator.explanation import Explanation
@@ -13,7 +11,7 @@ from bitplan.allocator.problem import Problem
 from bitplan.allocator.reasons import Case, reasons
 from bitplan.allocator.relaxation import Relaxation
 from bitplan.allocator.stability import stability
-from bitplan.errors import InputError
+from bitplan.allocator.wildcards import matching
 from bitplan.schema import CostTable, Plan
 
 STEP_BYTES = GB // 10
@@ -53,7 +51,7 @@ def explain(
         PlanError: the plan is of another model, or not one that pins and `fuse` allow.
         InputError: no layer has that name, or a pin that cannot be used.
     """
-    names = _matching(table, layers)
+    names = matching("wildcard", layers, [row.layer.name for row in table.rows])
     problem, choice = chosen(table, plan, pins=pins, fuse=fuse)
     hull = Hull.of(problem)
     end = time.monotonic() + time_limit_s
@@ -91,19 +89,6 @@ def explain(
         demotions=tuple(sorted(downs, key=lambda move: move.nats_per_gb)[:NEXT]),
         reasons=reasons(case, _rows(problem, names), exact_s=exact_s),
     )
-
-
-def _matching(table: CostTable, pattern: str) -> list[str]:
-    """The layers of that name or wildcard, in the table's order. Raises `InputError`."""
-    known = [row.layer.name for row in table.rows]
-    names = [name for name in known if name == pattern or fnmatchcase(name, pattern)]
-    if not names:
-        close = ", ".join(difflib.get_close_matches(pattern, known, n=3, cutoff=0.0))
-        raise InputError(
-            f"{pattern!r} matches no layer. Closest of {len(known)}: {close}. "
-            "A * stands for any characters."
-        )
-    return names
 
 
 def _rows(problem: Problem, names: list[str]) -> list[int]:

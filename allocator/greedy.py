@@ -30,17 +30,12 @@ def greedy(
     return Solution.of(problem, choice, relaxation.lower_bound, Status.WITHIN_GAP, NAME)
 
 
-def fill(
-    problem: Problem, choice: np.ndarray, *, per_byte: bool = True, time_limit_s: float = 10.0
-) -> np.ndarray:
+def fill(problem: Problem, choice: np.ndarray, *, time_limit_s: float) -> np.ndarray:
     """A choice [rows] that spends the bytes that the given one, which must fit, leaves over.
 
     Args:
         problem: what there is to choose from.
         choice: where to begin [rows].
-        per_byte: rank changes by what they save for each byte; False: by what they save, which
-            from all-smallest is the sort by sensitivity of NNCF (`MixedPrecisionCriterion.apply`
-            of its weight compression).
         time_limit_s: after which the choice stays as it is by then.
     """
     end = time.monotonic() + time_limit_s
@@ -57,7 +52,7 @@ def fill(
         row, scheme, gain, extra = row[keep], scheme[keep], gain[keep], extra[keep]
         if not row.size:
             break
-        best = int(np.argmax(_worth(gain, extra) if per_byte else gain))
+        best = int(np.argmax(_worth(gain, extra)))
         choice[row[best]] = scheme[best]
         spare -= int(extra[best])
     return choice

@@ -8,23 +8,12 @@ import pytest
 from hypothesis import strategies as st
 
 from bitplan.allocator import Problem
-from bitplan.schema import Budget, Cost, CostTable, Kind, Layer, Provenance, Row, Scheme
+from bitplan.schema import Budget, Cost, CostTable, Kind, Layer, Row, Scheme
+from plans import PROVENANCE
 
 NAMES = ("int2g64", "int3g64", "int4g64", "int5g64", "int6g64", "int8", "bf16")
 BITS = (2, 3, 4, 5, 6, 8, 16)
 REST = 1000
-PROVENANCE = Provenance(
-    model="tiny",
-    model_digest="m",
-    dtype="bfloat16",
-    calibration="text",
-    calibration_digest="c",
-    calibration_tokens=64,
-    estimator="given",
-    quantizer="rtn",
-    seed=0,
-    versions={"bitplan": "0"},
-)
 
 
 class Tables:
