@@ -5,7 +5,9 @@ import logging
 import resource
 import shutil
 import signal
+import stat
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -24,8 +26,10 @@ def files_under(folder: Path, suffix: str = "") -> dict[Path, tuple[int, int]]:
     """Which file it is, and when it was written: nobody wrote one again that stays the same."""
     found = {}
     for path in folder.rglob(f"*{suffix}"):
-        if path.is_file():
-            found[path] = path.stat().st_ino, path.stat().st_mtime_ns
+        with suppress(FileNotFoundError):  # a process at work renames its temporary files meanwhile
+            told = path.stat()
+            if stat.S_ISREG(told.st_mode):
+                found[path] = told.st_ino, told.st_mtime_ns
     return found
 
 
