@@ -1,0 +1,64 @@
+"""EvoPress: mutate the best plan by balanced level switches, keep the best of the offspring.
+
+Source: Sieberling et al. 2024, "EvoPress: Accurate Dynamic Model Compression via Evolutionary
+Search", arXiv 2410.14649, algorithm 1: (1 + lambda) with elitism; a switch raises one layer a level
+and lowers another of the same size; selection goes through stages of more and more tokens, drawn
+anew in every generation, the parent taking part in the last.
+"""
+
+import numpy as np
+
+from bitplan.allocator.ladder import Ladder
+from bitplan.allocator.search.quest import Quest
+from bitplan.allocator.search.stages import Stage, survivor
+
+OFFSPRING = 32
+SURVIVORS = (8, 2, 1)
+"""Of the stages, on 1/16, 1/4 and all of the sequences. The paper: 128 offspring, 16, 4 and 1."""
+SHARES = (16, 4, 1)
+MOST_SWITCHES = 3
+"""Of one mutation: the lesser of two numbers drawn up to this."""
+TRIES = 64
+"""To find a second row that balances the first."""
+
+
+def evopress(quest: Quest) -> None:
+    """Until the tokens are spent."""
+    ledger, problem = quest.ledger, quest.problem
+    ladder = Ladder.of(problem)
+    sequences = ledger.evaluator.sequences
+    everything = Stage(sequences=ledger.everything, survivors=1)
+    quest.incumbent = survivor(ledger, quest.starts, [everything])
+    while True:
+        offspring = [mutated(quest, ladder) for _ in range(OFFSPRING)]
+        drawn = quest.random.permutation(sequences)
+        *first, last = (
+            Stage(sequences=drawn[: max(1, sequences // share)].tolist(), survivors=survivors)
+            for share, survivors in zip(SHARES, SURVIVORS, strict=True)
+        )
+        best = survivor(ledger, offspring, first)
+        winner = survivor(ledger, [quest.incumbent, best], [last])
+        if winner is not quest.incumbent:
+            quest.incumbent = winner
+            quest.accepted += 1
+
+
+def mutated(quest: Quest, ladder: Ladder) -> np.ndarray:
+    """The incumbent [rows] after a few switches: one row up a level, one of its size down."""
+    problem, random = quest.problem, quest.random
+    level = ladder.level(problem, quest.incumbent)
+    for _ in range(random.integers(1, MOST_SWITCHES + 1, 2).min()):
+        can_rise = np.flatnonzero(level < ladder.rungs - 1)
+        for _ in range(TRIES if can_rise.size else 0):
+            up = random.choice(can_rise)
+            alike = (problem.parameters == problem.parameters[up]) & (level > 0)
+            alike[up] = False
+            if not alike.any():
+                continue
+            changed = level.copy()
+            changed[up] += 1
+            changed[random.choice(np.flatnonzero(alike))] -= 1
+            if problem.fits(ladder.choice(changed)):
+                level = changed
+                break
+    return ladder.choice(level)
