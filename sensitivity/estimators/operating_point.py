@@ -1,13 +1,6 @@
 """What a change of scheme is worth where the model stands: the gradient of the KL at a plan.
 
-With all layers at some plan's schemes, KL(reference || model) has a gradient. To second order, a
-layer that moves from its rendered weight W_p to another W_s changes it by
-
-    <grad, W_s - W_p> + 1/2 E <score, W_s - W_p>^2,
-
-with the Fisher information there, token by token, for the second derivative (a Taylor expansion as
-in Optimal Brain Damage, LeCun et al., 1990, with the gradient kept: a compressed model is at no
-minimum).
+See `changes` for how that is found.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,9 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bitplan.errors import ModelError
-from bitplan.models import eager_experts, next_token_logits, weight_of
+from bitplan.models import Inputs, next_token_logits, weight_of
 from bitplan.schema import Layer, Scheme
+from bitplan.sensitivity.estimators.changes import effects_of, from_plan
 from bitplan.sensitivity.estimators.model_estimator import (
     AbstractModelEstimator,
     Bench,
@@ -30,15 +23,8 @@ from bitplan.sensitivity.estimators.model_estimator import (
     check_some,
     is_usable,
 )
-from bitplan.sensitivity.estimators.output_fisher import (
-    TOKENS_A_SKETCH,
-    errors_of,
-    products,
-    random_signs,
-)
+from bitplan.sensitivity.estimators.output_fisher import errors_of
 from bitplan.sensitivity.losses import Losses
-from bitplan.sensitivity.objective import likelihood
-from bitplan.sensitivity.watch import Seen, watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +45,14 @@ class OperatingPoint(AbstractModelEstimator):
             layer: self.plan.get(layer.name, _middle(legal)) for layer, legal in schemes.items()
         }
         errors = {layer: errors_of(bench, layer, legal) for layer, legal in schemes.items()}
-        changes = {layer: _from_plan(errors[layer], schemes[layer], plan[layer]) for layer in plan}
+        changes = {layer: from_plan(errors[layer], schemes[layer], plan[layer]) for layer in plan}
         found: dict[Layer, list[Tensor]] = {layer: [] for layer in plan}
         with _at(bench, plan):
             for index, reference in references.items():
                 bench.progress("operating point", index, len(bench.text))
-                for layer, effect in _effects(bench, index, reference, changes).items():
+                inputs = Inputs.of(bench.text[index : index + 1])
+                effects = effects_of(bench.model, inputs, reference, changes, sequence=index)
+                for layer, effect in effects.items():
                     found[layer].append(effect)
         bench.progress("operating point", len(bench.text), len(bench.text))
         for layer, legal in schemes.items():
@@ -82,22 +70,14 @@ def _middle(legal: Sequence[Scheme]) -> Scheme:
     return sorted(legal, key=lambda scheme: scheme.bits)[len(legal) // 2]
 
 
-def _from_plan(
-    errors: Float[Tensor, "schemes ..."], legal: Sequence[Scheme], at: Scheme
-) -> Float[Tensor, "changes ..."]:
-    """From the plan's weight to that of each scheme and, last, to the original."""
-    here = errors[list(legal).index(at)].clone()
-    return torch.cat([errors, torch.zeros_like(here)[None]]).sub_(here)
-
-
 @torch.no_grad()
 def _references(bench: Bench) -> dict[int, Float[Tensor, "1 length vocabulary"]]:
-    """The model's own log probabilities, of all sequences where they are finite."""
+    """The model's own logits, of all sequences where they are finite."""
     references = {}
     for index in range(len(bench.text)):
         logits = next_token_logits(bench.model, bench.text[index : index + 1])
         if is_usable(logits, index):
-            references[index] = logits.float().log_softmax(-1)
+            references[index] = logits
     check_some(references)
     return references
 
@@ -114,34 +94,3 @@ def _at(bench: Bench, plan: Mapping[Layer, Scheme]) -> Iterator[None]:
     finally:
         for layer, original in originals.items():
             weight_of(bench.model, layer).copy_(original)
-
-
-def _effects(
-    bench: Bench, index: int, reference: Tensor, changes: Mapping[Layer, Tensor]
-) -> dict[Layer, Float[Tensor, "changes"]]:
-    """What each change does to the KL on one sequence, nats per token, to second order."""
-    seen: list[Seen] = []
-    effects = {layer: torch.zeros(len(change)) for layer, change in changes.items()}
-    tokens = bench.text[index : index + 1]
-    with torch.enable_grad(), eager_experts(bench.model):
-        with watch(bench.model, list(changes), seen.append):
-            logits = next_token_logits(bench.model, tokens)
-            found = logits.float().log_softmax(-1)
-            kl = torch.nn.functional.kl_div(found, reference, reduction="sum", log_target=True)
-            if not kl.isfinite():
-                raise ModelError(
-                    f"At the operating point the model's logits on sequence {index} are not "
-                    "finite. Choose a plan of more bits."
-                )
-            kl.backward(retain_graph=True)
-            for one in seen:
-                ones = torch.ones(len(one.gradients))
-                change = changes[one.layer]
-                effects[one.layer] += products(one, change, len(ones), ones).sum(1)
-            seen.clear()
-            likelihood(logits, tokens, labels="sampled").backward()
-        for one in seen:
-            signs = random_signs(len(one.gradients), index)
-            squares = products(one, changes[one.layer], TOKENS_A_SKETCH, signs).square().sum(1)
-            effects[one.layer] += squares / 2
-    return {layer: effect / tokens.shape[1] for layer, effect in effects.items()}
