@@ -122,7 +122,7 @@ def _all(func: Any, dtype: torch.dtype, args: tuple[Any, ...], given: dict[str, 
 
 
 def _first(func: Any, dtype: torch.dtype, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
-    """Attention: its result is narrow, and the sums that the way back reads are wide in any case."""
+    """Attention: a narrow result, and the sums for the way back, which are wide in any case."""
     return _each(_widely(func, dtype, args, given), dtype, 1)
 
 
