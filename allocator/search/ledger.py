@@ -50,7 +50,9 @@ class Ledger:
         for choice in choices:
             known = self.known(choice)
             missing = tuple(index for index in wanted if np.isnan(known[index]))
-            if missing and not any(choice is other or (choice == other).all() for other, _ in asked):
+            if missing and not any(
+                choice is other or (choice == other).all() for other, _ in asked
+            ):
                 asked.append((choice, missing))
         self._pay(sum(len(missing) for _, missing in asked))
         # Plans of which the same sequences are missing may be measured side by side.
@@ -76,9 +78,7 @@ class Ledger:
 
     def measured(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Every choice that was measured on all sequences, and its KL [sequences]."""
-        return [
-            (self.choices[key], kl) for key, kl in self.kl_of.items() if not np.isnan(kl).any()
-        ]
+        return [(self.choices[key], kl) for key, kl in self.kl_of.items() if not np.isnan(kl).any()]
 
     def best(self) -> tuple[np.ndarray, np.ndarray]:
         """The choice of least mean KL among those that were measured on all sequences."""

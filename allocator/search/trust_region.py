@@ -68,9 +68,7 @@ def _with_limits(
     return cp_sat(problem, Hull.of(problem), time_limit_s=SOLVE_S, start=around).choice
 
 
-def _legal_loss(
-    problem: Problem, loss: np.ndarray, around: np.ndarray, penalty: float
-) -> Problem:
+def _legal_loss(problem: Problem, loss: np.ndarray, around: np.ndarray, penalty: float) -> Problem:
     """The problem with these losses, from 0 up in each row, and a penalty on every change."""
     loss = loss + penalty
     loss[np.arange(len(around)), around] -= penalty

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bitplan.errors import ModelError
-from bitplan.models import Inputs, Outputs, Says, eager_experts, read_outputs
+from bitplan.models import Inputs, Outputs, Says, eager_experts, read_outputs, wide_matmuls
 from bitplan.schema import Layer, Scheme
 from bitplan.sensitivity.estimators.output_fisher import TOKENS_A_SKETCH, products, random_signs
 from bitplan.sensitivity.objective import objective_of
@@ -46,7 +46,7 @@ def effects_of(
     """
     seen: list[Seen] = []
     effects = {layer: torch.zeros(len(change)) for layer, change in changes.items()}
-    with torch.enable_grad(), eager_experts(model):
+    with torch.enable_grad(), eager_experts(model), wide_matmuls():
         with watch(model, list(changes), seen.append):
             outputs = read_outputs(model, inputs)
             kl = _divergence(outputs, reference)

@@ -59,9 +59,9 @@ class QuadraticKL:
         total, here = self.total(assignment), self.kl(assignment)
         return {
             name: {
-                scheme: (self._half_square(total + error - self.errors[name, assignment[name]]) - here)[
-                    list(sequences)
-                ]
+                scheme: (
+                    self._half_square(total + error - self.errors[name, assignment[name]]) - here
+                )[list(sequences)]
                 for (owner, scheme), error in self.errors.items()
                 if owner == name
             }
