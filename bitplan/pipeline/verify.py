@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
-from bitplan.allocator import refine, uniform
+from bitplan.allocator import search, uniform
 from bitplan.calibration import TokenSets, tokens_digest
 from bitplan.errors import ModelError
 from bitplan.models import Inputs
+from bitplan.pipeline.evaluator import ModelEvaluator
 from bitplan.pipeline.judge import Judge
 from bitplan.pipeline.settings import Settings
 from bitplan.pipeline.workspace import Workspace
@@ -31,18 +32,20 @@ def verified(
     judge = Judge(workspace=workspace, meter=meter, tokens=sets, progress=progress)
     with judge.borrowed():
         plans = {"solved": solved}
-        evaluations = settings.refine_tokens // Inputs.of(tokens.search).tokens
-        if evaluations > 1:
-            refined = refine(
+        for number, plan in enumerate(given, start=1):
+            plans["given" if len(given) == 1 else f"given {number}"] = plan
+        if settings.refine_tokens >= 2 * Inputs.of(tokens.search).tokens:
+            found = search(
                 table,
-                solved,
-                lambda assignment: judge.measure(assignment, "search").kl,
-                evaluations=evaluations,
+                [solved, *given],
+                ModelEvaluator(judge=judge, table=table),
+                tokens=settings.refine_tokens,
+                method=settings.search,
                 constraints=settings.all_constraints,
+                seed=settings.seed,
                 progress=progress,
             )
-            if refined.accepted:
-                plans["refined"] = refined.plan
+            plans["refined" if found.accepted else "solved"] = found.plan
         fitting = uniform(
             table, Budget(bytes=solved.budget_bytes), constraints=settings.all_constraints
         )

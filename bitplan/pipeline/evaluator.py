@@ -1,0 +1,131 @@
+"""What a search asks of the model: KL of plans, and what every single change of one would do."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from bitplan.allocator.search import Assignment, Changes
+from bitplan.models import Inputs, weight_of
+from bitplan.pipeline.judge import Judge
+from bitplan.schema import CostTable, Layer, Scheme
+from bitplan.sensitivity import effects_of, portions
+from bitplan.tensors import load_tensors, save_tensors
+
+MOST_CHANGES = 8
+"""Of one layer: the schemes nearest in bytes to the one that it has."""
+
+SHARE_OF_MEMORY = 0.25
+"""For the changes that go through the model in one pass; more take several."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEvaluator:
+    """Measures on one set of a judge's tokens; all that it finds is kept on disk, by content.
+
+    Use it while the judge has borrowed the model.
+    """
+
+    judge: Judge
+    table: CostTable
+    name: str = "search"
+
+    @property
+    def inputs(self) -> Inputs:
+        """The sequences."""
+        return Inputs.of(self.judge.tokens[self.name])
+
+    @property
+    def sequences(self) -> int:
+        """How many there are."""
+        return len(self.inputs)
+
+    @property
+    def tokens_each(self) -> int:
+        """Tokens in one."""
+        return self.inputs.tokens_each
+
+    def measure_many(
+        self, assignments: Sequence[Assignment], sequences: Sequence[int]
+    ) -> list[np.ndarray]:
+        """Of each plan the KL [sequences]."""
+        return [self.judge.measure(each, self.name, sequences).kl for each in assignments]
+
+    def changes(self, assignment: Assignment, sequences: Sequence[int]) -> Changes:
+        """What every change of a weight would do; one sequence after another is kept."""
+        menu = self._menu(assignment)
+        told = {layer.name: [str(scheme) for scheme in menu[layer]] for layer in menu}
+        paths = {
+            index: self.judge.path("changes", self.inputs[[index]], assignment, told, index)
+            for index in sequences
+        }
+        found = {index: load_tensors(path) for index, path in paths.items()}
+        missing = [index for index, known in found.items() if known is None]
+        if missing:
+            self.judge.swap(assignment)
+            with self.judge.rounded(assignment):
+                self._find(menu, assignment, missing, found)
+            for index in missing:
+                save_tensors(paths[index], found[index] or {})
+        return {
+            layer.name: {
+                scheme: np.array([float(found[index][layer.name][at]) for index in sequences])
+                for at, scheme in enumerate(schemes)
+            }
+            for layer, schemes in menu.items()
+        }
+
+    def _menu(self, assignment: Assignment) -> dict[Layer, list[Scheme]]:
+        """Of every layer with a weight the schemes that it may go to."""
+        menu = {}
+        for row in self.table.rows:
+            if row.layer.is_cache:
+                continue
+            size = {cost.scheme: cost.bytes for cost in row.costs}
+            here = assignment[row.layer.name]
+            nearest = sorted(size, key=lambda s: (abs(size[s] - size[here]), str(s)))
+            menu[row.layer] = [scheme for scheme in nearest if scheme != here][:MOST_CHANGES]
+        return {layer: schemes for layer, schemes in menu.items() if schemes}
+
+    def _find(
+        self,
+        menu: Mapping[Layer, Sequence[Scheme]],
+        assignment: Assignment,
+        missing: Sequence[int],
+        found: dict[int, dict[str, Tensor] | None],
+    ) -> None:
+        """Add the effects of all changes to `found`, by sequence and layer."""
+        model, inputs = self.judge.workspace.model, self.inputs
+        reference = self.judge.reference(self.name).values()
+        every = list(portions(menu, lambda layer: self._bytes(layer, menu), _most_bytes()))
+        total = len(every) * len(missing)
+        for turn, layers in enumerate(every):
+            changes = {layer: self._change(layer, menu[layer], assignment) for layer in layers}
+            for done, index in enumerate(missing, start=turn * len(missing)):
+                self.judge.progress("operating point", done, total)
+                told = reference[index : index + 1]
+                effects = effects_of(model, inputs[[index]], told, changes, sequence=index)
+                known = found[index] or {}
+                found[index] = known | {layer.name: e.double() for layer, e in effects.items()}
+        self.judge.progress("operating point", total, total)
+
+    def _bytes(self, layer: Layer, menu: Mapping[Layer, Sequence[Scheme]]) -> int:
+        itemsize = weight_of(self.judge.workspace.model, layer).itemsize
+        return layer.parameters * itemsize * len(menu[layer])
+
+    @torch.no_grad()
+    def _change(self, layer: Layer, schemes: Sequence[Scheme], assignment: Assignment) -> Tensor:
+        """From the plan's weight to each of the schemes' [schemes, ...], in the layer's dtype."""
+        here = self.judge.packed(layer, assignment[layer.name]).decode(torch.float32)
+        weight = weight_of(self.judge.workspace.model, layer)
+        changes = torch.empty(len(schemes), *layer.shape, dtype=weight.dtype)
+        for index, scheme in enumerate(schemes):
+            changes[index] = self.judge.packed(layer, scheme).decode(torch.float32).sub_(here)
+        return changes
+
+
+def _most_bytes() -> float:
+    return SHARE_OF_MEMORY * psutil.virtual_memory().total
