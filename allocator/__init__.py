@@ -11,12 +11,11 @@ from bitplan.allocator.frontier import frontier as frontier
 from bitplan.allocator.latencies import Latencies as Latencies
 from bitplan.allocator.limit import Limit as Limit
 from bitplan.allocator.pins import Pins as Pins
+from bitplan.allocator.plan import check_plan as check_plan
 from bitplan.allocator.plan import plan_of as plan_of
 from bitplan.allocator.problem import Problem as Problem
 from bitplan.allocator.problem import Solution as Solution
 from bitplan.allocator.problem import Status as Status
-from bitplan.allocator.refine import Refined as Refined
-from bitplan.allocator.refine import refine as refine
 from bitplan.allocator.resources import RESOURCES as RESOURCES
 from bitplan.allocator.resources import AbstractResource as AbstractResource
 from bitplan.allocator.resources import AverageBits as AverageBits
@@ -25,6 +24,11 @@ from bitplan.allocator.resources import ReadBytes as ReadBytes
 from bitplan.allocator.resources import Seconds as Seconds
 from bitplan.allocator.resources import WeightBytes as WeightBytes
 from bitplan.allocator.resources import Workspace as Workspace
+from bitplan.allocator.search import SEARCHES as SEARCHES
+from bitplan.allocator.search import Evaluator as Evaluator
+from bitplan.allocator.search import Found as Found
+from bitplan.allocator.search import check_search as check_search
+from bitplan.allocator.search import search as search
 from bitplan.allocator.solve import SOLVERS as SOLVERS
 from bitplan.allocator.solve import check_budget as check_budget
 from bitplan.allocator.solve import check_solver as check_solver

@@ -18,18 +18,22 @@ SURVIVORS = (8, 2, 1)
 SHARES = (16, 4, 1)
 MOST_SWITCHES = 3
 """Of one mutation: the lesser of two numbers drawn up to this."""
+IDLE = 20
+"""Generations without any plan that was not measured before that end the search."""
 TRIES = 64
 """To find a second row that balances the first."""
 
 
 def evopress(quest: Quest) -> None:
-    """Until the tokens are spent."""
+    """Until the tokens are spent, or there is nothing new to try."""
     ledger, problem = quest.ledger, quest.problem
     ladder = Ladder.of(problem)
     sequences = ledger.evaluator.sequences
     everything = Stage(sequences=ledger.everything, survivors=1)
     quest.incumbent = survivor(ledger, quest.starts, [everything])
-    while True:
+    spent, idle = ledger.spent, 0
+    # Where few plans fit, all of them are measured at last.
+    while idle < IDLE:
         offspring = [mutated(quest, ladder) for _ in range(OFFSPRING)]
         drawn = quest.random.permutation(sequences)
         *first, last = (
@@ -41,6 +45,8 @@ def evopress(quest: Quest) -> None:
         if winner is not quest.incumbent:
             quest.incumbent = winner
             quest.accepted += 1
+        idle = idle + 1 if ledger.spent == spent else 0
+        spent = ledger.spent
 
 
 def mutated(quest: Quest, ladder: Ladder) -> np.ndarray:

@@ -13,7 +13,7 @@ GRADIENT_PASSES = 3
 """Forward passes that one pass forward and back counts as."""
 
 
-class Spent(Exception):  # noqa: N818 - the end of a search, not an error
+class Spent(Exception):
     """What was asked for would take more tokens than are left."""
 
 

@@ -86,8 +86,8 @@ def search(
     for plan in uniforms(table, problem, given)[:1]:
         ledger.yardstick = problem.choice_of(plan.schemes)
     interrupted = False
-    progress("refine", 0, tokens)
     try:
+        progress("refine", 0, tokens)
         SEARCHES[method](quest)
     except Spent:
         pass
@@ -112,8 +112,6 @@ def _found(table: CostTable, start: Plan, quest: Quest, interrupted: bool) -> Fo
             f"Refined on the model: {len(ledger.kl_of)} plans tried with {ledger.spent:,} tokens, "
             f"the measured KL lowered from {start_kl:.3g} to {kl:.3g} on the search tokens."
         )
-        if interrupted:
-            status += " Interrupted: more tokens may find a better plan."
         plan = plan_of(
             table,
             quest.problem.assignment(quest.incumbent),
@@ -122,6 +120,9 @@ def _found(table: CostTable, start: Plan, quest: Quest, interrupted: bool) -> Fo
             status=status,
             lower_bound=start.lower_bound,
         )
+    if interrupted:
+        status = f"{plan.status} The search was interrupted: {ledger.left:,} tokens were left."
+        plan = plan.model_copy(update={"status": status})
     return Found(
         plan=plan,
         kl=float(kl),

@@ -1,9 +1,9 @@
 """What is believed of the KL around a plan, after all that was measured: a Gaussian over items.
 
-The KL of a plan near the incumbent is taken as the sum of one number f for each row's scheme. Before
-anything is measured f is the table's loss L, times a factor that is uncertain: a part of it common
-to all rows, parts common to the rows of one kind and of one depth, a part of each row, and the rest
-each scheme's own,
+The KL of a plan near the incumbent is taken as the sum of one number f for each row's scheme.
+Before anything is measured f is the table's loss L, times a factor that is uncertain: a part of it
+common to all rows, parts common to the rows of one kind and of one depth, a part of each row, and
+the rest each scheme's own,
 
     f_i = L_i (1 + all + kind + depth + row + own),    every part normal with mean 0.
 

@@ -91,7 +91,9 @@ class Judge:
             write_text(path, _dump(known))
         return known
 
-    def path(self, kind: str, tokens: Inputs, assignment: Mapping[str, Scheme], *of: object) -> Path:
+    def path(
+        self, kind: str, tokens: Inputs, assignment: Mapping[str, Scheme], *of: object
+    ) -> Path:
         """Where something is kept that was found of a plan on some tokens."""
         schemes = sorted((layer, str(scheme)) for layer, scheme in assignment.items())
         key = short_digest(tokens_digest(tokens), schemes, *of)

@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from bitplan.allocator import Constraints, Pins, check_solver
+from bitplan.allocator import Constraints, Pins, check_search, check_solver
 from bitplan.calibration import (
     Calibration,
     Sizes,
@@ -16,8 +16,11 @@ from bitplan.calibration import (
 )
 from bitplan.compress import get_quantizer
 from bitplan.errors import InputError
-from bitplan.schema import Scheme
+from bitplan.schema import Plan, Scheme
 from bitplan.sensitivity import AUTO, check_engine, check_estimator, check_pass
+
+Start: TypeAlias = Plan | str | Path | Sequence[Plan | str | Path]
+"""A plan or its file, or several."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +51,10 @@ class Settings:
         fuse: give layers that runtimes fuse (q, k and v; gate and up) one scheme.
         constraints: what else a plan must keep to: floors, ceilings, ties, limits, ...
         solver: "auto", or a name of `bitplan.allocator.SOLVERS`.
-        refine_tokens: tokens that refinement may send through the model; 0 turns it off.
+        refine_tokens: tokens that refinement may send through the model, a pass forward and back
+            counted three times; 0 turns it off.
+        search: how it searches: a name of `bitplan.allocator.SEARCHES`.
+        start: a plan, or several, or their files, that it begins with beside the solved one.
         verify: measure the plan on held-out tokens, beside the uniform plan.
         context: tokens of each sequence whose keys and values the budget holds too; 0: none.
         batch: sequences whose keys and values it holds.
@@ -76,6 +82,8 @@ class Settings:
     constraints: Constraints | None = None
     solver: str = "auto"
     refine_tokens: int = 50_000
+    search: str = "auto"
+    start: Start = ()
     verify: bool = True
     context: int = 0
     batch: int = 1
@@ -98,6 +106,8 @@ class Settings:
                 "batch of 1 or more and a context of 1 or more, or of 0 to leave it out."
             )
         check_engine(self.engine, self.workers)
+        check_search(self.search)
+        _ = self.starts
         if self.refine_tokens < 0:
             raise InputError(f"refine_tokens is {self.refine_tokens}; it must be 0 or more.")
         check_sources(self.calibration)
@@ -109,6 +119,15 @@ class Settings:
     def all_constraints(self) -> Constraints:
         """Pins and `fuse` among them. Raises `InputError` for a pin given twice."""
         return Constraints.of(self.constraints, pins=self.pins, fuse=self.fuse)
+
+    @property
+    def starts(self) -> tuple[Plan, ...]:
+        """The plans of `start`. Raises `InputError` for a file that cannot be read."""
+        one = isinstance(self.start, Plan | str | Path)
+        return tuple(
+            plan if isinstance(plan, Plan) else Plan.load(plan)
+            for plan in ((self.start,) if one else self.start)
+        )
 
     def _check_time_limit(self, limit_s: float) -> None:
         if not 0 < limit_s < math.inf:

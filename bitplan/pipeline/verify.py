@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from bitplan.allocator import search, uniform
+from bitplan.allocator import plan_of, search, uniform
 from bitplan.calibration import TokenSets, tokens_digest
 from bitplan.errors import ModelError
 from bitplan.models import Inputs
@@ -27,11 +27,12 @@ def verified(
     settings: Settings,
     progress: Progress,
 ) -> Plan:
-    """The best measured of the solved, the refined and the uniform plans."""
+    """The best measured of the solved, the given, the refined and the uniform plans."""
     sets = {"search": tokens.search, "held_out": tokens.held_out}
     judge = Judge(workspace=workspace, meter=meter, tokens=sets, progress=progress)
     with judge.borrowed():
         plans = {"solved": solved}
+        given = [_recosted(plan, table, solved.budget_bytes) for plan in settings.starts]
         for number, plan in enumerate(given, start=1):
             plans["given" if len(given) == 1 else f"given {number}"] = plan
         if settings.refine_tokens >= 2 * Inputs.of(tokens.search).tokens:
@@ -52,6 +53,17 @@ def verified(
         for plan in sorted(fitting, key=lambda plan: plan.predicted_kl)[:UNIFORMS]:
             plans[plan.solver] = plan
         return _best(plans, judge)
+
+
+def _recosted(plan: Plan, table: CostTable, budget_bytes: int) -> Plan:
+    """The user's plan with what this table says of it."""
+    return plan_of(
+        table,
+        plan.schemes,
+        budget_bytes=budget_bytes,
+        solver="given",
+        status=f"Given to begin with; its solver was {plan.solver}.",
+    )
 
 
 def _best(plans: Mapping[str, Plan], judge: Judge) -> Plan:
