@@ -9,6 +9,7 @@ anew in every generation, the parent taking part in the last.
 import numpy as np
 
 from bitplan.allocator.ladder import Ladder
+from bitplan.allocator.search.paired import ERRORS
 from bitplan.allocator.search.quest import Quest
 from bitplan.allocator.search.stages import Stage, survivor
 
@@ -26,25 +27,25 @@ TRIES = 64
 
 def evopress(quest: Quest) -> None:
     """Until the tokens are spent, or there is nothing new to try."""
-    ledger, problem = quest.ledger, quest.problem
-    ladder = Ladder.of(problem)
+    everything = Stage(sequences=quest.ledger.everything, survivors=1)
+    quest.incumbent = survivor(quest.ledger, quest.starts, [everything])
+    evolve(quest, errors=0.0)
+
+
+def evolve(quest: Quest, *, errors: float = ERRORS) -> None:
+    """From the incumbent on; what is better by so many standard errors takes its place."""
+    ledger, ladder = quest.ledger, Ladder.of(quest.problem)
     sequences = ledger.evaluator.sequences
-    everything = Stage(sequences=ledger.everything, survivors=1)
-    quest.incumbent = survivor(ledger, quest.starts, [everything])
     spent, idle = ledger.spent, 0
     # Where few plans fit, all of them are measured at last.
     while idle < IDLE:
         offspring = [mutated(quest, ladder) for _ in range(OFFSPRING)]
         drawn = quest.random.permutation(sequences)
-        *first, last = (
+        stages = [
             Stage(sequences=drawn[: max(1, sequences // share)].tolist(), survivors=survivors)
             for share, survivors in zip(SHARES, SURVIVORS, strict=True)
-        )
-        best = survivor(ledger, offspring, first)
-        winner = survivor(ledger, [quest.incumbent, best], [last])
-        if winner is not quest.incumbent:
-            quest.incumbent = winner
-            quest.accepted += 1
+        ]
+        quest.accept(survivor(ledger, offspring, stages), errors)
         idle = idle + 1 if ledger.spent == spent else 0
         spent = ledger.spent
 

@@ -9,6 +9,7 @@ shrinks when it does not (Conn, Gould and Toint, 2000, "Trust-Region Methods").
 
 import numpy as np
 
+from bitplan.allocator.search.evopress import evolve
 from bitplan.allocator.search.exchanges import exchanged, exchanges
 from bitplan.allocator.search.paired import difference
 from bitplan.allocator.search.quest import Quest
@@ -22,44 +23,53 @@ FIRST_SHARE = 1 / 4
 GROW, SHRINK = 1.5, 1 / 3
 """What the region is multiplied by."""
 
-DRAWS = 2
+DRAWS = 1
 """Thompson draws among the candidates of a round."""
 
 DRIFT = 0.2
 """Share of the first uncertainty that comes back when the incumbent moves."""
+
+RESTARTS = 1
+"""How often the search begins anew around one incumbent, its beliefs shaken."""
 
 FEW = 4
 """All sequences over those of the first stage of a selection."""
 
 
 def informed(quest: Quest) -> None:
-    """Until the tokens are spent, or no change of even one row helps."""
+    """Until the tokens are spent; when nothing of this helps any more, by evolution."""
     ledger, problem = quest.ledger, quest.problem
     few = range(max(1, ledger.evaluator.sequences // FEW))
-    stages = [Stage(sequences=few, survivors=2), Stage(sequences=ledger.everything, survivors=1)]
-    best = survivor(ledger, unique(quest.starts), stages)
-    quest.accept(best)
+    # The last stage is where the best of the first is accepted, or not.
+    stages = [Stage(sequences=few, survivors=1)]
+    quest.accept(survivor(ledger, unique(quest.starts), stages))
     surrogate = Surrogate.of(problem, quest.groups)
-    learn_from_measured(quest, surrogate)
-    radius, fresh = max(2.0, FIRST_SHARE * len(problem.loss)), True
-    while radius >= 1:
+    learn_from(quest, surrogate, [choice for choice, _ in ledger.measured()])
+    first = max(2.0, FIRST_SHARE * len(problem.loss))
+    radius, fresh, restarts = first, True, 0
+    while restarts <= RESTARTS:
         if fresh:
             learn_changes(quest, surrogate)
         candidates = [c for c in proposed(quest, surrogate, radius) if (c != quest.incumbent).any()]
-        if not candidates:
-            break
-        winner = survivor(ledger, candidates, stages)
-        learn_from(quest, surrogate, candidates)
-        fresh = quest.accept(winner)
-        radius = min(radius * GROW, len(problem.loss)) if fresh else radius * SHRINK
+        fresh = False
+        if candidates:
+            winner = survivor(ledger, candidates, stages)
+            learn_from(quest, surrogate, candidates)
+            fresh = quest.accept(winner)
         if fresh:
+            radius, restarts = min(radius * GROW, len(problem.loss)), 0
             surrogate.drift(DRIFT)
+        elif (radius := radius * SHRINK) < 1 or not candidates:
+            # What is believed is doubted, so that what is drawn differs more.
+            radius, restarts = first, restarts + 1
+            surrogate.drift(1.0)
+    evolve(quest)
 
 
 def proposed(quest: Quest, surrogate: Surrogate, radius: float) -> list[np.ndarray]:
     """Whole plans around the incumbent that the surrogate holds for better, each once."""
     problem, around, loss = quest.problem, quest.incumbent, surrogate.loss()
-    sizes = [max(1, round(radius * share)) for share in (1, 1 / 2, 1 / 4)]
+    sizes = [max(1, round(radius * share)) for share in (1, 1 / 3)]
     found = [solve_near(problem, loss, around, size) for size in sizes]
     found += [
         solve_near(problem, surrogate.draw(quest.random), around, sizes[0]) for _ in range(DRAWS)
@@ -93,8 +103,3 @@ def learn_from(quest: Quest, surrogate: Surrogate, candidates: list[np.ndarray])
         if both.sum() > 1:
             mean, error = difference(kl[both], before[both])
             surrogate.see_plan(choice, quest.incumbent, mean, error)
-
-
-def learn_from_measured(quest: Quest, surrogate: Surrogate) -> None:
-    """Take in the proposals: what they are worth against the incumbent, however far away."""
-    learn_from(quest, surrogate, [choice for choice, _ in quest.ledger.measured()])

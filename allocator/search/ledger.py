@@ -101,8 +101,12 @@ class Ledger:
     def _tell(self) -> None:
         whole = self.measured()
         if whole:
-            text = f"KL {min(kl.mean() for _, kl in whole):.4g}"
-            if self.yardstick is not None and not np.isnan(at := self.known(self.yardstick)).any():
-                text += f", uniform {at.mean():.4g}"
+            best = min((kl for _, kl in whole), key=np.mean)
+            text = f"KL {best.mean():.4g}"
+            if self.yardstick is not None:
+                uniform = self.known(self.yardstick)
+                both = np.isfinite(uniform)
+                if both.any():
+                    text += f", uniform {uniform[both].mean() / best[both].mean():.3g} times that"
             remark(self.progress, "refine", text)
         self.progress("refine", self.spent, self.limit)

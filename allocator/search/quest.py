@@ -7,7 +7,7 @@ import numpy as np
 
 from bitplan.allocator.problem import Problem
 from bitplan.allocator.search.ledger import Ledger
-from bitplan.allocator.search.paired import falls
+from bitplan.allocator.search.paired import ERRORS, falls
 from bitplan.schema import Layer
 
 DEPTHS = 4
@@ -29,12 +29,15 @@ class Quest:
     def __post_init__(self) -> None:
         self.incumbent = self.starts[0]
 
-    def accept(self, choice: np.ndarray) -> bool:
-        """Make a choice the incumbent if, on all sequences, it is better by more than noise."""
+    def accept(self, choice: np.ndarray, errors: float = ERRORS) -> bool:
+        """Make a choice the incumbent if, on all sequences, it is better by more than noise.
+
+        That is by so many standard errors of the paired difference.
+        """
         if (choice == self.incumbent).all():
             return False
         kl, before = self.ledger.kl([choice, self.incumbent], self.ledger.everything)
-        if not falls(kl, before):
+        if not falls(kl, before, errors):
             return False
         self.incumbent = choice
         self.accepted += 1

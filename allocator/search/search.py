@@ -19,6 +19,9 @@ from bitplan.errors import InputError
 from bitplan.progress import Progress, quiet
 from bitplan.schema import CostTable, Plan
 
+INTERRUPTED = "The search was interrupted: run it again to go on from there."
+"""What the status of a plan says then."""
+
 SEARCHES = {"auto": informed, "evopress": evopress}
 
 
@@ -121,8 +124,7 @@ def _found(table: CostTable, start: Plan, quest: Quest, interrupted: bool) -> Fo
             lower_bound=start.lower_bound,
         )
     if interrupted:
-        status = f"{plan.status} The search was interrupted: {ledger.left:,} tokens were left."
-        plan = plan.model_copy(update={"status": status})
+        plan = plan.model_copy(update={"status": f"{plan.status} {INTERRUPTED}"})
     return Found(
         plan=plan,
         kl=float(kl),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from bitplan.allocator import plan_of, search, uniform
+from bitplan.allocator.search import INTERRUPTED
 from bitplan.calibration import TokenSets, tokens_digest
 from bitplan.errors import ModelError
 from bitplan.models import Inputs
@@ -30,6 +31,7 @@ def verified(
     """The best measured of the solved, the given, the refined and the uniform plans."""
     sets = {"search": tokens.search, "held_out": tokens.held_out}
     judge = Judge(workspace=workspace, meter=meter, tokens=sets, progress=progress)
+    interrupted = False
     with judge.borrowed():
         plans = {"solved": solved}
         given = [_recosted(plan, table, solved.budget_bytes) for plan in settings.starts]
@@ -46,13 +48,17 @@ def verified(
                 seed=settings.seed,
                 progress=progress,
             )
-            plans["refined" if found.accepted else "solved"] = found.plan
+            plans["refined" if found.plan.solver == "search" else "solved"] = found.plan
+            interrupted = found.interrupted
         fitting = uniform(
             table, Budget(bytes=solved.budget_bytes), constraints=settings.all_constraints
         )
         for plan in sorted(fitting, key=lambda plan: plan.predicted_kl)[:UNIFORMS]:
             plans[plan.solver] = plan
-        return _best(plans, judge)
+        best = _best(plans, judge)
+    if interrupted and INTERRUPTED not in best.status:
+        best = best.model_copy(update={"status": f"{best.status} {INTERRUPTED}"})
+    return best
 
 
 def _recosted(plan: Plan, table: CostTable, budget_bytes: int) -> Plan:

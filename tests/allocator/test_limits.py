@@ -29,7 +29,7 @@ from bitplan.allocator import (
     check_budget,
     choose_solver,
     limited,
-    refine,
+    search,
     solve,
     spending,
     uniform,
@@ -577,15 +577,24 @@ def test_no_time_to_find_anything_says_so() -> None:
         cp_sat(problem, Hull.of(problem), time_limit_s=0.01)
 
 
-def measured(table: CostTable):
+class Measured:
     """A model on which the embedding loses a tenth of what the table says."""
-    loss = {row.layer.name: {c.scheme: c.loss for c in row.costs} for row in table.rows}
 
-    def kl(assignment) -> np.ndarray:
-        total = sum(loss[n][s] * (0.1 if n == "embed" else 1) for n, s in assignment.items())
-        return np.full(4, total)
+    sequences, tokens_each = 4, 1
 
-    return kl
+    def __init__(self, table: CostTable) -> None:
+        self.loss = {row.layer.name: {c.scheme: c.loss for c in row.costs} for row in table.rows}
+        self.seen: list[dict[str, Scheme]] = []
+
+    def measure_many(self, assignments, sequences) -> list[np.ndarray]:
+        self.seen += map(dict, assignments)
+        return [np.full(len(sequences), self._kl(assignment)) for assignment in assignments]
+
+    def changes(self, assignment, sequences):
+        return None
+
+    def _kl(self, assignment) -> float:
+        return sum(self.loss[n][s] * (0.1 if n == "embed" else 1) for n, s in assignment.items())
 
 
 @pytest.mark.parametrize(
@@ -600,19 +609,15 @@ def measured(table: CostTable):
 def test_refined_and_uniform_plans_keep_to_all_limits(constraints) -> None:
     budget = Budget(bytes=17_000)
     start = solve(TABLE, budget, constraints=constraints)
-    seen = []
-
-    def watch(assignment):
-        seen.append(dict(assignment))
-        return measured(TABLE)(assignment)
-
-    refined = refine(TABLE, start, watch, evaluations=12, constraints=constraints)
+    model = Measured(TABLE)
+    found = search(TABLE, [start], model, tokens=100, constraints=constraints)
     problem = Problem.of(TABLE, budget.total_bytes, constraints=constraints)
-    for plan in (refined.plan, *uniform(TABLE, budget, constraints=constraints)):
-        choice = problem.choice_of(plan.schemes)
+    uniforms = [plan.schemes for plan in uniform(TABLE, budget, constraints=constraints)]
+    for assignment in (found.plan.schemes, *uniforms, *model.seen):
+        choice = problem.choice_of(assignment)
         assert choice is not None
         assert problem.fits(choice)
-    assert len(seen) > 1
+    assert len(model.seen) > 1
 
 
 def test_uniform_plans_that_break_a_limit_are_left_out() -> None:
@@ -622,14 +627,14 @@ def test_uniform_plans_that_break_a_limit_are_left_out() -> None:
 
 
 def test_a_plan_of_another_model_or_beyond_the_limits_is_not_refined() -> None:
-    kl, budget = measured(TABLE), Budget(bytes=20_000)
-    plan = solve(TABLE, budget)
+    model, plan = Measured(TABLE), solve(TABLE, Budget(bytes=20_000))
     with pytest.raises(PlanError, match="The plan is of tiny, digest mmmmmmmmmmmm, and the cost"):
-        refine(table_of(digest="x" * 64), plan, kl, evaluations=3)
+        search(table_of(digest="x" * 64), [plan], model, tokens=30)
+    five = Constraints(limits=(ReadBytes(most=5),))
     with pytest.raises(PlanError, match="does not keep to at most 5 bytes read per token"):
-        refine(TABLE, plan, kl, evaluations=3, constraints=Constraints(limits=(ReadBytes(most=5),)))
+        search(TABLE, [plan], model, tokens=30, constraints=five)
     with pytest.raises(PlanError, match="does not keep to its budget, pins or ties"):
-        refine(TABLE, plan, kl, evaluations=3, pins={"*": "bf16"})
+        search(TABLE, [plan], model, tokens=30, pins={"*": "bf16"})
 
 
 def test_a_limit_beyond_all_numbers_limits_nothing() -> None:
