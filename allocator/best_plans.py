@@ -9,6 +9,7 @@ import numpy as np
 from bitplan.allocator.apart import Apart, Taken, apart
 from bitplan.allocator.cp_sat import cp_sat
 from bitplan.allocator.hull import Hull
+from bitplan.allocator.interactions import additive_only
 from bitplan.allocator.next_best import Next, next_best
 from bitplan.allocator.pins import Pins
 from bitplan.allocator.plan import plan_of, solved_plan
@@ -58,6 +59,7 @@ def best_plans(
         InputError: a count, share or tolerance that makes no sense, or a pin that cannot be used.
     """
     _check(count, differ_by, of, tolerance)
+    additive_only(table, "best_plans")
     end = time.monotonic() + time_limit_s
     problem = Problem.of(table, Budget.of(budget).total_bytes, pins=pins, fuse=fuse)
     hull = Hull.of(problem)

@@ -30,7 +30,7 @@ def least_amount(problem: Problem, limit: Limit, time_limit_s: float = TIME_LIMI
     """
     others = tuple(other for other in problem.limits if other is not limit)
     loss = np.where(problem.legal, limit.amounts.astype(float), np.inf)
-    alone = replace(problem, loss=loss, limits=others)
+    alone = replace(problem.alone(), loss=loss, limits=others)
     solution = cp_sat(alone, Hull.of(alone), time_limit_s=time_limit_s)
     if solution.gap > 0:
         raise TimeLimitError(
@@ -115,7 +115,7 @@ class _Oracle:
 
     def problem(self, rules: Sequence[Rule]) -> Problem:
         """The problem of rules alone, without a budget."""
-        return Problem.under(self.table, largest_bytes(self.table), rules)
+        return Problem.under(self.table, largest_bytes(self.table), rules).alone()
 
     def can_hold(self, rules: Sequence[Rule]) -> bool:
         """Whether some plan keeps to all rules; True as well where the time is up."""

@@ -10,6 +10,7 @@ from bitplan.allocator.conflict import largest_bytes, problem_under
 from bitplan.allocator.constraints import Constraints
 from bitplan.allocator.curve import Curve
 from bitplan.allocator.hull import Hull
+from bitplan.allocator.interactions import additive_only
 from bitplan.allocator.nested import nest, nested_plan
 from bitplan.allocator.pins import Pins
 from bitplan.allocator.plan import solved_plan
@@ -87,6 +88,8 @@ def frontier(
     rules = given.rules(table)
     problem = problem_under(table, largest_bytes(table), rules)
     hull = Hull.of(problem)
+    if nested or points is None:
+        additive_only(table, "A nested frontier" if nested else "The whole curve")
     if problem.is_limited and (nested or points is None):
         raise InputError(
             "Nested plans and the whole curve keep to the bytes alone, but these must also keep to "

@@ -128,8 +128,11 @@ def run_solver(
 
 def choose_solver(problem: Problem) -> tuple[str, str]:
     """The name of the solver that "auto" takes for a problem, and the reason."""
+    if problem.is_limited and problem.interactions is not None:
+        names = ", ".join(problem.limit_names)
+        return "quadratic", f"it alone keeps to {names} and takes interactions between layers"
     if problem.is_limited:
-        return "cp_sat", f"it alone keeps to {', '.join(problem.limit_names)}"
+        return "cp_sat", f"it is exact and keeps to {', '.join(problem.limit_names)}"
     if problem.interactions is not None:
         products = problem.interactions.nnz // 2
         if products <= EXACT_PRODUCTS:
