@@ -7,7 +7,7 @@ from typing import TypeAlias
 from bitplan.allocator.bit_range import Bits, ceiling_rules, floor_rules
 from bitplan.allocator.limit import number_text
 from bitplan.allocator.pins import Pins, pin_rules
-from bitplan.allocator.resources import AbstractResource
+from bitplan.allocator.resource import AbstractResource
 from bitplan.allocator.rules import Cap, Rule, each_within
 from bitplan.allocator.wildcards import matching
 from bitplan.errors import InputError

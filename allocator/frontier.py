@@ -15,13 +15,8 @@ from bitplan.allocator.nested import nest, nested_plan
 from bitplan.allocator.pins import Pins
 from bitplan.allocator.plan import solved_plan
 from bitplan.allocator.problem import Problem, Solution
-from bitplan.allocator.solve import (
-    SOLVERS,
-    check_solver,
-    choose_solver,
-    run_solver,
-    smallest_bytes,
-)
+from bitplan.allocator.solve import smallest_bytes
+from bitplan.allocator.solvers import SOLVERS, check_solver, choose_solver, run_solver
 from bitplan.errors import InputError
 from bitplan.schema import CostTable, Plan
 
