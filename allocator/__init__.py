@@ -16,6 +16,7 @@ from bitplan.allocator.plan import plan_of as plan_of
 from bitplan.allocator.presets import PRESETS as PRESETS
 from bitplan.allocator.presets import Preset as Preset
 from bitplan.allocator.presets import check_preset as check_preset
+from bitplan.allocator.presets import get_preset as get_preset
 from bitplan.allocator.problem import Problem as Problem
 from bitplan.allocator.problem import Solution as Solution
 from bitplan.allocator.problem import Status as Status

@@ -10,10 +10,10 @@ from bitplan.allocator.conflict import (
 from bitplan.allocator.constraints import Constraints
 from bitplan.allocator.pins import Pins
 from bitplan.allocator.plan import solved_plan
-from bitplan.allocator.presets import get_preset
+from bitplan.allocator.presets import check_preset, get_preset
 from bitplan.allocator.solvers import check_solver, choose_solver, run_solver
 from bitplan.allocator.task import Task
-from bitplan.errors import ConflictError, InputError
+from bitplan.errors import ConflictError
 from bitplan.schema import Budget, CostTable, Plan
 
 
@@ -49,13 +49,9 @@ def solve(
         InputError: an unknown solver or preset, or a pin or constraint that cannot be used.
     """
     check_solver(solver, time_limit_s)
+    check_preset(preset, solver)
     given = Constraints.of(constraints, pins=pins, fuse=fuse)
     if preset is not None:
-        if solver != "auto":
-            raise InputError(
-                f"The preset {preset!r} has a solver of its own, and {solver!r} is asked for, too. "
-                "Leave one of them out."
-            )
         one = get_preset(preset)
         return one.plan(table, budget, constraints=given, time_limit_s=time_limit_s)
     task = Task.of(table, budget, given)

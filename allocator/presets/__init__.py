@@ -40,7 +40,13 @@ def get_preset(name: str) -> Preset:
     return found
 
 
-def check_preset(name: str | None) -> None:
-    """Raise `InputError` for a name that is no preset's; None is none."""
-    if name is not None:
-        get_preset(name)
+def check_preset(name: str | None, solver: str = "auto") -> None:
+    """Raise `InputError` for a name that is no preset's, or a solver beside it; None is none."""
+    if name is None:
+        return
+    get_preset(name)
+    if solver != "auto":
+        raise InputError(
+            f"The preset {name!r} has a solver of its own, and {solver!r} is asked for, too. Leave "
+            "one of them out."
+        )

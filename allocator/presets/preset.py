@@ -1,8 +1,8 @@
 """What every published formulation has in common: where it is from, and a plan of any table."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeAlias
 
 from bitplan.allocator.bound import lower_bound
 from bitplan.allocator.conflict import explained
@@ -87,6 +87,12 @@ class Preset:
             ),
             lower_bound=solution.lower_bound,
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """What it is, as JSON can hold it: all but how it chooses."""
+        what = {field.name: getattr(self, field.name) for field in fields(self)}
+        del what["choose"]
+        return what
 
     def _solution(self, task: Task, time_limit_s: float) -> Solution:
         task.hull.check(task.problem)

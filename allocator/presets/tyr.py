@@ -1,4 +1,4 @@
-"""Tyr-the-Pruner (Li et al. 2025): an evolution over levels far apart, then ever closer ones.
+"""Týr-the-Pruner (Li et al. 2025): an evolution over levels far apart, then ever closer ones.
 
 The paper searches how much of each layer is pruned: nine levels around what the layer has now, an
 evolution among them at a constant total, then the same around its result with half the distance, in
@@ -60,8 +60,8 @@ def _grid(problem: Problem, ladder: Ladder, level: np.ndarray, distance: int) ->
 
 TYR = Preset(
     name="tyr",
-    title="Tyr-the-Pruner",
-    source="Li, Xu, Li, Liu, Yin, Li, Barsoum 2025, Tyr-the-Pruner: Structural Pruning LLMs via "
+    title="Týr-the-Pruner",
+    source="Li, Xu, Li, Liu, Yin, Li, Barsoum 2025, Týr-the-Pruner: Structural Pruning LLMs via "
     "Global Sparsity Distribution Optimization, NeurIPS, arXiv 2503.09657",
     objective="an evolution over nine levels of each layer, in four rounds of halved distance",
     estimators=("single_swaps", "gradient_covariance"),
