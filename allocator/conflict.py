@@ -103,7 +103,8 @@ def budget_rule(table: CostTable, budget_bytes: int) -> Rule:
 
 def largest_bytes(table: CostTable) -> int:
     """Bytes of the whole model at its largest: a budget that binds nothing."""
-    return table.rest_bytes + sum(max(cost.bytes for cost in row.costs) for row in table.rows)
+    sizes = (max((cost.bytes for cost in row.costs), default=0) for row in table.rows)
+    return table.rest_bytes + sum(sizes)
 
 
 class _Oracle:

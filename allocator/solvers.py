@@ -89,5 +89,10 @@ def check_solver(name: str, time_limit_s: float = 1.0) -> None:
     if name != "auto" and name not in SOLVERS:
         known = ", ".join(["auto", *SOLVERS])
         raise InputError(f"There is no solver {name!r}. Choose one of {known}.")
-    if not time_limit_s >= 0:
-        raise InputError(f"The time limit is {time_limit_s} s; it must be a number from 0 up.")
+    check_time(time_limit_s)
+
+
+def check_time(limit_s: float) -> None:
+    """Raise `InputError` for a time limit that is none."""
+    if not limit_s >= 0:
+        raise InputError(f"The time limit is {limit_s} s; it must be a number from 0 up.")

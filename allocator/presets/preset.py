@@ -9,6 +9,7 @@ from bitplan.allocator.conflict import explained
 from bitplan.allocator.constraints import Constraints
 from bitplan.allocator.plan import plan_of
 from bitplan.allocator.problem import Solution, Status
+from bitplan.allocator.solvers import check_time
 from bitplan.allocator.task import Task
 from bitplan.errors import ConflictError, InfeasibleError, InputError
 from bitplan.schema import Budget, CostTable, Plan
@@ -64,6 +65,7 @@ class Preset:
             InputError: limits beside the bytes that the method does not know, a pin or constraint
                 that cannot be used.
         """
+        check_time(time_limit_s)
         task = Task.of(table, budget, constraints or Constraints())
         if task.problem.is_limited and not self.limits:
             raise InputError(
