@@ -9,11 +9,13 @@ import numpy as np
 from bitplan.allocator.apart import Apart, Taken, apart
 from bitplan.allocator.cp_sat import cp_sat
 from bitplan.allocator.hull import Hull
+from bitplan.allocator.interactions import additive_only
 from bitplan.allocator.next_best import Next, next_best
 from bitplan.allocator.pins import Pins
 from bitplan.allocator.plan import plan_of, solved_plan
 from bitplan.allocator.problem import ROUNDING, Problem, Solution
 from bitplan.allocator.relaxation import Relaxation
+from bitplan.allocator.solvers import check_time
 from bitplan.errors import InputError
 from bitplan.schema import Budget, CostTable, Plan
 
@@ -58,6 +60,8 @@ def best_plans(
         InputError: a count, share or tolerance that makes no sense, or a pin that cannot be used.
     """
     _check(count, differ_by, of, tolerance)
+    check_time(time_limit_s)
+    additive_only(table, "best_plans")
     end = time.monotonic() + time_limit_s
     problem = Problem.of(table, Budget.of(budget).total_bytes, pins=pins, fuse=fuse)
     hull = Hull.of(problem)
@@ -126,8 +130,8 @@ def _status(before: int, differ_by: float, of: Of, found: Next) -> str:
 
 
 def _check(count: int, differ_by: float, of: str, tolerance: float | None) -> None:
-    if count < 1:
-        raise InputError(f"{count} plans were asked for; it needs at least 1.")
+    if not (isinstance(count, int) and count >= 1):
+        raise InputError(f"{count} plans were asked for; it needs a whole number of at least 1.")
     if not 0 <= differ_by <= 1:
         raise InputError(f"Plans are to differ by {differ_by}; it must be a share from 0 to 1.")
     if of not in ("parameters", "layers"):

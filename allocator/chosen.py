@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from bitplan.allocator.interactions import additive_only
 from bitplan.allocator.pins import Pins
 from bitplan.allocator.plan import plan_of
 from bitplan.allocator.problem import Problem
@@ -26,6 +27,7 @@ def chosen(
         PlanError: the plan is of another model, or not one that pins and `fuse` allow.
         InputError: a pin that cannot be used, or a layer or scheme that the table does not have.
     """
+    additive_only(table, "Explaining a plan")
     made, known = plan.provenance, table.provenance
     if made.model_digest != known.model_digest:
         raise PlanError(

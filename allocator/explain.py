@@ -10,6 +10,7 @@ from bitplan.allocator.pins import Pins
 from bitplan.allocator.problem import Problem
 from bitplan.allocator.reasons import Case, reasons
 from bitplan.allocator.relaxation import Relaxation
+from bitplan.allocator.solvers import check_time
 from bitplan.allocator.stability import stability
 from bitplan.allocator.wildcards import matching
 from bitplan.schema import CostTable, Plan
@@ -51,6 +52,7 @@ def explain(
         PlanError: the plan is of another model, or not one that pins and `fuse` allow.
         InputError: no layer has that name, or a pin that cannot be used.
     """
+    check_time(time_limit_s)
     names = matching("wildcard", layers, [row.layer.name for row in table.rows])
     problem, choice = chosen(table, plan, pins=pins, fuse=fuse)
     hull = Hull.of(problem)

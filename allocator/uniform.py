@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from bitplan.allocator.bound import lower_bound
 from bitplan.allocator.constraints import Constraints
 from bitplan.allocator.hull import Hull
 from bitplan.allocator.pins import Pins
 from bitplan.allocator.plan import plan_of
 from bitplan.allocator.problem import Problem, Status
-from bitplan.allocator.relaxation import Relaxation
 from bitplan.schema import Budget, CostTable, Plan
 
 
@@ -48,7 +48,7 @@ def uniform(
             budget_bytes=budget_bytes,
             solver=f"uniform {problem.schemes[column]}",
             status=Status.UNIFORM,
-            lower_bound=Relaxation.of(within, hull).lower_bound,
+            lower_bound=lower_bound(within, hull),
         )
     return sorted(plans.values(), key=lambda plan: (-plan.bytes, plan.predicted_kl, plan.solver))
 

@@ -33,6 +33,7 @@ from bitplan.cli.options import (
     Measured,
     Model,
     PlanOut,
+    Preset,
     Quantizer,
     Schemes,
     Seed,
@@ -78,6 +79,7 @@ def allocate(
     quantizer: Quantizer = "gptq",
     through: Through = "auto",
     solver: Solver = "auto",
+    preset: Preset = None,
     refine_tokens: Annotated[
         int, typer.Option(min=0, help="Tokens that refinement may run; 0: none.")
     ] = 50_000,
@@ -135,6 +137,7 @@ def allocate(
             quantizer=quantizer,
             through=through,
             solver=solver,
+            preset=preset,
             refine_tokens=refine_tokens,
             search=search,
             start=start or (),

@@ -9,6 +9,7 @@ from bitplan.cli.describe import describe
 from bitplan.cli.evaluate import evaluate
 from bitplan.cli.explain import explain
 from bitplan.cli.measure import measure
+from bitplan.cli.presets import presets
 from bitplan.cli.solve import frontier, solve
 
 app = typer.Typer(
@@ -22,5 +23,16 @@ app = typer.Typer(
     epilog="Start with: bitplan demo",
 )
 
-for verb in (demo, describe, measure, solve, frontier, explain, allocate, apply, evaluate):
+for verb in (
+    demo,
+    describe,
+    measure,
+    solve,
+    presets,
+    frontier,
+    explain,
+    allocate,
+    apply,
+    evaluate,
+):
     app.command()(verb)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from bitplan.allocator import Constraints, Pins, check_search, check_solver
+from bitplan.allocator import Constraints, Pins, check_preset, check_search, check_solver
 from bitplan.calibration import (
     Calibration,
     Sizes,
@@ -51,6 +51,8 @@ class Settings:
         fuse: give layers that runtimes fuse (q, k and v; gate and up) one scheme.
         constraints: what else a plan must keep to: floors, ceilings, ties, limits, ...
         solver: "auto", or a name of `bitplan.allocator.SOLVERS`.
+        preset: a name of `bitplan.allocator.PRESETS`: a published method that solves the table, and
+            with `estimator="auto"` chooses what is measured. Refining goes on from its plan.
         refine_tokens: tokens that refinement may send through the model, a pass forward and back
             counted three times; 0 turns it off.
         search: how it searches: a name of `bitplan.allocator.SEARCHES`.
@@ -81,6 +83,7 @@ class Settings:
     fuse: bool = False
     constraints: Constraints | None = None
     solver: str = "auto"
+    preset: str | None = None
     refine_tokens: int = 50_000
     search: str = "auto"
     start: Start = ()
@@ -97,6 +100,7 @@ class Settings:
         get_quantizer(self.quantizer)
         check_pass(self.through)
         check_solver(self.solver)
+        check_preset(self.preset, self.solver)
         _ = self.all_constraints
         for menu in (self.schemes, self.measured, self.cache_schemes):
             _check_menu(menu)

@@ -117,7 +117,7 @@ def run(
     if may_keep and budget.total_bytes >= largest_bytes(whole):
         return _keep_everything(workspace, whole, kept, budget)
     table, meter, tokens = measure_in(workspace, chosen, progress)
-    plan = solve(table, budget, solver=chosen.solver, constraints=given)
+    plan = solve(table, budget, solver=chosen.solver, preset=chosen.preset, constraints=given)
     if chosen.verify:
         plan = verified(workspace, table, plan, meter, tokens, chosen, progress)
     return Outcome(plan=plan, table=table, model=workspace.model)

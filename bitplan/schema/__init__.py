@@ -9,6 +9,7 @@ from bitplan.schema.artefact import json_schema as json_schema
 from bitplan.schema.budget import Budget as Budget
 from bitplan.schema.costs import Cost as Cost
 from bitplan.schema.costs import CostTable as CostTable
+from bitplan.schema.costs import Interaction as Interaction
 from bitplan.schema.costs import Row as Row
 from bitplan.schema.evidence import Evidence as Evidence
 from bitplan.schema.evidence import Measured as Measured

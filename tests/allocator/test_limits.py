@@ -16,6 +16,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from bitplan.allocator import (
     AbstractResource,
     AverageBits,
+    BitOps,
     CacheBytes,
     Constraints,
     Latencies,
@@ -98,6 +99,7 @@ def table_of(layers: tuple[Layer, ...] = LAYERS, digest: str = "m" * 64) -> Cost
     return CostTable(provenance=provenance, rest_bytes=REST, rows=rows)
 
 
+WEIGHTS = {layer.name: layer.parameters for layer in LAYERS}
 TABLE = table_of()
 INT8 = {layer.name: scheme_bytes(layer.shape, Scheme.parse("int8s")) for layer in LAYERS}
 INT4 = {layer.name: scheme_bytes(layer.shape, Scheme.parse("int4g64")) for layer in LAYERS}
@@ -176,6 +178,27 @@ def test_bytes_read_for_one_token() -> None:
     tied = LAYERS[0].model_copy(update={"tied": ("lm_head",)})
     found = ReadBytes(most=0).amounts(table_of((tied,)))["embed"]["int8s"]
     assert found == INT8["embed"] + INT8["embed"] // 96  # the head reads it whole
+
+
+@pytest.mark.parametrize(("activations", "times"), [("dtype", 16), ("weights", 8), (4, 4)])
+def test_bit_operations_for_one_token(activations, times) -> None:
+    assert amounts(BitOps(most=0, activation_bits=activations), "int8s") == {
+        "embed": 0,  # a row is looked up
+        "0.q": WEIGHTS["0.q"] * 8 * times,
+        "0.k": WEIGHTS["0.k"] * 8 * times,
+        "0.experts": WEIGHTS["0.experts"] * 4 * times,  # half of the tokens reach one
+        "0.keys": WEIGHTS["0.keys"] * 4 * times,  # of one sequence of two
+    }
+    tied = LAYERS[0].model_copy(update={"tied": ("lm_head",)})
+    limit = BitOps(most=0, activation_bits=activations)
+    found = limit.amounts(table_of((tied,)))["embed"]["int8s"]
+    assert found == WEIGHTS["embed"] * 8 * times  # the head multiplies by all of it
+
+
+@pytest.mark.parametrize("bits", [0, 1.5, "half"])
+def test_activation_bits_that_are_none(bits) -> None:
+    with pytest.raises(InputError, match=f"activations are said to have {bits!r} bits"):
+        BitOps(most=1, activation_bits=bits)
 
 
 def test_workspace_is_what_is_decoded_at_once() -> None:
@@ -328,7 +351,7 @@ def test_what_cannot_be_used(constraints, error, message) -> None:
 
 
 @pytest.mark.parametrize("most", [-1, math.nan, math.inf, "4"])
-@pytest.mark.parametrize("resource", [AverageBits, ReadBytes, CacheBytes, Workspace])
+@pytest.mark.parametrize("resource", [AverageBits, ReadBytes, BitOps, CacheBytes, Workspace])
 def test_a_limit_that_is_no_number(resource, most) -> None:
     with pytest.raises(InputError, match=f"The limit of {resource.__name__} is"):
         resource(most=most)
