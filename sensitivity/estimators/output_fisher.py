@@ -78,7 +78,10 @@ class OutputFisher(AbstractModelEstimator):
         self, bench: Bench, group: Sequence[Layer], schemes: Schemes, left_out: set[int]
     ) -> Iterator[Judged]:
         errors = {layer: errors_of(bench, layer, schemes[layer]) for layer in group}
-        sums: dict[Layer, list[Tensor]] = {layer: [] for layer in group}
+        # Made before all activations: a small tensor that is made among them, and kept, splits the
+        # room that they leave, and memory grows with every sequence.
+        sums = {layer: torch.zeros(len(schemes[layer]), len(bench.tokens)) for layer in group}
+        usable = []
         with closing(bench.through.run(group)) as run:
             for sequence, seen in run:
                 if seen is None:
@@ -86,13 +89,16 @@ class OutputFisher(AbstractModelEstimator):
                         warn_of(sequence)
                     left_out.add(sequence)
                     continue
+                usable.append(sequence)
                 calls = by_layer(seen)
+                seen.clear()  # what a layer saw is given back when it is judged
                 for layer in group:
-                    sums[layer].append(self.squares(calls[layer.name], errors[layer], sequence))
+                    found = self.squares(calls.pop(layer.name, []), errors[layer], sequence)
+                    sums[layer][:, sequence] = found
+        check_some(usable)
         for layer in group:
-            check_some(sums[layer])
             # Half of the sum over tokens, by token.
-            by_sequence = torch.stack(sums[layer], dim=1).double() / (2 * bench.through.tokens_each)
+            by_sequence = sums[layer][:, usable].double() / (2 * bench.through.tokens_each)
             losses = [
                 Losses(loss=row.mean().item(), by_sequence=row.numpy()) for row in by_sequence
             ]
