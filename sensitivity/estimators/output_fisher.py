@@ -39,8 +39,9 @@ SHARE_OF_MEMORY = 0.25
 TOKENS_A_SKETCH = 16
 """Tokens that share one matrix M."""
 
-SKETCHES_AT_ONCE = 1 << 25
-"""Numbers of the matrices M that are held at a time."""
+SKETCHES_AT_ONCE = 1 << 18
+"""Numbers of the matrices M that are held at a time: they stay in a core's cache, and each scheme's
+error is read once for all sketches of a sequence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,11 +143,14 @@ def products(
         torch.nn.functional.pad(part, filled).unflatten(0, (-1, tokens))
         for part in (inputs, gradients)
     )
-    flat, found = errors.flatten(1), []
-    step = max(1, SKETCHES_AT_ONCE // flat.shape[1])
-    for slopes, rows in zip(gradients.split(step), inputs.split(step), strict=True):
-        found.append((flat @ (slopes.mT @ rows).flatten(1).mT).float())
-    return torch.cat(found, dim=1)
+    outputs, columns = errors.shape[1:]
+    total = torch.zeros(len(inputs), len(errors))
+    step = max(1, SKETCHES_AT_ONCE // (len(inputs) * columns))
+    for start in range(0, outputs, step):
+        rows = slice(start, start + step)
+        sketches = (gradients[..., rows].mT @ inputs).flatten(1)
+        total += sketches @ errors[:, rows].flatten(1).mT
+    return total.mT
 
 
 def errors_of(
