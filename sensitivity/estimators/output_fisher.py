@@ -39,8 +39,9 @@ SHARE_OF_MEMORY = 0.25
 TOKENS_A_SKETCH = 16
 """Tokens that share one matrix M."""
 
-SKETCHES_AT_ONCE = 1 << 25
-"""Numbers of the matrices M that are held at a time."""
+SKETCHES_AT_ONCE = 1 << 18
+"""Numbers of the matrices M that are held at a time: they stay in a core's cache, and each scheme's
+error is read once for all sketches of a sequence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,10 @@ class OutputFisher(AbstractModelEstimator):
         self, bench: Bench, group: Sequence[Layer], schemes: Schemes, left_out: set[int]
     ) -> Iterator[Judged]:
         errors = {layer: errors_of(bench, layer, schemes[layer]) for layer in group}
-        sums: dict[Layer, list[Tensor]] = {layer: [] for layer in group}
+        # Made before all activations: a small tensor that is made among them, and kept, splits the
+        # room that they leave, and memory grows with every sequence.
+        sums = {layer: torch.zeros(len(schemes[layer]), len(bench.tokens)) for layer in group}
+        usable = []
         with closing(bench.through.run(group)) as run:
             for sequence, seen in run:
                 if seen is None:
@@ -86,13 +90,16 @@ class OutputFisher(AbstractModelEstimator):
                         warn_of(sequence)
                     left_out.add(sequence)
                     continue
+                usable.append(sequence)
                 calls = by_layer(seen)
+                seen.clear()  # what a layer saw is given back when it is judged
                 for layer in group:
-                    sums[layer].append(self.squares(calls[layer.name], errors[layer], sequence))
+                    found = self.squares(calls.pop(layer.name, []), errors[layer], sequence)
+                    sums[layer][:, sequence] = found
+        check_some(usable)
         for layer in group:
-            check_some(sums[layer])
             # Half of the sum over tokens, by token.
-            by_sequence = torch.stack(sums[layer], dim=1).double() / (2 * bench.through.tokens_each)
+            by_sequence = sums[layer][:, usable].double() / (2 * bench.through.tokens_each)
             losses = [
                 Losses(loss=row.mean().item(), by_sequence=row.numpy()) for row in by_sequence
             ]
@@ -136,11 +143,14 @@ def products(
         torch.nn.functional.pad(part, filled).unflatten(0, (-1, tokens))
         for part in (inputs, gradients)
     )
-    flat, found = errors.flatten(1), []
-    step = max(1, SKETCHES_AT_ONCE // flat.shape[1])
-    for slopes, rows in zip(gradients.split(step), inputs.split(step), strict=True):
-        found.append((flat @ (slopes.mT @ rows).flatten(1).mT).float())
-    return torch.cat(found, dim=1)
+    outputs, columns = errors.shape[1:]
+    total = torch.zeros(len(inputs), len(errors))
+    step = max(1, SKETCHES_AT_ONCE // (len(inputs) * columns))
+    for start in range(0, outputs, step):
+        rows = slice(start, start + step)
+        sketches = (gradients[..., rows].mT @ inputs).flatten(1)
+        total += sketches @ errors[:, rows].flatten(1).mT
+    return total.mT
 
 
 def errors_of(
