@@ -26,12 +26,20 @@ def proposals(
     or beyond the constraints."""
     for plan in given:
         check_plan(table, problem, plan)
-    found = [problem.choice_of(plan.schemes) for plan in given]
+    first, *others = (known_choice(problem, plan) for plan in given)
+    found = [first, *others]
     for exponent in EXPONENTS:
         loss = np.where(problem.legal, problem.loss, 0.0) ** exponent
-        found.append(solve_near(problem, loss, found[0]))
-    found += [problem.choice_of(plan.schemes) for plan in uniforms(table, problem, constraints)]
-    return unique([choice for choice in found if choice is not None])
+        found.append(solve_near(problem, loss, first))
+    found += [known_choice(problem, plan) for plan in uniforms(table, problem, constraints)]
+    return unique(found)
+
+
+def known_choice(problem: Problem, plan: Plan) -> np.ndarray:
+    """The choice [rows] of a plan of this problem."""
+    choice = problem.choice_of(plan.schemes)
+    assert choice is not None
+    return choice
 
 
 def uniforms(table: CostTable, problem: Problem, constraints: Constraints) -> list[Plan]:

@@ -13,7 +13,7 @@ from bitplan.allocator.search.evaluator import Evaluator
 from bitplan.allocator.search.evopress import evopress
 from bitplan.allocator.search.informed import informed
 from bitplan.allocator.search.ledger import Ledger, Spent
-from bitplan.allocator.search.proposals import proposals, uniforms
+from bitplan.allocator.search.proposals import known_choice, proposals, uniforms
 from bitplan.allocator.search.quest import Quest, groups_of
 from bitplan.errors import InputError
 from bitplan.progress import Progress, quiet
@@ -87,7 +87,7 @@ def search(
         random=np.random.default_rng(seed),
     )
     for plan in uniforms(table, problem, given)[:1]:
-        ledger.yardstick = problem.choice_of(plan.schemes)
+        ledger.yardstick = known_choice(problem, plan)
     interrupted = False
     try:
         progress("refine", 0, tokens)

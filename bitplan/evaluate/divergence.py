@@ -135,7 +135,7 @@ def compare(
     """
     kl, nll, told = [], [], reference.values()
     measure = gaussian_kl if reference.says is Says.STATES else logits_kl
-    chosen = range(len(reference.inputs)) if sequences is None else list(sequences)
+    chosen = list(range(len(reference.inputs)) if sequences is None else sequences)
     inputs = reference.inputs if sequences is None else reference.inputs[chosen]
     for batch, outputs in _forward(model, inputs, progress, "evaluate"):
         _check_alike(outputs, reference)

@@ -62,14 +62,14 @@ class ModelEvaluator:
             index: self.judge.path("changes", self.inputs[[index]], assignment, told, index)
             for index in sequences
         }
-        found = {index: load_tensors(path) for index, path in paths.items()}
-        missing = [index for index, known in found.items() if known is None]
+        found = {index: load_tensors(path) or {} for index, path in paths.items()}
+        missing = [index for index, known in found.items() if not known]
         if missing:
             self.judge.swap(assignment)
             with self.judge.rounded(assignment):
                 self._find(menu, assignment, missing, found)
             for index in missing:
-                save_tensors(paths[index], found[index] or {})
+                save_tensors(paths[index], found[index])
         return {
             layer.name: {
                 scheme: np.array([float(found[index][layer.name][at]) for index in sequences])
@@ -95,7 +95,7 @@ class ModelEvaluator:
         menu: Mapping[Layer, Sequence[Scheme]],
         assignment: Assignment,
         missing: Sequence[int],
-        found: dict[int, dict[str, Tensor] | None],
+        found: dict[int, dict[str, Tensor]],
     ) -> None:
         """Add the effects of all changes to `found`, by sequence and layer."""
         model, inputs = self.judge.workspace.model, self.inputs
@@ -108,8 +108,7 @@ class ModelEvaluator:
                 self.judge.progress("operating point", done, total)
                 told = reference[index : index + 1]
                 effects = effects_of(model, inputs[[index]], told, changes, sequence=index)
-                known = found[index] or {}
-                found[index] = known | {layer.name: e.double() for layer, e in effects.items()}
+                found[index] |= {layer.name: effect.double() for layer, effect in effects.items()}
         self.judge.progress("operating point", total, total)
 
     def _bytes(self, layer: Layer, menu: Mapping[Layer, Sequence[Scheme]]) -> int:

@@ -127,11 +127,8 @@ class Settings:
     @property
     def starts(self) -> tuple[Plan, ...]:
         """The plans of `start`. Raises `InputError` for a file that cannot be read."""
-        one = isinstance(self.start, Plan | str | Path)
-        return tuple(
-            plan if isinstance(plan, Plan) else Plan.load(plan)
-            for plan in ((self.start,) if one else self.start)
-        )
+        several = [self.start] if isinstance(self.start, Plan | str | Path) else self.start
+        return tuple(plan if isinstance(plan, Plan) else Plan.load(plan) for plan in several)
 
     def _check_time_limit(self, limit_s: float) -> None:
         if not 0 < limit_s < math.inf:

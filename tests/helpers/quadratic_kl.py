@@ -73,7 +73,7 @@ class QuadraticKL:
         return self._half_square(self.total(assignment))
 
     def total(self, assignment) -> np.ndarray:
-        return sum(self.errors[name, scheme] for name, scheme in assignment.items())
+        return np.sum([self.errors[each] for each in assignment.items()], axis=0)
 
     def _half_square(self, error: np.ndarray) -> np.ndarray:
         return ((self.metrics @ error) ** 2).sum(axis=1) / 2

@@ -32,13 +32,8 @@ def budget_of(model) -> Budget:
 @contextlib.contextmanager
 def evaluator_of(model, workdir, told=None) -> Iterator[ModelEvaluator]:
     generator = torch.Generator().manual_seed(1)
-    tokens = TokenSets(
-        **{
-            name: torch.randint(3, 96, (8, 16), generator=generator)
-            for name in ("calibration", "search", "held_out")
-        },
-        source="given",
-    )
+    calibration, search, held_out = torch.randint(3, 96, (3, 8, 16), generator=generator)
+    tokens = TokenSets(calibration=calibration, search=search, held_out=held_out, source="given")
     workspace = Workspace.open(model, workdir=workdir)
     settings = Settings(**SETTINGS, calibration=tokens, quantizer="rtn", estimator="weight_error")
     table, meter, _ = measure_in(workspace, settings)
