@@ -10,7 +10,7 @@ in Optimal Brain Damage, LeCun et al., 1990, with the gradient kept: a compresse
 minimum). The gradient holds what the errors of all other layers do to this one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from bitplan.errors import ModelError
 from bitplan.models import Inputs, Outputs, Says, eager_experts, read_outputs, wide_matmuls
-from bitplan.schema import Layer, Scheme
+from bitplan.schema import Layer
 from bitplan.sensitivity.estimators.output_fisher import TOKENS_A_SKETCH, products, random_signs
 from bitplan.sensitivity.objective import objective_of
 from bitplan.sensitivity.watch import Seen, watch
@@ -79,11 +79,3 @@ def _divergence(outputs: Outputs, reference: Tensor) -> Float[Tensor, ""]:
     return torch.nn.functional.kl_div(
         found.log_softmax(-1), told.log_softmax(-1), reduction="sum", log_target=True
     )
-
-
-def from_plan(
-    errors: Float[Tensor, "schemes ..."], legal: Sequence[Scheme], at: Scheme
-) -> Float[Tensor, "changes ..."]:
-    """From the plan's weight to that of each scheme and, last, to the original."""
-    here = errors[list(legal).index(at)].clone()
-    return torch.cat([errors, torch.zeros_like(here)[None]]).sub_(here)

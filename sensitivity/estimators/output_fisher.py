@@ -44,6 +44,11 @@ SKETCHES_AT_ONCE = 1 << 18
 error is read once for all sketches of a sequence."""
 
 
+def room_bytes() -> float:
+    """What the errors of layers that are judged together may take."""
+    return SHARE_OF_MEMORY * psutil.virtual_memory().total
+
+
 @dataclass(frozen=True, kw_only=True)
 class OutputFisher(AbstractModelEstimator):
     """1/2T sum_t (g_t' dW x_t)^2, tokens apart (compare ModelOpt's gradient score, element-wise).
@@ -62,7 +67,7 @@ class OutputFisher(AbstractModelEstimator):
             return layer.parameters * itemsize * len(schemes[layer])
 
         for group in bench.through.groups(list(schemes)):
-            for part in portions(group, size, SHARE_OF_MEMORY * psutil.virtual_memory().total):
+            for part in portions(group, size, room_bytes()):
                 yield from self._judge(bench, part, schemes, left_out)
 
     def squares(
@@ -158,11 +163,17 @@ def errors_of(
 ) -> Float[Tensor, "schemes *experts out in"]:
     """The error of every scheme, in the layer's own dtype."""
     weight = weight_of(bench.model, layer)
-    errors = torch.empty(len(schemes), *layer.shape, dtype=weight.dtype)
+    return differences(bench, layer, schemes, weight, room=len(schemes))
+
+
+def differences(
+    bench: Bench, layer: Layer, schemes: Sequence[Scheme], origin: Tensor, *, room: int
+) -> Float[Tensor, "room *experts out in"]:
+    """What lies between `origin` and the weight in every scheme; the rest of the room is empty."""
+    found = torch.empty(room, *layer.shape, dtype=origin.dtype)
     for index, scheme in enumerate(schemes):
-        error = bench.decode(layer, scheme).float().sub_(weight.float())
-        errors[index] = error
-    return errors
+        found[index] = bench.decode(layer, scheme).float().sub_(origin.float())
+    return found
 
 
 def random_signs(tokens: int, sequence: int) -> Float[Tensor, "tokens"]:
