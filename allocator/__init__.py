@@ -9,6 +9,7 @@ from bitplan.allocator.explain import explain as explain
 from bitplan.allocator.explanation import Explanation as Explanation
 from bitplan.allocator.frontier import frontier as frontier
 from bitplan.allocator.interactions import with_interactions as with_interactions
+from bitplan.allocator.kept import recorded_constraints as recorded_constraints
 from bitplan.allocator.latencies import Latencies as Latencies
 from bitplan.allocator.limit import Limit as Limit
 from bitplan.allocator.pins import Pins as Pins

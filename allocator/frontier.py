@@ -104,10 +104,10 @@ def frontier(
     end = time.monotonic() + time_limit_s
     best = _best(run, at_each, hull, time_limit_s / 2 if nested else time_limit_s)
     if not nested:
-        return [solved_plan(table, *pair) for pair in zip(at_each, best, strict=True)]
+        return [solved_plan(table, *each, given) for each in zip(at_each, best, strict=True)]
     left_s = end - time.monotonic()
     chain = nest(problem, budgets, best, SOLVERS[name], time_limit_s=left_s)
-    return [nested_plan(table, *each) for each in zip(at_each, chain, best, strict=True)]
+    return [nested_plan(table, *each, given) for each in zip(at_each, chain, best, strict=True)]
 
 
 def _best(

@@ -5,7 +5,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 from bitplan.allocator.bound import lower_bound as bound_of
+from bitplan.allocator.constraints import Constraints
 from bitplan.allocator.hull import Hull
+from bitplan.allocator.kept import kept
 from bitplan.allocator.problem import Problem, Solution, Status, close_gap
 from bitplan.errors import InputError, PlanError, SchemeError
 from bitplan.schema import Choice, CostTable, Plan, Row, Scheme
@@ -19,6 +21,7 @@ def plan_of(
     solver: str,
     status: Status | str,
     lower_bound: float | None = None,
+    constraints: Constraints | None = None,
 ) -> Plan:
     """The plan that gives each layer of the table the scheme of the assignment.
 
@@ -30,6 +33,8 @@ def plan_of(
         status: what it says of its choice.
         lower_bound: on the loss of any plan within the budget; None: that of the relaxation, at
             the plan's own bytes where these exceed the budget.
+        constraints: that it was made under, to be recorded; whether it keeps to them is not looked
+            at.
 
     Raises:
         InputError: a layer is missing, or not in the table.
@@ -55,12 +60,18 @@ def plan_of(
         gap=gap,
         status=status.value if isinstance(status, Status) else status,
         solver=solver,
+        constraints=kept(constraints),
         choices=choices,
     )
 
 
-def solved_plan(table: CostTable, problem: Problem, solution: Solution) -> Plan:
-    """The plan of a solver's solution."""
+def solved_plan(
+    table: CostTable,
+    problem: Problem,
+    solution: Solution,
+    constraints: Constraints | None = None,
+) -> Plan:
+    """The plan of a solver's solution, made under constraints."""
     return plan_of(
         table,
         problem.assignment(solution.choice),
@@ -68,6 +79,7 @@ def solved_plan(table: CostTable, problem: Problem, solution: Solution) -> Plan:
         solver=solution.solver,
         status=solution.status,
         lower_bound=solution.lower_bound,
+        constraints=constraints,
     )
 
 

@@ -203,6 +203,10 @@ class Problem:
         """The items [rows] of a choice [rows], as `interactions` numbers them."""
         return np.arange(len(choice)) * self.loss.shape[1] + choice
 
+    def by_bytes_alone(self) -> Problem:
+        """The same without any limit but that of bytes."""
+        return replace(self, limits=(), most_schemes=None)
+
     def alone(self) -> Problem:
         """The same without interactions."""
         return replace(self, interactions=None)

@@ -58,7 +58,7 @@ def solve(
     problem = task.problem
     name = choose_solver(problem)[0] if solver == "auto" else solver
     solution = run_solver(name, table, task.rules, problem, task.hull, time_limit_s=time_limit_s)
-    return solved_plan(table, problem, solution)
+    return solved_plan(table, problem, solution, given)
 
 
 def smallest_bytes(

@@ -31,7 +31,8 @@ def uniform(
         InputError: a pin that cannot be used.
     """
     total = None if budget is None else Budget.of(budget).total_bytes
-    problem = Problem.of(table, total or 0, pins=pins, fuse=fuse, constraints=constraints)
+    given = Constraints.of(constraints, pins=pins, fuse=fuse)
+    problem = Problem.of(table, total or 0, constraints=given)
     hull = Hull.of(problem)
     plans: dict[bytes, Plan] = {}
     for column, choice in uniform_choices(problem).items():
@@ -49,6 +50,7 @@ def uniform(
             solver=f"uniform {problem.schemes[column]}",
             status=Status.UNIFORM,
             lower_bound=lower_bound(within, hull),
+            constraints=given,
         )
     return sorted(plans.values(), key=lambda plan: (-plan.bytes, plan.predicted_kl, plan.solver))
 

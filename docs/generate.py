@@ -36,6 +36,7 @@ from bitplan.allocator import (
     Workspace,
     best_plans,
     explain,
+    recorded_constraints,
     stability,
     with_interactions,
 )
@@ -293,7 +294,7 @@ def _block(block: list[str]) -> str:
 
 TABLE_ENTRIES = (
     *(explain, Explanation, Reason, RunnerUp, Move, Increment),
-    *(best_plans, stability, Stability, Curve, with_interactions),
+    *(best_plans, stability, Stability, Curve, with_interactions, recorded_constraints),
 )
 
 PAGES: dict[str, Callable[[], str]] = {

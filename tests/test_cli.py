@@ -166,6 +166,22 @@ def test_every_solver_goes_by_its_name(bitplan, tiny_folder):
     assert {plan["solver"] for plan in plans.json} == {"greedy"}
 
 
+def test_the_best_plans_are_shown_and_kept(bitplan, tiny_folder, tmp_path):
+    folder = tiny_folder("llama")
+    good(bitplan("measure", folder, *SIZES))
+    arguments = ("best-plans", "costs.json", "--budget-gb", budget_of(folder), "--count", 3)
+    said = good(bitplan(*arguments, "--out", "plans", "--pin", "lm_head=int8"))
+    assert "plans/plan-1.json" in said.out
+    assert "Proven optimal" in said.out
+    plans = [Plan.load(f"plans/plan-{number}.json") for number in (1, 2, 3)]
+    assert len({plan.to_json() for plan in plans}) == 3
+    assert sorted(plan.predicted_kl for plan in plans) == [plan.predicted_kl for plan in plans]
+    assert all(str(plan.schemes["lm_head"]) == "int8" for plan in plans)
+    listed = good(bitplan(*arguments, "--differ-by", "0.3", "--json")).json
+    assert len(listed) == 3
+    assert Plan.load("plan-2.json").to_json() == Plan.from_json(json.dumps(listed[1])).to_json()
+
+
 def test_presets_are_listed_and_make_plans(bitplan, tiny_folder):
     listed = good(bitplan("presets", "--json")).json
     assert [one["name"] for one in listed] == list(PRESETS)
@@ -509,6 +525,7 @@ def test_a_slip_in_an_option_is_named(arguments, message, bitplan):
         "solve",
         "presets",
         "frontier",
+        "best-plans",
         "explain",
         "allocate",
         "apply",

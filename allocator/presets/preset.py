@@ -88,6 +88,7 @@ class Preset:
                 [f"As {self.title} chooses.", solution.status.value, *self._notes(task)]
             ),
             lower_bound=solution.lower_bound,
+            constraints=task.constraints,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import typer
 
 from bitplan.cli.allocate import allocate
 from bitplan.cli.apply import apply
+from bitplan.cli.best_plans import best_plans
 from bitplan.cli.demo import demo
 from bitplan.cli.describe import describe
 from bitplan.cli.evaluate import evaluate
@@ -30,6 +31,7 @@ for verb in (
     solve,
     presets,
     frontier,
+    best_plans,
     explain,
     allocate,
     apply,

@@ -13,6 +13,8 @@ from bitplan.schema.costs import Interaction as Interaction
 from bitplan.schema.costs import Row as Row
 from bitplan.schema.evidence import Evidence as Evidence
 from bitplan.schema.evidence import Measured as Measured
+from bitplan.schema.kept import Kept as Kept
+from bitplan.schema.kept import KeptLimit as KeptLimit
 from bitplan.schema.layer import Kind as Kind
 from bitplan.schema.layer import Layer as Layer
 from bitplan.schema.plan import Choice as Choice

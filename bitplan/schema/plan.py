@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model
 from bitplan.errors import InputError, PlanError
 from bitplan.schema.artefact import Artefact
 from bitplan.schema.evidence import Evidence
+from bitplan.schema.kept import Kept
 from bitplan.schema.layer import Layer
 from bitplan.schema.provenance import Provenance
 from bitplan.schema.record import Record
@@ -42,6 +43,9 @@ class Plan(Artefact):
     )
     status: str = Field(description="what the solver says of its answer")
     solver: str
+    constraints: Kept | None = Field(
+        default=None, description="what it was to keep to beside the budget; null: nothing known"
+    )
     evidence: Evidence | None = Field(default=None, description="None: not measured")
     choices: tuple[Choice, ...] = Field(min_length=1)
 
