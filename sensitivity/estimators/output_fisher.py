@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bitplan.models import weight_of
+from bitplan.models import weight_of, wide_matmuls
 from bitplan.schema import Layer, Scheme
 from bitplan.sensitivity.estimators.model_estimator import (
     AbstractModelEstimator,
@@ -133,6 +133,7 @@ class KlFisher(OutputFisher):
         return total.square()
 
 
+@wide_matmuls()
 def products(
     one: Seen, errors: Float[Tensor, "schemes ..."], tokens: int, signs: Float[Tensor, "tokens"]
 ) -> Float[Tensor, "schemes sketches"]:
