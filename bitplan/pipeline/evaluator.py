@@ -1,6 +1,6 @@
 """What a search asks of the model: KL of plans, and what every single change of one would do."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,7 +55,7 @@ class ModelEvaluator:
         return [self.judge.measure(each, self.name, sequences).kl for each in assignments]
 
     def changes(self, assignment: Assignment, sequences: Sequence[int]) -> Changes:
-        """What every change of a weight would do; one sequence after another is kept."""
+        """What every change of a weight would do; what is found of each sequence is kept."""
         menu = self._menu(assignment)
         told = {layer.name: [str(scheme) for scheme in menu[layer]] for layer in menu}
         paths = {
@@ -63,12 +63,9 @@ class ModelEvaluator:
             for index in sequences
         }
         found = {index: load_tensors(path) or {} for index, path in paths.items()}
-        missing = [index for index, known in found.items() if not known]
-        if missing:
-            self.judge.swap(assignment)
-            with self.judge.rounded(assignment):
-                self._find(menu, assignment, missing, found)
-            for index in missing:
+        with self.judge.rounded(assignment):
+            for index, effects in self._effects(menu, assignment, found):
+                found[index] |= effects
                 save_tensors(paths[index], found[index])
         return {
             layer.name: {
@@ -90,26 +87,33 @@ class ModelEvaluator:
             menu[row.layer] = [scheme for scheme in nearest if scheme != here][:MOST_CHANGES]
         return {layer: schemes for layer, schemes in menu.items() if schemes}
 
-    def _find(
+    def _effects(
         self,
         menu: Mapping[Layer, Sequence[Scheme]],
         assignment: Assignment,
-        missing: Sequence[int],
-        found: dict[int, dict[str, Tensor]],
-    ) -> None:
-        """Add the effects of all changes to `found`, by sequence and layer."""
+        found: Mapping[int, Mapping[str, Tensor]],
+    ) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """Of the layers that memory holds at a time, their effects on a sequence not `found` yet."""
         model, inputs = self.judge.workspace.model, self.inputs
         reference = self.judge.reference(self.name).values()
         every = list(portions(menu, lambda layer: self._bytes(layer, menu), _most_bytes()))
-        total = len(every) * len(missing)
+        total = len(every) * len(found)
         for turn, layers in enumerate(every):
+            missing = [
+                index
+                for index, known in found.items()
+                if any(layer.name not in known for layer in layers)
+            ]
+            if not missing:
+                continue
+            self.judge.swap(assignment)
             changes = {layer: self._change(layer, menu[layer], assignment) for layer in layers}
-            for done, index in enumerate(missing, start=turn * len(missing)):
+            for done, index in enumerate(missing, start=turn * len(found)):
                 self.judge.progress("operating point", done, total)
                 told = reference[index : index + 1]
                 effects = effects_of(model, inputs[[index]], told, changes, sequence=index)
-                found[index] |= {layer.name: effect.double() for layer, effect in effects.items()}
-        self.judge.progress("operating point", total, total)
+                yield index, {layer.name: effect.double() for layer, effect in effects.items()}
+            self.judge.progress("operating point", total, total)
 
     def _bytes(self, layer: Layer, menu: Mapping[Layer, Sequence[Scheme]]) -> int:
         itemsize = weight_of(self.judge.workspace.model, layer).itemsize
