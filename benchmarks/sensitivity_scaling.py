@@ -63,7 +63,7 @@ def timed(run: Callable[[], object], clock: Callable[[], float] = time.perf_coun
 
 def open_workspace(gguf: str, folder: str, arguments: argparse.Namespace) -> Workspace:
     """The model, or its first blocks with its embedding, norm and head."""
-    model = load_model(gguf, dtype=arguments.dtype)
+    model: Any = load_model(gguf, dtype=arguments.dtype)
     if arguments.blocks:
         model.model.layers = model.model.layers[: arguments.blocks]
         model.config.num_hidden_layers = arguments.blocks
@@ -141,12 +141,14 @@ def fisher(gguf: str, sets: TokenSets, arguments: argparse.Namespace) -> Found:
         workspace = open_workspace(gguf, folder, arguments)
         meter = rendered_in(workspace, sets, TWENTY_FOUR)
         model, tokens = workspace.model, sets.calibration
+        assert isinstance(tokens, torch.Tensor)
+        dtype = getattr(torch, arguments.dtype)
         legal = workspace.legal(TWENTY_FOUR)
 
         def decode(layer: Any, scheme: Scheme) -> torch.Tensor:
             packed = meter.store.get(layer, scheme)
             assert packed is not None
-            return packed.decode(model.dtype)
+            return packed.decode(dtype)
 
         def plain() -> None:
             model.requires_grad_(True)
