@@ -77,7 +77,8 @@ def search(
     """
     check_search(method)
     given = Constraints.of(constraints, pins=pins, fuse=fuse)
-    problem = Problem.of(table, starts[0].budget_bytes, constraints=given)
+    # How layers interact is what the model itself tells.
+    problem = Problem.of(table, starts[0].budget_bytes, constraints=given).alone()
     ledger = Ledger(problem=problem, evaluator=evaluator, limit=tokens, progress=progress)
     quest = Quest(
         problem=problem,
@@ -97,7 +98,7 @@ def search(
     except KeyboardInterrupt:
         interrupted = True
     progress("refine", tokens, tokens)
-    return _found(table, starts[0], quest, interrupted)
+    return _found(table, starts[0], given, quest, interrupted)
 
 
 def check_search(method: str) -> None:
@@ -106,7 +107,9 @@ def check_search(method: str) -> None:
         raise InputError(f"There is no search {method!r}. Choose one of {', '.join(SEARCHES)}.")
 
 
-def _found(table: CostTable, start: Plan, quest: Quest, interrupted: bool) -> Found:
+def _found(
+    table: CostTable, start: Plan, constraints: Constraints, quest: Quest, interrupted: bool
+) -> Found:
     ledger, plan = quest.ledger, start
     kl = ledger.known(quest.incumbent).mean()
     start_kl = ledger.known(quest.starts[0]).mean()
@@ -122,6 +125,7 @@ def _found(table: CostTable, start: Plan, quest: Quest, interrupted: bool) -> Fo
             solver="search",
             status=status,
             lower_bound=start.lower_bound,
+            constraints=constraints,
         )
     if interrupted:
         plan = plan.model_copy(update={"status": f"{plan.status} {INTERRUPTED}"})
