@@ -103,12 +103,15 @@ class Surrogate:
         noise = noise.clip(np.finfo(float).tiny)
         expected = sum(self.mean[i] for i in to) - sum(self.mean[i] for i in start)
         if self.covariance.ndim == 1:
-            # f[start] counts as known: only differences matter.
-            total = sum(self.covariance[i] for i in to) + noise
-            for i in to:
-                gain = self.covariance[i] / total
+            # Only differences matter: all that is learnt of one goes to the scheme it leads to.
+            apart = [
+                self.covariance[i] + self.covariance[j] for i, j in zip(to, start, strict=True)
+            ]
+            total = sum(apart) + noise
+            for i, variance in zip(to, apart, strict=True):
+                gain = variance / total
                 self.mean[i] += gain * (seen - expected)
-                self.covariance[i] *= 1 - gain
+                self.covariance[i] = np.minimum(self.covariance[i], variance * (1 - gain))
             return
         # [items, observations]: the covariance of f with what is observed.
         cross = sum(self.covariance[:, i] for i in to) - sum(self.covariance[:, i] for i in start)

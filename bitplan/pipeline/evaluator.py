@@ -93,11 +93,11 @@ class ModelEvaluator:
         assignment: Assignment,
         found: Mapping[int, Mapping[str, Tensor]],
     ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        """Of the layers that memory holds at a time, their effects on a sequence not `found` yet."""
+        """Of the layers that memory holds at a time, the effects on a sequence not `found` yet."""
         model, inputs = self.judge.workspace.model, self.inputs
         reference = self.judge.reference(self.name).values()
         every = list(portions(menu, lambda layer: self._bytes(layer, menu), _most_bytes()))
-        total = len(every) * len(found)
+        total, before = len(every) * len(found), {i: set(known) for i, known in found.items()}
         for turn, layers in enumerate(every):
             missing = [
                 index
@@ -113,6 +113,7 @@ class ModelEvaluator:
                 told = reference[index : index + 1]
                 effects = effects_of(model, inputs[[index]], told, changes, sequence=index)
                 yield index, {layer.name: effect.double() for layer, effect in effects.items()}
+        if any(layer.name not in known for known in before.values() for layer in menu):
             self.judge.progress("operating point", total, total)
 
     def _bytes(self, layer: Layer, menu: Mapping[Layer, Sequence[Scheme]]) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bitplan.allocator import AverageBits, Constraints, Problem
+from bitplan.allocator.search import surrogate
 from bitplan.allocator.search.exchanges import exchanged, exchanges
 from bitplan.allocator.search.ledger import Ledger, Spent
 from bitplan.allocator.search.paired import difference, falls
@@ -57,15 +58,15 @@ def surrogate_of(problem: Problem) -> Surrogate:
 @pytest.mark.parametrize("apart", [False, True], ids=["dense", "apart"])
 def test_what_is_seen_is_believed_as_far_as_it_is_certain(apart, monkeypatch):
     if apart:
-        monkeypatch.setattr("bitplan.allocator.search.surrogate.MAX_ITEMS", 1)
+        monkeypatch.setattr(surrogate, "MAX_ITEMS", 1)
     problem, around = problem_of(), np.ones(ROWS, int)
     change = np.full(problem.loss.shape, np.nan)
     change[2, 3] = -0.3
     before = surrogate_of(problem).loss()
     for error, share in ((1e-6, 0.9), (1e6, 0.0)):
-        surrogate = surrogate_of(problem)
-        surrogate.see_changes(around, change, np.full(change.shape, error))
-        loss = surrogate.loss()
+        belief = surrogate_of(problem)
+        belief.see_changes(around, change, np.full(change.shape, error))
+        loss = belief.loss()
         moved = (loss[2, 3] - loss[2, 1]) - (before[2, 3] - before[2, 1])
         wanted = -0.3 - (before[2, 3] - before[2, 1])
         assert moved / wanted == pytest.approx(share, abs=0.1)
@@ -73,32 +74,32 @@ def test_what_is_seen_is_believed_as_far_as_it_is_certain(apart, monkeypatch):
 
 def test_a_plan_teaches_of_rows_that_it_did_not_change():
     problem, around = problem_of(), np.ones(ROWS, int)
-    surrogate = surrogate_of(problem)
-    before = surrogate.loss()
+    belief = surrogate_of(problem)
+    before = belief.loss()
     choice = around.copy()
     choice[0] = 0
     told = before[0, 0] - before[0, 1]
-    surrogate.see_plan(choice, around, 3 * told, 1e-6)
-    after = surrogate.loss()
+    belief.see_plan(choice, around, 3 * told, 1e-6)
+    after = belief.loss()
     assert after[0, 0] - after[0, 1] > 2 * told
     # Row 2 is of the same kind as row 0.
     assert after[2, 0] - after[2, 1] > 1.1 * (before[2, 0] - before[2, 1])
-    surrogate.see_plan(around, around, 5.0, 0.1)
-    np.testing.assert_array_equal(surrogate.loss(), after)
+    belief.see_plan(around, around, 5.0, 0.1)
+    np.testing.assert_array_equal(belief.loss(), after)
 
 
 def test_doubt_comes_back_and_draws_differ():
     problem = problem_of()
-    surrogate = surrogate_of(problem)
+    belief = surrogate_of(problem)
     around = np.ones(ROWS, int)
     change = problem.loss - problem.at(around, problem.loss)[:, None]
-    surrogate.see_changes(around, change, np.full(change.shape, 1e-9))
-    certain = np.trace(surrogate.covariance)
-    surrogate.drift(0.5)
-    assert np.trace(surrogate.covariance) > certain
+    belief.see_changes(around, change, np.full(change.shape, 1e-9))
+    certain = np.trace(belief.covariance)
+    belief.drift(0.5)
+    assert np.trace(belief.covariance) > certain
     random = np.random.default_rng(0)
-    assert (surrogate.draw(random) != surrogate.draw(random)).any()
-    assert surrogate.mean.size < MAX_ITEMS
+    assert (belief.draw(random) != belief.draw(random)).any()
+    assert belief.mean.size < MAX_ITEMS
 
 
 def test_exchanges_are_ranked_fit_and_share_no_row():
