@@ -35,8 +35,9 @@ def main() -> None:
         app(prog_name="bitplan")
     except BaseException as error:
         # Not all that an interrupt passes through lets it pass: Typer makes an exit of it, and
-        # libraries in C now and then an error of their own.
-        if interrupts:
+        # libraries in C now and then an error of their own. A search that is interrupted gives the
+        # best plan so far, and the command ends as it should.
+        if interrupts and not (isinstance(error, SystemExit) and error.code in (0, None)):
             err.print("Stopped. What was done is kept: the same command goes on from there.")
             sys.exit(INTERRUPTED)
         if not isinstance(error, BitplanError):

@@ -51,21 +51,27 @@ class Processes(AbstractEngine):
     def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
         """The results as they come. What a dead worker was about is done again."""
         room, drawn = Room(self.workers), iter(tasks)
-        self._fill(function, drawn, room)
-        while self._busy:
-            for pipe in wait(list(self._busy)):
-                assert isinstance(pipe, Connection)
-                worker, parcel = self._busy.pop(pipe)
-                try:
-                    result = pipe.recv_bytes()
-                except (EOFError, OSError):
-                    self._again(worker, parcel)
-                    continue
-                self._idle.append(worker)
-                room.give(len(parcel.content))
-                # Before the result is looked at: the worker need not wait for that.
-                self._fill(function, drawn, room)
-                yield result_of(result)
+        try:
+            self._fill(function, drawn, room)
+            while self._busy:
+                for pipe in wait(list(self._busy)):
+                    assert isinstance(pipe, Connection)
+                    worker, parcel = self._busy.pop(pipe)
+                    try:
+                        result = pipe.recv_bytes()
+                    except (EOFError, OSError):
+                        self._again(worker, parcel)
+                        continue
+                    self._idle.append(worker)
+                    room.give(len(parcel.content))
+                    # Before the result is looked at: the worker need not wait for that.
+                    self._fill(function, drawn, room)
+                    yield result_of(result)
+        finally:
+            # Of tasks that nobody waits for any more: their results belong to no other.
+            for worker, _ in self._busy.values():
+                worker.end()
+            self._busy.clear()
 
     def _fill(self, function: Callable[[T], R], tasks: Iterator[T], room: Room) -> None:
         """Send as many tasks as there is room for."""

@@ -69,6 +69,12 @@ def test_an_error_of_a_task_is_raised_and_the_engine_goes_on(processes):
     assert sorted(processes.map(int, ["1", "2", "3"])) == [1, 2, 3]
 
 
+def test_results_that_nobody_waited_for_are_of_no_other_call(processes):
+    with pytest.raises(ValueError, match="must be non-negative"):
+        list(processes.map(time.sleep, [0.3, -1]))
+    assert sorted(processes.map(abs, [-1, -2])) == [1, 2]
+
+
 def test_what_a_killed_worker_was_about_is_done_again(processes, caplog):
     assert len(list(processes.map(time.sleep, [0.2] * 4))) == 4
     before = children()
