@@ -23,7 +23,7 @@ from bitplan.errors import InputError, ModelError
 from bitplan.files import make_folder, read_text, write_text
 from bitplan.footprint import scheme_bytes
 from bitplan.formats import round_rows
-from bitplan.models import eager_experts, hooked_caches
+from bitplan.models import eager_experts, hooked_caches, wide_matmuls
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Cost, Layer, Row, Scheme
 from bitplan.sensitivity.objective import objective
@@ -110,7 +110,12 @@ def _read_states(
         read[name] = copy if copy.requires_grad else copy.requires_grad_()
         return read[name]
 
-    with torch.enable_grad(), eager_experts(model), hooked_caches(model, watch):
+    with (
+        torch.enable_grad(),
+        eager_experts(model),
+        hooked_caches(model, watch),
+        wide_matmuls(),
+    ):
         loss = objective(model, tokens)
         if missing := widths.keys() - read.keys():
             raise ModelError(

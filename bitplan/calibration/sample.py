@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bitplan.calibration.limits import check_length, of_config, what_to_give
 from bitplan.errors import CalibrationError, ModelError
-from bitplan.models import predicts_next_token
+from bitplan.models import predicts_next_token, wide_matmuls
 from bitplan.progress import Progress, quiet
 from bitplan.tensors import load_tensors, save_tensors
 
@@ -83,7 +83,8 @@ def _read(kept: Path, sequences: int, length: int) -> list[Tensor]:
 def _next(model: nn.Module, tokens: list[Tensor], cache: object) -> tuple[Tensor, object]:
     """Logits [rows, vocabulary] after the tokens, and the cache that the next call may use."""
     read = tokens[-1] if cache is not None else torch.cat(tokens, dim=1)
-    output: Any = model(input_ids=read, past_key_values=cache, use_cache=True)
+    with wide_matmuls():
+        output: Any = model(input_ids=read, past_key_values=cache, use_cache=True)
     if getattr(output, "logits", None) is None:
         raise CalibrationError(
             f"{type(model).__name__} predicts no next token, so no text can be sampled "

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bitplan.errors import BitplanError, ModelError
 from bitplan.models.inputs import Inputs, complete
+from bitplan.models.wide import wide_matmuls
 
 CHUNK = 256
 """Positions whose distributions are compared at once: bounds memory at large vocabularies."""
@@ -44,7 +45,7 @@ def read_outputs(model: nn.Module, inputs: Inputs) -> Outputs:
     Channels come before heights and widths in hidden states of four dimensions. Raises `ModelError`
     for a model that gives none of these, one row for each sequence, or that cannot be run.
     """
-    with explained(model, "run on what it was given"):
+    with explained(model, "run on what it was given"), wide_matmuls():
         output: Any = model(**complete(inputs, model).tensors, **_cache(model))
     logits = getattr(output, "logits", None)
     if predicts_next_token(model):

@@ -23,7 +23,7 @@ from bitplan.calibration import (
 from bitplan.compress import reads_covariance, render
 from bitplan.errors import CalibrationError, InputError
 from bitplan.files import read_text, write_text
-from bitplan.models import eager_experts, weight_of
+from bitplan.models import eager_experts, weight_of, wide_matmuls
 from bitplan.pipeline.settings import Settings
 from bitplan.pipeline.workspace import Workspace, short_digest
 from bitplan.schema import Layer, Scheme
@@ -147,6 +147,7 @@ def pass_s(workspace: Workspace, length: int) -> float:
         with (
             torch.enable_grad(),
             eager_experts(workspace.model),
+            wide_matmuls(),
             watch(workspace.model, workspace.layers, lambda seen: None),
         ):
             objective(workspace.model, tokens).backward()

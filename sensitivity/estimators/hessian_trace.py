@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from bitplan.models import eager_experts, next_token_logits, weight_of
+from bitplan.models import eager_experts, next_token_logits, weight_of, wide_matmuls
 from bitplan.schema import Layer
 from bitplan.sensitivity.estimators.model_estimator import (
     AbstractModelEstimator,
@@ -58,7 +58,7 @@ class HessianTrace(AbstractModelEstimator):
 def _traces(bench: Bench, layers: list[Layer]) -> dict[Layer, np.ndarray]:
     """v'Hv of each layer and sequence, H of the loss summed over the sequence's tokens."""
     found: dict[Layer, list[float]] = {layer: [] for layer in layers}
-    with _differentiable(bench, layers) as weights:
+    with _differentiable(bench, layers) as weights, wide_matmuls():
         for index in range(len(bench.text)):
             bench.progress("hessian", index, len(bench.text))
             tokens = bench.text[index : index + 1]

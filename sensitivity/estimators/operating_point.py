@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bitplan.errors import ModelError
-from bitplan.models import eager_experts, next_token_logits, weight_of
+from bitplan.models import eager_experts, next_token_logits, weight_of, wide_matmuls
 from bitplan.schema import Layer, Scheme
 from bitplan.sensitivity.estimators.model_estimator import (
     AbstractModelEstimator,
@@ -123,7 +123,7 @@ def _effects(
     seen: list[Seen] = []
     effects = {layer: torch.zeros(len(change)) for layer, change in changes.items()}
     tokens = bench.text[index : index + 1]
-    with torch.enable_grad(), eager_experts(bench.model):
+    with torch.enable_grad(), eager_experts(bench.model), wide_matmuls():
         with watch(bench.model, list(changes), seen.append):
             logits = next_token_logits(bench.model, tokens)
             found = logits.float().log_softmax(-1)

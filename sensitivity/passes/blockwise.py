@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from bitplan.errors import InputError, ModelError
 from bitplan.files import make_folder, read_text, write_text
-from bitplan.models import eager_experts
+from bitplan.models import eager_experts, wide_matmuls
 from bitplan.models.chain import Call, Chain, find_chain
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Layer
@@ -167,6 +167,7 @@ class BlockWise(AbstractPass):
             yield
 
     @torch.enable_grad()
+    @wide_matmuls()
     def _advance(self, boundary: int) -> None:
         """Keep what is not kept of the hidden states at a boundary, and of those before it."""
         start = boundary
@@ -205,6 +206,7 @@ class BlockWise(AbstractPass):
             self.chain.release(index)
 
     @torch.enable_grad()
+    @wide_matmuls()
     def _back(self, index: int, sequence: int) -> bool:
         """Run a block again, and back; tells whether the loss was finite."""
         blocks = len(self.chain.blocks)
@@ -220,6 +222,7 @@ class BlockWise(AbstractPass):
         return True
 
     @torch.enable_grad()
+    @wide_matmuls()
     def _run_end(self, sequence: int) -> bool:
         """Run what comes after the blocks, and back; tells whether the loss is finite."""
         last = len(self.chain.blocks)
@@ -234,6 +237,7 @@ class BlockWise(AbstractPass):
         return True
 
     @torch.enable_grad()
+    @wide_matmuls()
     def _run_ends(self, sequence: int) -> bool:
         """The same, and then back through what comes before the blocks."""
         self._tell(2 * len(self.chain.blocks), sequence)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from bitplan.models import Inputs, eager_experts, explained, positions
+from bitplan.models import Inputs, eager_experts, explained, positions, wide_matmuls
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Layer
 from bitplan.sensitivity.objective import objective
@@ -61,6 +61,6 @@ class WholeModel(AbstractPass):
             loss = objective(self.model, sequence, labels=self.labels)
             is_finite = bool(loss.isfinite())
             if is_finite and loss.requires_grad:
-                with explained(self.model, "be differentiated"):
+                with explained(self.model, "be differentiated"), wide_matmuls():
                     loss.backward()
         return is_finite

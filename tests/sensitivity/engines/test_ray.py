@@ -35,12 +35,25 @@ def _leave_the_home_alone(monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else Ray writes a token there
 
 
+@pytest.fixture(autouse=True)
+def _machines_may_be_busy(monkeypatch):
+    monkeypatch.setenv("RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S", "300")
+
+
 @pytest.fixture
-def cluster() -> Iterator[Any]:
-    """A head that does no tasks; add nodes to it."""
+def client_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture
+def cluster(client_port) -> Iterator[Any]:
+    """A head that does no tasks, and a server for clients; add nodes to it."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    head = {"num_cpus": 0, "ray_client_server_port": client_port}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     yield cluster
     ray.shutdown()
     cluster.shutdown()
@@ -79,6 +92,18 @@ def attempts_over_a_dead_node(cluster: Any, node: Any, notes: Path) -> None:
     with get_engine(cluster.address) as engine:
         assert list(engine.map(subprocess.check_output, commands())) == [b"done\n"] * 3
     assert notes.read_text() == "begun\n" * 4
+
+
+def test_a_client_from_outside_the_cluster_gets_the_same_table(
+    cluster, client_port, tiny_model, tmp_path
+):
+    cluster.add_node(num_cpus=1)
+    model, host = tiny_model("llama", torch.bfloat16), cluster.address.partition(":")[0]
+    expected = measure(model, workdir=tmp_path / "serial", engine="serial", **SETTINGS)
+    address = f"ray://{host}:{client_port}"
+    table = measure(model, workdir=tmp_path / "ray", engine=address, **SETTINGS)
+    assert table.to_json() == expected.to_json()
+    assert not ray.util.client.ray.is_connected()
 
 
 def test_a_cluster_of_this_machine_is_started_and_stopped():
