@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
+from progress import told
 from torch import Tensor
 
 from bitplan.calibration import TokenSets, tokens_digest
@@ -54,7 +55,9 @@ def _measured(
     workspace: Workspace, tokens: TokenSets, table: CostTable, quantizer: str
 ) -> dict[str, object]:
     start = time.perf_counter()
-    meter = workspace.meter(tokens, estimator=ESTIMATOR, quantizer=quantizer)
+    meter = workspace.meter(
+        tokens, estimator=ESTIMATOR, quantizer=quantizer, progress=told("activations")
+    )
     rows = []
     for row in table.rows:
         if row.layer.kind is Kind.EMBEDDING:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from activations import Activations
 from models import Subject
+from progress import told
 from texts import calibration_of, other_text, sets_of
 
 from bitplan import Budget
@@ -21,7 +22,6 @@ from bitplan.pipeline import Settings, Workspace
 from bitplan.pipeline.judge import Judge
 from bitplan.pipeline.stages import measure_in
 from bitplan.pipeline.workspace import kept_scheme
-from bitplan.progress import Progress
 from bitplan.schema import CostTable, Layer, Plan, Scheme
 from bitplan.sensitivity import Meter
 
@@ -30,8 +30,6 @@ GROUP = 64
 SIDE_BITS = 32 / GROUP
 """Bits a weight that the bfloat16 scale and offset of its group take."""
 ESTIMATOR = "gradient_covariance"
-DTYPE = "float32"
-"""What models are measured in: any processor multiplies it, and differences are not rounded."""
 
 Assignment = Mapping[str, Scheme]
 Losses = Mapping[tuple[str, str], float]
@@ -70,14 +68,13 @@ class Ground:
         """The ground, from the work folder where it is there; weights may be swapped within."""
         tokenizer = load_tokenizer(subject.source)
         tokens = sets_of(subject.documents, tokenizer, seed)
-        workspace = Workspace.open(subject.source, workdir=folder, dtype=DTYPE)
+        workspace = Workspace.open(subject.source, workdir=folder)
         settings = Settings(
             schemes=[*(f"int{bits}g{GROUP}" for bits in WIDTHS), str(kept_scheme(workspace.dtype))],
             calibration=tokens,
             estimator=ESTIMATOR,
             quantizer=quantizer,
             workdir=folder,
-            dtype=DTYPE,
         )
         table, meter, tokens, seconds = _measured(workspace, settings)
         activations = Activations.of(workspace, tokens, table, quantizer)
@@ -191,15 +188,3 @@ def _measured(
     if is_fresh:
         write_text(clock, json.dumps(time.perf_counter() - start))
     return table, meter, tokens, json.loads(clock.read_text()) if clock.is_file() else None
-
-
-def told(what: str, every_s: float = 30.0) -> Progress:
-    """Progress in a line now and then."""
-    last = [time.monotonic()]
-
-    def tell(stage: str, done: int, total: int) -> None:
-        if time.monotonic() - last[0] > every_s:
-            print(f"  {what}, {stage}: {done:,} of {total:,}", flush=True)
-            last[0] = time.monotonic()
-
-    return tell

@@ -7,6 +7,9 @@ where its dynamic program, which is exact, is handed them.
         --sequences N --length L --bits 2 3 ... --group G
 """
 
+# AutoRound is not there where this is checked, and what it hashes with is replaced.
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+
 import argparse
 import itertools
 import json

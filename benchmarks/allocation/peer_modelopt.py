@@ -6,6 +6,9 @@ Runs in an environment of its own, see `peers.py`; nothing of bitplan is there.
         --method gradient | kl_div --sequences N --bits 2 3 ... --group G
 """
 
+# ModelOpt is not there where this is checked.
+# pyright: reportMissingImports=false
+
 import argparse
 import json
 import time

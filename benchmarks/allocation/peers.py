@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ground import DTYPE, GROUP, WIDTHS
+from ground import GROUP, WIDTHS
 from huggingface_hub import save_torch_state_dict
 from models import Subject
 from safetensors.torch import save_file
@@ -122,7 +122,7 @@ def _exported(subject: Subject, folder: Path) -> Path:
     if not (folder / "config.json").is_file():
         # config.json comes last: it tells that all is there.
         load_tokenizer(subject.source).save_pretrained(folder)
-        model: Any = load_model(subject.source, dtype=DTYPE)
+        model: Any = load_model(subject.source)
         save_torch_state_dict(model.state_dict(), folder)
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(folder)
