@@ -187,8 +187,8 @@ RIVALS: dict[str, Arm] = {
     "nncf": partial(_rival, rivals.nncf, "traced"),
 }
 OURS: dict[str, Arm] = {
-    "ours": partial(_ours, False),
     "ours_fused": partial(_ours, True),
+    "ours": partial(_ours, False),
     **{f"ours_{times}x": partial(_searched, refined, times) for times in STEPS},
 }
 ARMS = BASELINES | RIVALS | OURS
@@ -202,7 +202,7 @@ LABELS = {
     "autoscheme": "AutoRound AutoScheme",
     "exllama": "ExLlama-style greedy, exchange",
     "nncf": "NNCF-style sort",
-    "ours": "ours, unrefined",
     "ours_fused": "ours, unrefined, fused layers tied",
+    "ours": "ours, unrefined",
 }
 LABELS |= {f"ours_{times}x": f"ours, refined, {times}x" for times in STEPS}

@@ -37,7 +37,6 @@ def _ratios(axes: Any, table: Table) -> None:
         if pairs:
             axes.plot(*zip(*pairs, strict=True), label=LABELS[arm], **_style(arm))
     axes.set(
-        yscale="log",
         xlabel="average bits of the codes",
         ylabel="held-out KL over that of the uniform plan",
         title=f"{table.model}, {table.quantizer}",

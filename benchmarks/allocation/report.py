@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from arms import LABELS
+from arms import ARMS, LABELS
 from figures import figures
 from plot import plot
 from rows import Row
@@ -84,6 +84,9 @@ def _sections(table: Table) -> list[str]:
         _costs(table),
         figures(table),
     ]
+    lacking = [LABELS[arm] for arm in ARMS if arm not in (*table.arms, *table.failures)]
+    if lacking:
+        parts.append(f"Not measured: {'; '.join(lacking)}.")
     failed = [f"- {LABELS[arm]} did not run: {reason}" for arm, reason in table.failures.items()]
     return [part for part in [*parts, "\n".join(failed)] if part]
 

@@ -29,11 +29,11 @@ def exllama(ground: Ground, activations: Activations, bits: float) -> Assignment
 
 
 def nncf(ground: Ground, activations: Activations, bits: float) -> Assignment:
-    """Layers sorted by sensitivity: the most sensitive in a higher width, as many as fit.
+    """Layers sorted by sensitivity: the most sensitive in the backup width, as many as fit.
 
-    The sensitivity is NNCF's `hessian_input_activation`, the mean square of a layer's inputs times
-    the squared error of its weight in the lower width. NNCF knows 4 and 8 bits; here the two widths
-    are those around the budget of least summed sensitivity.
+    The sensitivity is NNCF's HESSIAN_INPUT_ACTIVATION, the mean square of a layer's inputs times
+    the squared error of its weight in the backup width. NNCF knows 4 and 8 bits; here the two
+    widths are those of least summed sensitivity of all that the budget lies between.
     """
     best: tuple[float, Assignment] | None = None
     for low, high in itertools.combinations(WIDTHS, 2):
@@ -57,7 +57,7 @@ def _sorted_plan(
     if spare < 0:
         return None
     plan: dict[str, Scheme] = dict.fromkeys(names, lower)
-    for name in _most_sensitive_first(activations, names, lower):
+    for name in _most_sensitive_first(activations, names, higher):
         extra = ground.bytes_of(name, higher) - ground.bytes_of(name, lower)
         if extra > spare:
             break

@@ -1,6 +1,6 @@
 """The rows of one model and quantizer, as means over seeds by arm and budget."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -137,6 +137,22 @@ class Table:
 
     def best(self, arms: Sequence[str], bits: float) -> str | None:
         """Of some arms the one of least KL."""
-        kl: Callable[[str], float] = lambda arm: self.kl(arm, bits) or np.inf  # noqa: E731
-        measured = [arm for arm in arms if self.kl(arm, bits) is not None]
-        return min(measured, key=kl) if measured else None
+        found = {arm: kl for arm in arms if (kl := self.kl(arm, bits)) is not None}
+        return min(found, key=lambda arm: found[arm]) if found else None
+
+    def ratio(self, arm: str, other: str, bits: float) -> tuple[float, float] | None:
+        """KL of an arm over another's on the seeds of both, and its standard error.
+
+        The error is that of the paired difference, over sequences.
+        """
+        ours, theirs = (
+            {row["seed"]: row["held_out"]["kl"] for row in self._cells.get((name, bits), [])}
+            for name in (arm, other)
+        )
+        shared = sorted(ours.keys() & theirs.keys())
+        if not shared:
+            return None
+        our_kl = np.mean([ours[seed] for seed in shared], axis=0)  # [sequences]
+        their_kl = np.mean([theirs[seed] for seed in shared], axis=0)
+        error = np.std(our_kl - their_kl, ddof=1) / len(our_kl) ** 0.5
+        return float(our_kl.mean() / their_kl.mean()), float(error / their_kl.mean())
