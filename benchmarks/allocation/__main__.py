@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from arms import ARMS, Bench
+from arms import ARMS, SEARCHES, Bench
 from ground import Ground
 from models import Subject, subject_of
 from peers import PeerError
@@ -73,7 +73,9 @@ def _measure(
     if not lacking:
         return
     print(f"{subject.name}, {quantizer}, seed {seed}: {len(lacking)} plans to measure", flush=True)
-    with Ground.opened(subject, quantizer, seed, folder / "work") as ground:
+    searches = any(arm in SEARCHES for arm, _ in lacking)
+    work = folder / "work"
+    with Ground.opened(subject, quantizer, seed, work, searches=searches) as ground:
         if (*place, None, "reference") not in known:
             rows.append(_reference(ground))
         bench = Bench(ground=ground, folder=folder, search_tokens=args.search_tokens)

@@ -192,6 +192,7 @@ OURS: dict[str, Arm] = {
     **{f"ours_{times}x": partial(_searched, refined, times) for times in STEPS},
 }
 ARMS = BASELINES | RIVALS | OURS
+SEARCHES = [name for name in ARMS if name.endswith("x")]
 
 LABELS = {
     "uniform": "uniform, halves in turn",

@@ -63,9 +63,12 @@ class Ground:
     @classmethod
     @contextmanager
     def opened(
-        cls, subject: Subject, quantizer: str, seed: int, folder: Path
+        cls, subject: Subject, quantizer: str, seed: int, folder: Path, *, searches: bool
     ) -> Iterator["Ground"]:
-        """The ground, from the work folder where it is there; weights may be swapped within."""
+        """The ground, from the work folder where it is there; weights may be swapped within.
+
+        `searches`: whether the judge knows the search tokens, of which there are many.
+        """
         tokenizer = load_tokenizer(subject.source)
         tokens = sets_of(subject.documents, tokenizer, seed)
         workspace = Workspace.open(subject.source, workdir=folder)
@@ -78,11 +81,9 @@ class Ground:
         )
         table, meter, tokens, seconds = _measured(workspace, settings)
         activations = Activations.of(workspace, tokens, table, quantizer)
-        sets = {
-            "search": tokens.search,
-            "held_out": tokens.held_out,
-            "other": other_text(tokenizer),
-        }
+        sets = {"held_out": tokens.held_out, "other": other_text(tokenizer)}
+        if searches:
+            sets["search"] = tokens.search
         if quantizer == "rtn":  # reads no calibration: what is measured is so for every seed
             first = calibration_of(subject.documents, tokenizer, 0)
             kept = workspace.store(tokens_digest(first), quantizer)

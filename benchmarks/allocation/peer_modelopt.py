@@ -73,8 +73,8 @@ def main() -> None:
     counter, start = count_tokens(), time.perf_counter()
     _, state = mtq.auto_quantize(
         model,
-        # Any that can be met: of the answer, the scores alone are kept.
-        constraints={"effective_bits": 10.0},
+        # No constraint: of the answer, the scores alone are kept.
+        constraints={"effective_bits": 16.0},
         quantization_formats=[weights_only(bits, args.group) for bits in args.bits],
         data_loader=batches,
         disabled_layers=["*lm_head*"],
@@ -87,6 +87,8 @@ def main() -> None:
     seconds = time.perf_counter() - start
     groups = []
     for stats in state["candidate_stats"].values():
+        if len(stats["scores"]) == 1:
+            continue  # a disabled layer
         # Formats rise in bits, the last one being none at all.
         assert len(stats["scores"]) == len(args.bits) + 1
         scores = dict(zip(sorted(args.bits), map(float, stats["scores"]), strict=False))
