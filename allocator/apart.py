@@ -49,7 +49,11 @@ class Apart:
 
 
 def apart(problem: Problem, taken: Taken) -> Apart:
-    """Set the price of whichever taken choice is agreed with too much, until none is."""
+    """Set the price of whichever taken choice is agreed with too much, until none is.
+
+    The bound is one of bytes, so that it holds under other limits too; the choice keeps to them.
+    """
+    limited, problem = problem, problem.by_bytes_alone()
     prices = np.zeros(len(taken.choices))
     trials = [_Trial.at(problem, taken, prices)]
     for _ in range(ROUNDS * len(prices)):
@@ -72,7 +76,7 @@ def apart(problem: Problem, taken: Taken) -> Apart:
     return Apart(
         lower_bound=tightest.lower_bound,
         reduced=tightest.reduced,
-        choice=min(apart_enough, key=problem.loss_of, default=None),
+        choice=min(filter(limited.fits, apart_enough), key=problem.loss_of, default=None),
     )
 
 

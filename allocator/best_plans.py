@@ -7,13 +7,17 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from bitplan.allocator.apart import Apart, Taken, apart
-from bitplan.allocator.cp_sat import cp_sat
+from bitplan.allocator.constraints import Constraints
 from bitplan.allocator.hull import Hull
+from bitplan.allocator.interactions import additive_only
 from bitplan.allocator.next_best import Next, next_best
 from bitplan.allocator.pins import Pins
 from bitplan.allocator.plan import plan_of, solved_plan
+from bitplan.allocator.prices import best_prices, priced_relaxation
 from bitplan.allocator.problem import ROUNDING, Problem, Solution
 from bitplan.allocator.relaxation import Relaxation
+from bitplan.allocator.solvers import check_time, run_solver
+from bitplan.allocator.task import Task
 from bitplan.errors import InputError
 from bitplan.schema import Budget, CostTable, Plan
 
@@ -27,7 +31,7 @@ FIRST_SLACK = 1e-4
 
 def best_plans(
     table: CostTable,
-    budget: Budget | float,
+    budget: Budget | float | None,
     count: int,
     *,
     differ_by: float = 0.0,
@@ -35,6 +39,7 @@ def best_plans(
     tolerance: float | None = None,
     pins: Pins | None = None,
     fuse: bool = False,
+    constraints: Constraints | None = None,
     time_limit_s: float = 60.0,
 ) -> list[Plan]:
     """The best plans within a budget, the best first; or the best of those that differ.
@@ -44,28 +49,34 @@ def best_plans(
 
     Args:
         table: what every layer loses in every scheme.
-        budget: for the whole model; a number is gigabytes, of 10^9 bytes.
+        budget: as for `solve`.
         count: number of plans, 1 or more.
         differ_by: the least share in which any two differ, from 0 (in one layer) to 1 (in all).
         of: what that is a share of: the number of parameters, or of layers.
         tolerance: how much more than the best a plan may predict, as a share; None: any amount.
         pins: as for `solve`.
         fuse: as for `solve`.
+        constraints: as for `solve`; they hold in every plan.
         time_limit_s: for all; what was not proven by then says so.
 
     Raises:
         InfeasibleError: nothing fits the budget.
+        ConflictError: constraints that cannot hold together.
         InputError: a count, share or tolerance that makes no sense, or a pin that cannot be used.
     """
     _check(count, differ_by, of, tolerance)
+    check_time(time_limit_s)
+    additive_only(table, "best_plans")
     end = time.monotonic() + time_limit_s
-    problem = Problem.of(table, Budget.of(budget).total_bytes, pins=pins, fuse=fuse)
-    hull = Hull.of(problem)
-    best = cp_sat(problem, hull, time_limit_s=time_limit_s / count)
-    plans, choices = [solved_plan(table, problem, best)], [best.choice]
+    task = Task.of(table, budget, Constraints.of(constraints, pins=pins, fuse=fuse))
+    problem = task.problem
+    best = run_solver(
+        "cp_sat", table, task.rules, problem, task.hull, time_limit_s=time_limit_s / count
+    )
+    plans, choices = [solved_plan(table, problem, best, task.constraints)], [best.choice]
     weight = _weight(problem, of)
     differ = max(1, math.ceil(differ_by * int(weight.sum()) * (1 - ROUNDING)))
-    relaxation = Relaxation.of(problem, hull)
+    relaxation = _relaxed(problem, end - time.monotonic())
     anywhere = Apart(lower_bound=relaxation.lower_bound, reduced=relaxation.reduced, choice=None)
     most_loss = math.inf if tolerance is None else best.loss * (1 + tolerance) * (1 + ROUNDING)
     slack = max(best.loss - relaxation.lower_bound, FIRST_SLACK * best.loss, np.finfo(float).tiny)
@@ -85,21 +96,27 @@ def best_plans(
             break
         slack = max(slack, problem.loss_of(found.choice) - relaxation.lower_bound)
         status = _status(len(plans), differ_by, of, found)
-        plans.append(_plan(table, problem, found.choice, status, best))
+        plans.append(_plan(task, found.choice, status, best))
         choices.append(found.choice)
     return plans
 
 
-def _plan(
-    table: CostTable, problem: Problem, choice: np.ndarray, status: str, best: Solution
-) -> Plan:
+def _relaxed(problem: Problem, time_limit_s: float) -> Relaxation:
+    """A bound on all choices, with prices on the limits where there are any."""
+    if not problem.limits:
+        return Relaxation.of(problem, Hull.of(problem))
+    return priced_relaxation(problem, best_prices(problem, time_limit_s / 4))
+
+
+def _plan(task: Task, choice: np.ndarray, status: str, best: Solution) -> Plan:
     return plan_of(
-        table,
-        problem.assignment(choice),
-        budget_bytes=problem.budget_bytes + problem.rest_bytes,
+        task.table,
+        task.problem.assignment(choice),
+        budget_bytes=task.problem.budget_bytes + task.problem.rest_bytes,
         solver="best_plans",
         status=status,
         lower_bound=best.lower_bound,
+        constraints=task.constraints,
     )
 
 
@@ -126,8 +143,8 @@ def _status(before: int, differ_by: float, of: Of, found: Next) -> str:
 
 
 def _check(count: int, differ_by: float, of: str, tolerance: float | None) -> None:
-    if count < 1:
-        raise InputError(f"{count} plans were asked for; it needs at least 1.")
+    if not (isinstance(count, int) and count >= 1):
+        raise InputError(f"{count} plans were asked for; it needs a whole number of at least 1.")
     if not 0 <= differ_by <= 1:
         raise InputError(f"Plans are to differ by {differ_by}; it must be a share from 0 to 1.")
     if of not in ("parameters", "layers"):

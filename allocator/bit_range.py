@@ -64,7 +64,7 @@ def _rules(
 def _checked(noun: str, pattern: str, bits: Bits) -> Scheme | float:
     if isinstance(bits, str | Scheme):
         return Scheme.parse(bits)
-    if not 0 < bits < math.inf:
+    if not (isinstance(bits, int | float) and 0 < bits < math.inf):
         raise InputError(f"The {noun} {pattern!r} is {bits} bits; it must be above zero.")
     return bits
 

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+from bitplan.allocator.constraints import Constraints
+from bitplan.allocator.interactions import additive_only
+from bitplan.allocator.kept import recorded_constraints
 from bitplan.allocator.pins import Pins
 from bitplan.allocator.plan import plan_of
 from bitplan.allocator.problem import Problem
@@ -10,7 +13,12 @@ from bitplan.schema import CostTable, Plan
 
 
 def chosen(
-    table: CostTable, plan: Plan, *, pins: Pins | None = None, fuse: bool = False
+    table: CostTable,
+    plan: Plan,
+    *,
+    pins: Pins | None = None,
+    fuse: bool = False,
+    constraints: Constraints | None = None,
 ) -> tuple[Problem, np.ndarray]:
     """The problem of the table at the plan's budget, and the plan's choice [rows] in it.
 
@@ -21,11 +29,14 @@ def chosen(
         plan: of the same model.
         pins: those that the plan was solved with: what they forbid is no alternative.
         fuse: whether it was solved with fused layers.
+        constraints: all that it was solved with. Where none of these three is given, those that the
+            plan records.
 
     Raises:
-        PlanError: the plan is of another model, or not one that pins and `fuse` allow.
+        PlanError: the plan is of another model, or not one that the constraints allow.
         InputError: a pin that cannot be used, or a layer or scheme that the table does not have.
     """
+    additive_only(table, "Explaining a plan")
     made, known = plan.provenance, table.provenance
     if made.model_digest != known.model_digest:
         raise PlanError(
@@ -38,7 +49,10 @@ def chosen(
         table, plan.schemes, budget_bytes=plan.budget_bytes, solver="", status="", lower_bound=0.0
     )
     budget_bytes = max(plan.budget_bytes, again.bytes)
-    problem = Problem.of(table, budget_bytes, pins=pins, fuse=fuse)
+    given = Constraints.of(constraints, pins=pins, fuse=fuse)
+    if given == Constraints():
+        given = recorded_constraints(plan)
+    problem = Problem.of(table, budget_bytes, constraints=given)
     choice = [_column(problem, plan, row) for row in range(len(problem.layers))]
     return problem, np.array(choice)
 
@@ -58,6 +72,6 @@ def _column(problem: Problem, plan: Plan, row: int) -> int:
         raise PlanError(
             f"The plan gives {names[0]} the scheme {name}, but it may only take "
             f"{', '.join(str(problem.schemes[each]) for each in legal)}. Give the pins and fuse "
-            "that the plan was solved with."
+            "that the plan was solved with, or none for those that it records."
         )
     return column

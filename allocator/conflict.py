@@ -30,7 +30,7 @@ def least_amount(problem: Problem, limit: Limit, time_limit_s: float = TIME_LIMI
     """
     others = tuple(other for other in problem.limits if other is not limit)
     loss = np.where(problem.legal, limit.amounts.astype(float), np.inf)
-    alone = replace(problem, loss=loss, limits=others)
+    alone = replace(problem.alone(), loss=loss, limits=others)
     solution = cp_sat(alone, Hull.of(alone), time_limit_s=time_limit_s)
     if solution.gap > 0:
         raise TimeLimitError(
@@ -103,7 +103,8 @@ def budget_rule(table: CostTable, budget_bytes: int) -> Rule:
 
 def largest_bytes(table: CostTable) -> int:
     """Bytes of the whole model at its largest: a budget that binds nothing."""
-    return table.rest_bytes + sum(max(cost.bytes for cost in row.costs) for row in table.rows)
+    sizes = (max((cost.bytes for cost in row.costs), default=0) for row in table.rows)
+    return table.rest_bytes + sum(sizes)
 
 
 class _Oracle:
@@ -115,7 +116,7 @@ class _Oracle:
 
     def problem(self, rules: Sequence[Rule]) -> Problem:
         """The problem of rules alone, without a budget."""
-        return Problem.under(self.table, largest_bytes(self.table), rules)
+        return Problem.under(self.table, largest_bytes(self.table), rules).alone()
 
     def can_hold(self, rules: Sequence[Rule]) -> bool:
         """Whether some plan keeps to all rules; True as well where the time is up."""

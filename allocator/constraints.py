@@ -6,8 +6,8 @@ from typing import TypeAlias
 
 from bitplan.allocator.bit_range import Bits, ceiling_rules, floor_rules
 from bitplan.allocator.limit import number_text
-from bitplan.allocator.pins import Pins, pin_rules
-from bitplan.allocator.resources import AbstractResource
+from bitplan.allocator.pins import Pins, check_pins, pin_rules
+from bitplan.allocator.resource import AbstractResource
 from bitplan.allocator.rules import Cap, Rule, each_within
 from bitplan.allocator.wildcards import matching
 from bitplan.errors import InputError
@@ -49,6 +49,7 @@ class Constraints:
     limits: Sequence[AbstractResource] = ()
 
     def __post_init__(self) -> None:
+        check_pins(self.pins)
         if self.most_schemes is not None and not (
             isinstance(self.most_schemes, int) and self.most_schemes >= 1
         ):
@@ -60,6 +61,12 @@ class Constraints:
             get_runtime(self.runtime)
         if isinstance(self.ties, str):
             raise InputError(f"The ties are the string {self.ties!r}. Give a list of wildcards.")
+        for tie in self.ties:
+            if not isinstance(tie, str | Sequence):
+                raise InputError(f"The tie {tie!r} is no wildcard. Give one, or several in a list.")
+        for limit in self.limits:
+            if not isinstance(limit, AbstractResource):
+                raise InputError(f"{limit!r} limits nothing. Give a limit as AverageBits(most=4).")
 
     @classmethod
     def of(
@@ -70,10 +77,11 @@ class Constraints:
         fuse: bool = False,
     ) -> "Constraints":
         """The constraints, with more pins and `fuse`. A pin that both have is refused."""
-        given = constraints or cls()
-        for pattern in set(given.pins).intersection(pins or ()):
+        given, pins = constraints or cls(), {} if pins is None else pins
+        check_pins(pins)
+        for pattern in set(given.pins).intersection(pins):
             raise InputError(f"{pattern!r} is pinned twice. Pin it once.")
-        return replace(given, pins={**given.pins, **(pins or {})}, fuse=given.fuse or fuse)
+        return replace(given, pins={**given.pins, **pins}, fuse=given.fuse or fuse)
 
     @property
     def fixes_nothing(self) -> bool:

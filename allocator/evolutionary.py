@@ -6,6 +6,8 @@ some layers go up a level, others down. Here the fitness is the table's loss, no
 """
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,15 +20,32 @@ from bitplan.allocator.solver import solver
 from bitplan.allocator.uniform import uniform_choices
 
 NAME = "evolutionary"
-PARENTS = 8
-OFFSPRING = 64
 MAX_CELLS = 10_000_000
 """Offspring x rows: of larger problems there are fewer offspring in a generation."""
-GENERATIONS, STALE = 1000, 150
-"""At most, and how many without a fitter individual end the evolution."""
-MAX_UP, MAX_CHANGES = 3, 10
-"""Levels that a mutation raises, of which fewer are likelier, and all that it may change."""
+MAX_CHANGES = 10
+"""Levels that a mutation may change in all."""
 SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How an evolution goes.
+
+    Args:
+        parents: mu, how many are kept of a generation.
+        offspring: lambda, how many it makes.
+        generations: at most.
+        stale: how many without a fitter individual end it.
+        most_up: levels that a mutation raises at most, of which fewer are likelier.
+        least_added: bytes that it must add for each that it takes.
+    """
+
+    parents: int = 8
+    offspring: int = 64
+    generations: int = 1000
+    stale: int = 150
+    most_up: int = 3
+    least_added: float = 0.0
 
 
 @solver(NAME, interactions=True)
@@ -38,33 +57,47 @@ def evolutionary(
     The bound is that of the relaxation. Source: as in the head of this module.
     """
     end = time.monotonic() + time_limit_s
-    status, bound = Status.WITHIN_GAP, lower_bound(problem, hull)
-    evolution = _Evolution(problem)
+    bound = lower_bound(problem, hull)
     founders = [*uniform_choices(problem).values(), hull.first, *([] if start is None else [start])]
+    choice, late = evolve(problem, founders, Pace(), end)
+    status = Status.TIME_LIMIT if late else Status.WITHIN_GAP
+    return Solution.of(problem, choice, bound, status, NAME)
+
+
+def evolve(
+    problem: Problem, founders: Sequence[np.ndarray], pace: Pace, end: float
+) -> tuple[np.ndarray, bool]:
+    """The fittest choice [rows] of an evolution, and whether the time was up before it ended.
+
+    Args:
+        problem: whose losses and bytes count.
+        founders: choices [rows] to begin with, of which at least one fits.
+        pace: how it goes.
+        end: when to be done, by `time.monotonic`.
+    """
+    evolution = Evolution(problem, pace)
     levels = np.array([evolution.ladder.level(problem, choice) for choice in founders])
     parents, loss = evolution.fittest(levels[evolution.bytes(levels) <= problem.budget_bytes])
     fittest = 0
-    for generation in range(GENERATIONS):
+    for generation in range(pace.generations):
         if time.monotonic() >= end:
-            status = Status.TIME_LIMIT
-            break
-        if generation - fittest > STALE:
+            return evolution.ladder.choice(parents[0]), True
+        if generation - fittest > pace.stale:
             break
         best = loss[0]
         parents, loss = evolution.fittest(np.vstack([parents, evolution.offspring(parents)]))
         fittest = generation if loss[0] < best else fittest
-    choice = evolution.ladder.choice(parents[0])
-    return Solution.of(problem, choice, bound, status, NAME)
+    return evolution.ladder.choice(parents[0]), False
 
 
-class _Evolution:
+class Evolution:
     """What selects and what mutates. Levels are [individuals, rows] int16, rungs of the ladder."""
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
+    def __init__(self, problem: Problem, pace: Pace) -> None:
+        self.problem, self.pace = problem, pace
         self.ladder = Ladder.of(problem)
         self.random = np.random.default_rng(SEED)
-        self.count = max(1, min(OFFSPRING, MAX_CELLS // len(problem.loss)))
+        self.count = max(1, min(pace.offspring, MAX_CELLS // len(problem.loss)))
         self.rows = np.arange(len(problem.loss))
 
     def bytes(self, levels: np.ndarray) -> np.ndarray:
@@ -80,22 +113,25 @@ class _Evolution:
         return loss
 
     def fittest(self, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The `PARENTS` individuals of least loss, different ones, and their losses, rising."""
+        """The individuals of least loss, different ones, and their losses, rising."""
         loss = self.loss(levels)
         # Of equal losses the first stays: parents before offspring.
         loss, first = np.unique(loss, return_index=True)
-        return levels[first[:PARENTS]], loss[:PARENTS]
+        return levels[first[: self.pace.parents]], loss[: self.pace.parents]
 
     def offspring(self, parents: np.ndarray) -> np.ndarray:
         """Individuals that differ from a parent by levels raised, and others lowered to fit."""
         children = parents[self.random.integers(len(parents), size=self.count)]
-        size = self.bytes(children)
-        up = self.random.integers(1, MAX_UP + 1, (2, self.count)).min(axis=0)
+        before = self.bytes(children)
+        size, added = before, np.zeros_like(before)
+        up = self.random.integers(1, self.pace.most_up + 1, (2, self.count)).min(axis=0)
         for change in range(MAX_CHANGES):
             over = size > self.problem.budget_bytes
             step = np.where(change < up, 1, np.where(over, -1, 0))
-            size += self._step(children, step)
-        return children[size <= self.problem.budget_bytes]
+            more = self._step(children, step)
+            size, added = size + more, added + np.maximum(more, 0)
+        enough = added >= self.pace.least_added * (before + added - size)
+        return children[(size <= self.problem.budget_bytes) & enough]
 
     def _step(self, levels: np.ndarray, step: np.ndarray) -> np.ndarray:
         """Move one row of each individual, drawn at random, a step [individuals]; bytes added."""

@@ -3,6 +3,7 @@
 import time
 
 from bitplan.allocator.chosen import chosen
+from bitplan.allocator.constraints import Constraints
 from bitplan.allocator.explanation import Explanation
 from bitplan.allocator.hull import Hull
 from bitplan.allocator.margin import GB, best_at, increment, larger, smaller
@@ -10,6 +11,7 @@ from bitplan.allocator.pins import Pins
 from bitplan.allocator.problem import Problem
 from bitplan.allocator.reasons import Case, reasons
 from bitplan.allocator.relaxation import Relaxation
+from bitplan.allocator.solvers import check_time
 from bitplan.allocator.stability import stability
 from bitplan.allocator.wildcards import matching
 from bitplan.schema import CostTable, Plan
@@ -28,6 +30,7 @@ def explain(
     layers: str = "*",
     pins: Pins | None = None,
     fuse: bool = False,
+    constraints: Constraints | None = None,
     exact: bool = False,
     samples: int = 200,
     seed: int = 0,
@@ -41,6 +44,8 @@ def explain(
         layers: name or wildcard of the layers whose reasons are given.
         pins: those that the plan was solved with.
         fuse: whether it was solved with fused layers.
+        constraints: all that it was solved with. Where none of these three is given, those that the
+            plan records. Limits beside the bytes are left out, and `left_out` names them.
         exact: solve each layer's runner-up exactly: tens of times slower. Else it is near-optimal,
             with a bound.
         samples: of the table, for how often a layer keeps its scheme; 0: none.
@@ -48,11 +53,13 @@ def explain(
         time_limit_s: for the exact searches; what they could not prove has a bound still.
 
     Raises:
-        PlanError: the plan is of another model, or not one that pins and `fuse` allow.
+        PlanError: the plan is of another model, or not one that the constraints allow.
         InputError: no layer has that name, or a pin that cannot be used.
     """
+    check_time(time_limit_s)
     names = matching("wildcard", layers, [row.layer.name for row in table.rows])
-    problem, choice = chosen(table, plan, pins=pins, fuse=fuse)
+    problem, choice = chosen(table, plan, pins=pins, fuse=fuse, constraints=constraints)
+    left_out, problem = problem.limit_names, problem.by_bytes_alone()
     hull = Hull.of(problem)
     end = time.monotonic() + time_limit_s
     steps = _steps(problem, hull)
@@ -60,7 +67,8 @@ def explain(
     best, *others = best_at(problem, hull, budgets, choice, time_limit_s)
     kept = {}
     if samples and any(cost.standard_error for row in table.rows for cost in row.costs):
-        kept = stability(table, plan, samples=samples, seed=seed, pins=pins, fuse=fuse).kept
+        given = {"pins": pins, "fuse": fuse, "constraints": constraints}
+        kept = stability(table, plan, samples=samples, seed=seed, **given).kept
     case = Case(
         problem=problem,
         hull=hull,
@@ -75,6 +83,7 @@ def explain(
     exact_s = max(0.0, end - time.monotonic()) if exact else None
     return Explanation(
         model=plan.provenance.model,
+        left_out=tuple(left_out),
         budget_bytes=problem.budget_bytes + problem.rest_bytes,
         bytes=problem.bytes_of(choice) + problem.rest_bytes,
         predicted_kl=case.loss,

@@ -57,6 +57,9 @@ class Explanation(Record):
     """What a plan's table says of it: what bytes are worth, what comes next, and why."""
 
     model: str
+    left_out: tuple[str, ...] = Field(
+        default=(), description="limits that the plan keeps to and that nothing here heeds"
+    )
     budget_bytes: NonNegativeInt
     bytes: NonNegativeInt = Field(description="of the whole model")
     predicted_kl: NonNegativeFloat = Field(description="by this table, nats per token")

@@ -10,17 +10,13 @@ from bitplan.allocator.conflict import largest_bytes, problem_under
 from bitplan.allocator.constraints import Constraints
 from bitplan.allocator.curve import Curve
 from bitplan.allocator.hull import Hull
+from bitplan.allocator.interactions import additive_only
 from bitplan.allocator.nested import nest, nested_plan
 from bitplan.allocator.pins import Pins
 from bitplan.allocator.plan import solved_plan
 from bitplan.allocator.problem import Problem, Solution
-from bitplan.allocator.solve import (
-    SOLVERS,
-    check_solver,
-    choose_solver,
-    run_solver,
-    smallest_bytes,
-)
+from bitplan.allocator.solve import smallest_bytes
+from bitplan.allocator.solvers import SOLVERS, check_solver, choose_solver, run_solver
 from bitplan.errors import InputError
 from bitplan.schema import CostTable, Plan
 
@@ -87,6 +83,8 @@ def frontier(
     rules = given.rules(table)
     problem = problem_under(table, largest_bytes(table), rules)
     hull = Hull.of(problem)
+    if nested or points is None:
+        additive_only(table, "A nested frontier" if nested else "The whole curve")
     if problem.is_limited and (nested or points is None):
         raise InputError(
             "Nested plans and the whole curve keep to the bytes alone, but these must also keep to "
@@ -106,10 +104,10 @@ def frontier(
     end = time.monotonic() + time_limit_s
     best = _best(run, at_each, hull, time_limit_s / 2 if nested else time_limit_s)
     if not nested:
-        return [solved_plan(table, *pair) for pair in zip(at_each, best, strict=True)]
+        return [solved_plan(table, *each, given) for each in zip(at_each, best, strict=True)]
     left_s = end - time.monotonic()
     chain = nest(problem, budgets, best, SOLVERS[name], time_limit_s=left_s)
-    return [nested_plan(table, *each) for each in zip(at_each, chain, best, strict=True)]
+    return [nested_plan(table, *each, given) for each in zip(at_each, chain, best, strict=True)]
 
 
 def _best(

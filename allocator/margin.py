@@ -10,7 +10,7 @@ from bitplan.allocator.branch import branch
 from bitplan.allocator.explanation import Increment, Move
 from bitplan.allocator.hull import Hull
 from bitplan.allocator.problem import Problem, Solution
-from bitplan.allocator.solve import SOLVERS, choose_solver
+from bitplan.allocator.solvers import SOLVERS, choose_solver
 
 GB = 10**9
 

@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from bitplan.allocator.constraints import Constraints
 from bitplan.allocator.hull import Hull
 from bitplan.allocator.lagrangian import lagrangian
 from bitplan.allocator.plan import plan_of
@@ -59,7 +60,13 @@ def nest(
     return _settled(problem, budgets, min(chains, key=loss_of), solver, end)
 
 
-def nested_plan(table: CostTable, problem: Problem, choice: np.ndarray, free: Solution) -> Plan:
+def nested_plan(
+    table: CostTable,
+    problem: Problem,
+    choice: np.ndarray,
+    free: Solution,
+    constraints: Constraints | None = None,
+) -> Plan:
     """The plan of one choice of a chain; its status says what nesting costs beside the free one.
 
     `problem` has the budget of both.
@@ -80,6 +87,7 @@ def nested_plan(table: CostTable, problem: Problem, choice: np.ndarray, free: So
             f"{cost}."
         ),
         lower_bound=free.lower_bound,
+        constraints=constraints,
     )
 
 

@@ -102,9 +102,16 @@ def _search(
     begin = np.searchsorted(row, np.arange(len(keep) + 1))
     for first, last in itertools.pairwise(begin):
         model.add_exactly_one(items[first:last])
-    size = problem.bytes[row, scheme].tolist()
     total = cp_model.LinearExpr.weighted_sum
-    model.add(total(items, size) <= problem.budget_bytes)
+    resources = [(problem.bytes, problem.budget_bytes)]
+    resources += [(limit.amounts, limit.most) for limit in problem.limits]
+    for amounts, most in resources:
+        model.add(total(items, amounts[row, scheme].tolist()) <= most)
+    if problem.most_schemes is not None:
+        used = [model.new_bool_var("") for _ in range(problem.loss.shape[1])]
+        for item, column in zip(items, scheme.tolist(), strict=True):
+            model.add_implication(item, used[column])
+        model.add(sum(used) <= problem.most_schemes)
     for choice in taken.choices:
         same = np.flatnonzero(scheme == choice[row])
         weights = taken.weight[row[same]].tolist()

@@ -1,11 +1,11 @@
 """What the caller fixes beforehand: layers by wildcard, and the schemes that they may take."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from bitplan.allocator.rules import Rule
 from bitplan.allocator.wildcards import closest, last_match
-from bitplan.errors import SchemeError
+from bitplan.errors import InputError, SchemeError
 from bitplan.schema import CostTable, Row, Scheme
 
 Pins: TypeAlias = Mapping[str, str | Scheme | Sequence[str | Scheme]]
@@ -30,6 +30,19 @@ def pin_rules(table: CostTable, pins: Pins) -> list[Rule]:
         if allowed:
             rules.append(Rule(name=f"the pin {pattern!r} = {'|'.join(names)}", allowed=allowed))
     return rules
+
+
+def check_pins(pins: object) -> None:
+    """Raise `InputError` for pins that are no mapping, `SchemeError` for what names no schemes."""
+    if not isinstance(pins, Mapping):
+        raise InputError(f'The pins are {pins!r}. Give a dictionary, as {{"*.v_proj": "int4g64"}}.')
+    for pattern, schemes in pins.items():
+        several = [schemes] if isinstance(schemes, str | Scheme) else schemes
+        is_list = isinstance(several, Iterable)
+        if not (is_list and all(isinstance(one, str | Scheme) for one in several)):
+            raise SchemeError(
+                f"The pin {pattern!r} is {schemes!r}. Give a scheme's name, or several in a list."
+            )
 
 
 def _names(pattern: str, schemes: str | Scheme | Sequence[str | Scheme]) -> tuple[str, ...]:

@@ -2,11 +2,13 @@
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from bitplan.allocator.bound import lower_bound as bound_of
+from bitplan.allocator.constraints import Constraints
 from bitplan.allocator.hull import Hull
+from bitplan.allocator.kept import kept
 from bitplan.allocator.problem import Problem, Solution, Status, close_gap
-from bitplan.allocator.relaxation import Relaxation
 from bitplan.errors import InputError, PlanError, SchemeError
 from bitplan.schema import Choice, CostTable, Plan, Row, Scheme
 
@@ -19,6 +21,7 @@ def plan_of(
     solver: str,
     status: Status | str,
     lower_bound: float | None = None,
+    constraints: Constraints | None = None,
 ) -> Plan:
     """The plan that gives each layer of the table the scheme of the assignment.
 
@@ -30,6 +33,8 @@ def plan_of(
         status: what it says of its choice.
         lower_bound: on the loss of any plan within the budget; None: that of the relaxation, at
             the plan's own bytes where these exceed the budget.
+        constraints: that it was made under, to be recorded; whether it keeps to them is not looked
+            at.
 
     Raises:
         InputError: a layer is missing, or not in the table.
@@ -38,10 +43,11 @@ def plan_of(
     _check_layers(table, assignment)
     choices = tuple(_choice(row, Scheme.parse(assignment[row.layer.name])) for row in table.rows)
     size = table.rest_bytes + sum(choice.bytes for choice in choices)
-    loss = math.fsum(choice.loss for choice in choices)
+    pairs = _pairs(table, choices)
+    loss = math.fsum([*(choice.loss for choice in choices), *pairs])
     if lower_bound is None:
         problem = Problem.of(table, max(budget_bytes, size))
-        lower_bound = Relaxation.of(problem, Hull.of(problem)).lower_bound
+        lower_bound = bound_of(problem, Hull.of(problem))
     lower_bound, gap = close_gap(loss, lower_bound)
     return Plan(
         provenance=table.provenance,
@@ -49,16 +55,23 @@ def plan_of(
         bytes=size,
         rest_bytes=table.rest_bytes,
         predicted_kl=loss,
+        interactions=math.fsum(pairs),
         lower_bound=lower_bound,
         gap=gap,
         status=status.value if isinstance(status, Status) else status,
         solver=solver,
+        constraints=kept(constraints),
         choices=choices,
     )
 
 
-def solved_plan(table: CostTable, problem: Problem, solution: Solution) -> Plan:
-    """The plan of a solver's solution."""
+def solved_plan(
+    table: CostTable,
+    problem: Problem,
+    solution: Solution,
+    constraints: Constraints | None = None,
+) -> Plan:
+    """The plan of a solver's solution, made under constraints."""
     return plan_of(
         table,
         problem.assignment(solution.choice),
@@ -66,6 +79,7 @@ def solved_plan(table: CostTable, problem: Problem, solution: Solution) -> Plan:
         solver=solution.solver,
         status=solution.status,
         lower_bound=solution.lower_bound,
+        constraints=constraints,
     )
 
 
@@ -105,6 +119,16 @@ def _check_layers(table: CostTable, assignment: Mapping[str, Scheme | str]) -> N
             f"The assignment has no scheme for {len(missing)} of {len(known)} layers, the first "
             f"being {missing[0]}. Give every layer of the cost table a scheme."
         )
+
+
+def _pairs(table: CostTable, choices: Sequence[Choice]) -> list[float]:
+    """The table's interactions of which the choices have both ends, nats per token each."""
+    taken = {(choice.layer.name, choice.scheme) for choice in choices} if table.interactions else ()
+    return [
+        one.loss
+        for one in table.interactions
+        if (one.layer, one.scheme) in taken and (one.other, one.other_scheme) in taken
+    ]
 
 
 def _choice(row: Row, scheme: Scheme) -> Choice:

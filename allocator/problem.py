@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bitplan.allocator.constraints import Constraints
-from bitplan.allocator.interactions import check_interactions
+from bitplan.allocator.interactions import among_rows, check_interactions
 from bitplan.allocator.limit import Limit
 from bitplan.allocator.pins import Pins
 from bitplan.allocator.rows import Rows
@@ -126,14 +126,19 @@ class Problem:
 
     @classmethod
     def under(cls, table: CostTable, budget_bytes: int, rules: Sequence[Rule]) -> Problem:
-        """The problem of a cost table under rules. Raises `ConflictError`, see `of`."""
+        """The problem of a cost table under rules. Raises `ConflictError`, see `of`.
+
+        And `TableError`, where interactions of layers that share a scheme make no sense.
+        """
         rows = Rows.of(table, rules)
+        within, interactions = among_rows(table, rows)
         numbers = [rule.most_schemes for rule in rules if rule.most_schemes is not None]
         return cls(
-            loss=rows.loss,
+            loss=rows.loss + within,
             bytes=rows.bytes,
             legal=rows.legal,
             parameters=rows.parameters,
+            interactions=interactions,
             budget_bytes=budget_bytes - table.rest_bytes,
             rest_bytes=table.rest_bytes,
             schemes=tuple(map(Scheme.parse, rows.schemes)),
@@ -198,6 +203,10 @@ class Problem:
         """The items [rows] of a choice [rows], as `interactions` numbers them."""
         return np.arange(len(choice)) * self.loss.shape[1] + choice
 
+    def by_bytes_alone(self) -> Problem:
+        """The same without any limit but that of bytes."""
+        return replace(self, limits=(), most_schemes=None)
+
     def alone(self) -> Problem:
         """The same without interactions."""
         return replace(self, interactions=None)
@@ -245,8 +254,11 @@ class Solution:
 
 
 def close_gap(loss: float, lower_bound: float) -> tuple[float, float]:
-    """The bound and the gap (loss - bound) / loss, where what is mere rounding counts as none."""
+    """The bound, and the gap as a share of the loss; what is mere rounding counts as none.
+
+    Where the bound is larger in size, being below zero, the gap is a share of that.
+    """
     if loss - lower_bound <= ROUNDING * abs(loss):
         return loss, 0.0
-    # Only interactions can take a loss to zero or below, where no ratio says anything.
-    return lower_bound, (loss - lower_bound) / loss if loss > 0 else math.inf
+    # Only interactions can take either below zero.
+    return lower_bound, (loss - lower_bound) / max(abs(loss), abs(lower_bound))

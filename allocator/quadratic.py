@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bitplan.allocator.bound import lower_bound
+from bitplan.allocator.cp_sat import cp_sat
 from bitplan.allocator.descent import descent
 from bitplan.allocator.hull import Hull
 from bitplan.allocator.problem import Problem, Solution, Status
@@ -65,13 +67,16 @@ class _Terms:
         item, beside = (each.ravel() for each in np.broadcast_arrays(item, beside))
         legal = (index[item] >= 0) & (index[beside] >= 0)
         item, beside = item[legal], beside[legal]
+        values = problem.interactions[item, beside]
+        if not isinstance(values, np.ndarray):  # scipy's answer where no index is given
+            values = values.toarray()
         return cls(
             row=row,
             scheme=scheme,
             one=index[item],
             other=index[beside],
             block=np.repeat(np.arange(block.size), schemes * schemes)[legal],
-            loss=np.append(loss, problem.interactions[item, beside]),
+            loss=np.append(loss, values),
         )
 
     @property
@@ -85,17 +90,18 @@ class _Terms:
         return np.append(items, items[self.one] & items[self.other])
 
 
-@solver(NAME, exact=True, interactions=True)
+@solver(NAME, exact=True, interactions=True, limits=True)
 def quadratic(
     problem: Problem, hull: Hull, *, time_limit_s: float, start: np.ndarray | None
 ) -> Solution:
     """Solve to proven optimality, or until the time limit, with the bound reached by then.
 
-    For some tens of rows that all interact, or more of which few do. Source: as in the head of this
-    module.
+    For some tens of rows that all interact, or more of which few do. All limits are honoured: each
+    is a row of the program. Source: as in the head of this module. Raises `ConflictError` and
+    `TimeLimitError` as `cp_sat` does.
     """
     end = time.monotonic() + time_limit_s
-    first = descent(problem, hull, time_limit_s=DESCENT_SHARE * time_limit_s, start=start)
+    first = _first(problem, hull, DESCENT_SHARE * time_limit_s, start)
     left_s = end - time.monotonic()
     if left_s <= 0:
         return Solution.of(problem, first.choice, first.lower_bound, Status.TIME_LIMIT, NAME)
@@ -109,6 +115,15 @@ def quadratic(
         Status.OPTIMAL if proven else Status.TIME_LIMIT,
         NAME,
     )
+
+
+def _first(problem: Problem, hull: Hull, time_limit_s: float, start: np.ndarray | None) -> Solution:
+    """What the search begins with: by descent, which knows bytes alone, or without interactions."""
+    if not problem.is_limited:
+        return descent(problem, hull, time_limit_s=time_limit_s, start=start)
+    choice = cp_sat(problem.alone(), hull, time_limit_s=time_limit_s, start=start).choice
+    bound = lower_bound(problem, hull)
+    return Solution.of(problem, choice, bound, Status.WITHIN_GAP, NAME)
 
 
 def _search(
@@ -125,8 +140,16 @@ def _search(
     products = [model.new_bool_var("") for _ in terms.one]
     taken = [*items, *products]
     _couple(model, items, products, terms)
-    extra = problem.bytes[terms.row, terms.scheme]
-    model.add(cp_model.LinearExpr.weighted_sum(items, extra.tolist()) <= problem.budget_bytes)
+    resources = [(problem.bytes, problem.budget_bytes)]
+    resources += [(limit.amounts, limit.most) for limit in problem.limits]
+    for amounts, most in resources:
+        extra = amounts[terms.row, terms.scheme].tolist()
+        model.add(cp_model.LinearExpr.weighted_sum(items, extra) <= most)
+    if problem.most_schemes is not None:
+        used = [model.new_bool_var("") for _ in range(problem.loss.shape[1])]
+        for item, scheme in zip(items, terms.scheme.tolist(), strict=True):
+            model.add_implication(item, used[scheme])
+        model.add(sum(used) <= problem.most_schemes)
     loss = np.rint(terms.loss / unit).astype(np.int64)
     model.minimize(cp_model.LinearExpr.weighted_sum(taken, loss.tolist()))
     for variable, hint in zip(taken, terms.taken(choice).tolist(), strict=True):

@@ -1,50 +1,21 @@
-"""What a plan may be limited in beside its bytes: each names a thing and the most of it.
+"""Limits on what a plan stores and holds; all limits by their names.
 
 Amounts are whole steps, rounded up, so that a limit that holds in steps holds.
 """
 
-import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
-from bitplan.allocator.latencies import Latencies
 from bitplan.allocator.limit import Unit
+from bitplan.allocator.resource import AbstractResource, for_each
 from bitplan.allocator.rules import Amounts
-from bitplan.errors import InputError, TableError
+from bitplan.allocator.time_limits import BitOps, ReadBytes
+from bitplan.errors import InputError
 from bitplan.footprint import dense_bytes
 from bitplan.runtimes import ROWS_AT_ONCE, torch_cpu
 from bitplan.schema import Cost, CostTable, Kind, Layer
-
-
-@dataclass(frozen=True, kw_only=True)
-class AbstractResource(ABC):
-    """Something that layers take, by their schemes, and the most that there is of it."""
-
-    most: float
-
-    largest: ClassVar[bool] = False
-    """Whether the most is for each layer alone, not for all together."""
-
-    measured: ClassVar[bool] = False
-    """Whether its amounts rest on what is known of a model only when it has been measured."""
-
-    def __post_init__(self) -> None:
-        if not (isinstance(self.most, int | float) and 0 <= self.most < math.inf):
-            raise InputError(
-                f"The limit of {type(self).__name__} is {self.most!r}; it must be a number of 0 "
-                "or more."
-            )
-
-    @abstractmethod
-    def unit(self, table: CostTable) -> Unit:
-        """What a step is, of a table."""
-
-    @abstractmethod
-    def amounts(self, table: CostTable) -> Amounts:
-        """Steps that every layer takes in every scheme."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +34,7 @@ class AverageBits(AbstractResource):
 
     def amounts(self, table: CostTable) -> Amounts:
         """Bytes of weights."""
-        return _each(table, lambda layer, cost: 0 if layer.is_cache else cost.bytes)
+        return for_each(table, lambda layer, cost: 0 if layer.is_cache else cost.bytes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +47,7 @@ class WeightBytes(AbstractResource):
 
     def amounts(self, table: CostTable) -> Amounts:
         """Bytes of weights."""
-        return _each(table, lambda layer, cost: 0 if layer.is_cache else cost.bytes)
+        return for_each(table, lambda layer, cost: 0 if layer.is_cache else cost.bytes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +76,7 @@ class CacheBytes(AbstractResource):
             tokens = min(layer.shape[0] // table.provenance.batch, context)
             return -(-cost.bytes * tokens * batch // layer.shape[0])
 
-        return _each(table, rows_bytes)
+        return for_each(table, rows_bytes)
 
     def _size(self, table: CostTable) -> tuple[int, int]:
         made = table.provenance
@@ -143,64 +114,7 @@ class Workspace(AbstractResource):
             shape = () if cost.scheme.is_float else _decoded_shape(layer)
             return dense_bytes(shape, table.provenance.dtype) if shape else 0
 
-        return _each(table, decoded)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadBytes(AbstractResource):
-    """Bytes of the table's layers that are read to decode one token of one sequence.
-
-    A weight is read whole, times the share of tokens that reach it (experts); of an embedding one
-    row, and all of it as well where a head is tied to it; keys and values of one sequence.
-    """
-
-    measured: ClassVar[bool] = True
-
-    def unit(self, table: CostTable) -> Unit:
-        """Bytes."""
-        return Unit(noun="bytes read per token")
-
-    def amounts(self, table: CostTable) -> Amounts:
-        """Bytes that are read of a layer."""
-        batch = table.provenance.batch
-
-        def read(layer: Layer, cost: Cost) -> int:
-            if layer.is_cache:
-                return -(-cost.bytes // batch)
-            if layer.kind is not Kind.EMBEDDING:
-                return math.ceil(cost.bytes * layer.tokens)
-            row = -(-cost.bytes // layer.shape[0])
-            return row + cost.bytes if layer.tied else row
-
-        return _each(table, read)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Seconds(AbstractResource):
-    """Seconds of all layers by a latency table, which the caller gives; whole picoseconds.
-
-    A layer takes none but the schemes that it was timed in.
-    """
-
-    latencies: Latencies
-
-    def unit(self, table: CostTable) -> Unit:
-        """Picoseconds, told as seconds."""
-        return Unit(noun="seconds", scale=Fraction(1, 10**12), decimals=12)
-
-    def amounts(self, table: CostTable) -> Amounts:
-        """Picoseconds. Raises `TableError` where a layer was not timed at all."""
-        timed = self.latencies.seconds(table)
-        for name, schemes in timed.items():
-            if not schemes:
-                raise TableError(
-                    f"The latency table has no time of {name}. Is it of another model? Give a time "
-                    "for its name, or for its kind and shape."
-                )
-        return {
-            name: {scheme: math.ceil(Fraction(str(s)) * 10**12) for scheme, s in schemes.items()}
-            for name, schemes in timed.items()
-        }
+        return for_each(table, decoded)
 
 
 RESOURCES: Mapping[str, type[AbstractResource]] = {
@@ -208,20 +122,14 @@ RESOURCES: Mapping[str, type[AbstractResource]] = {
     "cache_bytes": CacheBytes,
     "workspace_bytes": Workspace,
     "read_bytes": ReadBytes,
+    "bit_ops": BitOps,
 }
 """Those that need nothing but a number."""
 
 
 def bytes_of_all(table: CostTable) -> Amounts:
     """Bytes of every layer, weights and cache."""
-    return _each(table, lambda _, cost: cost.bytes)
-
-
-def _each(table: CostTable, amount: Callable[[Layer, Cost], int]) -> Amounts:
-    return {
-        row.layer.name: {str(cost.scheme): amount(row.layer, cost) for cost in row.costs}
-        for row in table.rows
-    }
+    return for_each(table, lambda _, cost: cost.bytes)
 
 
 def _decoded_shape(layer: Layer) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from bitplan.allocator.limit import Limit
 from bitplan.allocator.rules import Amounts, Cap, Rule, groups_of, smallest_conflict
-from bitplan.errors import ConflictError
+from bitplan.errors import ConflictError, TableError
 from bitplan.schema import CostTable, Row
 
 
@@ -25,8 +25,12 @@ class Rows:
 
     @classmethod
     def of(cls, table: CostTable, rules: Sequence[Rule]) -> "Rows":
-        """Raises `ConflictError` where the rules leave a row no scheme, with those that do."""
+        """Raises `ConflictError` where the rules leave a row no scheme, with those that do.
+
+        And `TableError` where the table itself has none for a layer.
+        """
         rows = {row.layer.name: row for row in table.rows}
+        _check_costs(table)
         groups = groups_of(tuple(rows), rules)
         names = sorted({str(cost.scheme) for row in table.rows for cost in row.costs})
         column = {name: index for index, name in enumerate(names)}
@@ -58,6 +62,15 @@ class Rows:
                 if rule.cap is not None
             ),
         )
+
+
+def _check_costs(table: CostTable) -> None:
+    for row in table.rows:
+        if not row.costs:
+            raise TableError(
+                f"The layer {row.layer.name} has no legal scheme in the cost table. Measure it in "
+                "some, or leave it out."
+            )
 
 
 def _limit(

@@ -70,9 +70,10 @@ class Solver:
     def check(self, problem: Problem) -> None:
         """Raise `InputError` for a problem that this solver cannot handle."""
         if problem.is_limited and not self.limits:
+            able = "quadratic" if problem.interactions is not None else "cp_sat"
             raise InputError(
                 f"The solver {self.name} keeps to the bytes alone, but this plan must also keep to "
-                f"{', '.join(problem.limit_names)}. Solve with cp_sat."
+                f"{', '.join(problem.limit_names)}. Solve with {able}."
             )
         if problem.interactions is not None and not self.interactions:
             raise InputError(

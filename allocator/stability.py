@@ -18,6 +18,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from bitplan.allocator.branch import branch
 from bitplan.allocator.chosen import chosen
+from bitplan.allocator.constraints import Constraints
 from bitplan.allocator.hull import Hull
 from bitplan.allocator.pins import Pins
 from bitplan.allocator.problem import ROUNDING, Problem
@@ -41,6 +42,9 @@ class Stability(Record):
 
     samples: PositiveInt
     seed: NonNegativeInt
+    left_out: tuple[str, ...] = Field(
+        default=(), description="limits that the plan keeps to and that the samples do not"
+    )
     layers: tuple[LayerStability, ...]
 
     @property
@@ -57,6 +61,7 @@ def stability(
     seed: int = 0,
     pins: Pins | None = None,
     fuse: bool = False,
+    constraints: Constraints | None = None,
 ) -> Stability:
     """The share of samples of the table in which each layer keeps the plan's scheme.
 
@@ -71,9 +76,11 @@ def stability(
         seed: of what is drawn: the same seed draws the same samples.
         pins: those that the plan was solved with.
         fuse: whether it was solved with fused layers, whose losses then move together.
+        constraints: all that it was solved with. Where none of these three is given, those that the
+            plan records. Limits beside the bytes are left out, and `left_out` names them.
 
     Raises:
-        PlanError: the plan is of another model, or not one that pins and `fuse` allow.
+        PlanError: the plan is of another model, or not one that the constraints allow.
         InputError: no samples, a negative seed, or a pin that cannot be used.
     """
     if samples < 1 or seed < 0:
@@ -81,7 +88,8 @@ def stability(
             f"{samples} samples with seed {seed} were asked for; it needs at least 1 sample, and "
             "a seed from 0 up."
         )
-    problem, choice = chosen(table, plan, pins=pins, fuse=fuse)
+    problem, choice = chosen(table, plan, pins=pins, fuse=fuse, constraints=constraints)
+    left_out, problem = tuple(problem.limit_names), problem.by_bytes_alone()
     found = _choices(problem, choice, _errors(table, problem), samples, seed)
     by_name = {
         name: _layer(problem, name, found[:, row], int(choice[row]))
@@ -89,7 +97,7 @@ def stability(
         for name in names
     }
     layers = tuple(by_name[row.layer.name] for row in table.rows)
-    return Stability(samples=samples, seed=seed, layers=layers)
+    return Stability(samples=samples, seed=seed, left_out=left_out, layers=layers)
 
 
 def _errors(table: CostTable, problem: Problem) -> np.ndarray:

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from bitplan.allocator.bound import lower_bound
 from bitplan.allocator.constraints import Constraints
 from bitplan.allocator.hull import Hull
 from bitplan.allocator.pins import Pins
 from bitplan.allocator.plan import plan_of
 from bitplan.allocator.problem import Problem, Status
-from bitplan.allocator.relaxation import Relaxation
 from bitplan.schema import Budget, CostTable, Plan
 
 
@@ -31,7 +31,8 @@ def uniform(
         InputError: a pin that cannot be used.
     """
     total = None if budget is None else Budget.of(budget).total_bytes
-    problem = Problem.of(table, total or 0, pins=pins, fuse=fuse, constraints=constraints)
+    given = Constraints.of(constraints, pins=pins, fuse=fuse)
+    problem = Problem.of(table, total or 0, constraints=given)
     hull = Hull.of(problem)
     plans: dict[bytes, Plan] = {}
     for column, choice in uniform_choices(problem).items():
@@ -48,7 +49,8 @@ def uniform(
             budget_bytes=budget_bytes,
             solver=f"uniform {problem.schemes[column]}",
             status=Status.UNIFORM,
-            lower_bound=Relaxation.of(within, hull).lower_bound,
+            lower_bound=lower_bound(within, hull),
+            constraints=given,
         )
     return sorted(plans.values(), key=lambda plan: (-plan.bytes, plan.predicted_kl, plan.solver))
 

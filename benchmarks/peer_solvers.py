@@ -16,7 +16,7 @@ def cbc(problem: Problem, *, time_limit_s: float) -> np.ndarray | None:
     It is an integer program of one binary variable for each row and scheme in PuLP, solved by the
     CBC that comes with it under default options but for the time limit.
     """
-    import pulp
+    import pulp  # pyright: ignore[reportMissingImports]
 
     rows, schemes = problem.loss.shape
     program = pulp.LpProblem("plan", pulp.LpMinimize)

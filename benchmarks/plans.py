@@ -2,10 +2,11 @@
 
 All 210 linears are compressed in groups of 64; embedding and norms stay as they are. Titles are
 sorted and shuffled with `random.Random(0)`: the first half calibrates (32 x 256 tokens), the second
-is judged on (16 x 512) and, further on, searched on (8 x 256). A uniform plan of half a bit more
+is judged on (16 x 512) and, further on, searched on (32 x 256). A uniform plan of half a bit more
 gives every other layer one bit more.
 
     python benchmarks/plans.py [--bits 3.0 3.5 4.0] [--workdir DIR] [--refine-tokens N]
+        [--searches auto evopress]
 """
 
 import argparse
@@ -16,11 +17,12 @@ from pathlib import Path
 import torch
 
 from bitplan import Budget
-from bitplan.allocator import plan_of, refine, solve
+from bitplan.allocator import plan_of, search, solve
 from bitplan.calibration import TokenSets, tokenize
 from bitplan.evaluate import Divergence
-from bitplan.models import Inputs, demo_documents, fetch, load_tokenizer
+from bitplan.models import demo_documents, fetch, load_tokenizer
 from bitplan.pipeline import Settings, Workspace
+from bitplan.pipeline.evaluator import ModelEvaluator
 from bitplan.pipeline.judge import Judge
 from bitplan.pipeline.stages import measure_in
 from bitplan.schema import CostTable, Plan, Scheme
@@ -28,10 +30,10 @@ from bitplan.schema import CostTable, Plan, Scheme
 MENU = ["int2g64", "int3g64", "int4g64", "int5g64", "int6g64", "int8g64", "bf16"]
 
 
-def tokens_of(files) -> TokenSets:
+def tokens_of(files, search_sequences: int = 32) -> TokenSets:
     documents, tokenizer = demo_documents(files), load_tokenizer(str(files.gguf))
     half = len(documents) // 2
-    judging = tokenize(documents[half:], tokenizer, 40, 256)
+    judging = tokenize(documents[half:], tokenizer, 32 + search_sequences, 256)
     return TokenSets(
         calibration=tokenize(documents[:half], tokenizer, 32, 256),
         held_out=judging[:32].reshape(16, 512),
@@ -57,7 +59,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bits", type=float, nargs="+", default=[3.0, 3.5, 4.0])
     parser.add_argument("--workdir")
-    parser.add_argument("--refine-tokens", type=int, default=50_000)
+    parser.add_argument("--refine-tokens", type=int, default=400_000)
+    parser.add_argument("--searches", nargs="*", default=["auto"], help="auto, evopress")
+    parser.add_argument("--search-sequences", type=int, default=32)
     parser.add_argument("--estimator", default="gradient_covariance")
     parser.add_argument("--quantizer", default="gptq")
     parser.add_argument("--json", type=Path, help="write the rows here, too")
@@ -66,7 +70,7 @@ def main() -> None:
     files = fetch()
     settings = Settings(
         schemes=MENU,
-        calibration=tokens_of(files),
+        calibration=tokens_of(files, args.search_sequences),
         estimator=args.estimator,
         quantizer=args.quantizer,
         workdir=args.workdir,
@@ -92,18 +96,19 @@ def main() -> None:
             seconds = time.perf_counter() - start
             rows.append(_row(judge, bits, "uniform", uniform, 0.0))
             rows.append(_row(judge, bits, "solved", plan, seconds))
-            evaluations = args.refine_tokens // Inputs.of(tokens.search).tokens
-            if evaluations > 1:
+            for name in args.searches:
                 start = time.perf_counter()
-                refined = refine(
+                found = search(
                     table,
-                    plan,
-                    lambda assignment: judge.measure(assignment, "search").kl,
-                    evaluations=evaluations,
+                    [plan],
+                    ModelEvaluator(judge=judge, table=table),
+                    tokens=args.refine_tokens,
+                    method=name,
                     pins=pins,
                 )
                 seconds = time.perf_counter() - start
-                rows.append(_row(judge, bits, "refined", refined.plan, seconds))
+                print(f"{name}: {found.plan.status}")
+                rows.append(_row(judge, bits, f"refined, {name}", found.plan, seconds))
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1))
 

@@ -1,6 +1,14 @@
-"""What benchmarks/sensitivity.py found: a table in Markdown, a plot, the raw rows."""
+"""What benchmarks/sensitivity.py found: a table in Markdown, a plot, the raw rows.
+
+    python benchmarks/sensitivity_report.py [docs]
+
+makes them again from the rows in that folder, with those of sensitivity_scaling.py where it wrote
+them there.
+"""
 
 import json
+import statistics
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +23,9 @@ COLOURS = {2: "#b40426", 3: "#e8765c", 4: "#c9a227", 5: "#6aa84f", 6: "#3d85c6",
 
 def write_report(report: Mapping[str, Any], out: Path | None) -> None:
     """Print the tables; with a folder, write them there, with a plot and the raw rows."""
-    text = markdown(report)
+    kept = None if out is None else out / "sensitivity_scaling.json"
+    scaling = json.loads(kept.read_text()) if kept and kept.is_file() else {}
+    text = markdown(report, scaling)
     print(text)
     if out is None:
         return
@@ -25,8 +35,9 @@ def write_report(report: Mapping[str, Any], out: Path | None) -> None:
     plot(report, out / "sensitivity.png")
 
 
-def markdown(report: Mapping[str, Any]) -> str:
-    return "\n\n".join([INTRODUCTION, _correlations(report), PLANS, _plans(report), PLOT])
+def markdown(report: Mapping[str, Any], scaling: Mapping[str, Any]) -> str:
+    parts = [INTRODUCTION, _correlations(report), PLANS, _plans(report), PLOT, RUN]
+    return "\n\n".join(parts + ([SCALING, _scaling(scaling)] if scaling else []))
 
 
 INTRODUCTION = """# Estimators against measured single swaps
@@ -52,6 +63,45 @@ PLOT = """![Predicted against measured KL of single swaps, and the estimators' r
 correlations](sensitivity.png)
 
 The raw rows are in [sensitivity.json](sensitivity.json)."""
+
+
+RUN = """This run: two cores of an x86-64 machine that did other work as well, torch 2.13.0+cpu.
+`weight_error`, `sqnr` and `weight_outliers` still made the pass over the calibration text that
+tells which experts are reached; where the quantizer reads no statistics they now make none.
+`output_fisher` and `operating_point` held more memory than they do now: allocations that stayed
+among the activations split the heap, and changes were kept beside the errors that they came
+from."""
+
+SCALING = """## Scaling
+
+Written by `benchmarks/sensitivity_scaling.py`: medians, least and most in brackets; `gather and
+judge` and `output_fisher` in seconds of processor time on one thread, the rest by the clock.
+`output_fisher` judges 24 schemes, and is compared with a plain forward and backward pass over the
+same tokens. The machine did other work as well."""
+
+
+def _scaling(scaling: Mapping[str, Any]) -> str:
+    lines = ["| what | on | base | ours | ratio |", "|---|---|---|---|---|"]
+    for name, part in scaling.items():
+        blocks = f"first {part['blocks']} blocks" if part["blocks"] else "all blocks"
+        where = f"{blocks}, {part['dtype']}, {part['sequences']} x 256 tokens"
+        found = part["found"]
+        if name == "schemes":
+            for arm in found:
+                cells = f"6 schemes: {_told(arm['6'])} | 26 schemes: {_told(arm['26'])}"
+                lines.append(f"| {arm['arm']} | {where} | {cells} | {arm['ratio']:.2f} |")
+        elif name == "fisher":
+            cells = f"plain pass: {_told(found['plain'])} | {_told(found['judged'])}"
+            lines.append(f"| output_fisher | {where} | {cells} | {found['ratio']:.2f} |")
+        else:
+            for row in found:
+                cells = f"Spearman {row['spearman']:.4f}"
+                lines.append(f"| two seeds, {row['widths']} | {part['dtype']} | | {cells} | |")
+    return "\n".join(lines)
+
+
+def _told(seconds: list[float]) -> str:
+    return f"{statistics.median(seconds):.1f} s ({min(seconds):.1f} - {max(seconds):.1f})"
 
 
 def _correlations(report: Mapping[str, Any]) -> str:
@@ -139,3 +189,8 @@ def _ranks(axes: Any, report: Mapping[str, Any]) -> None:
     axes.set(xlabel="Spearman's correlation with the measured KL", xlim=(None, 1.0))
     axes.grid(axis="x", linewidth=0.4)
     axes.legend(fontsize="small")
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs")
+    write_report(json.loads((folder / "sensitivity.json").read_text()), folder)

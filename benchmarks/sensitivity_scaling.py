@@ -1,19 +1,25 @@
 """What more schemes, one pass for all of them, and another seed cost and change, on SmolLM2-135M.
 
     python benchmarks/sensitivity_scaling.py [schemes] [fisher] [seeds] [--repeats 3]
+        [--dtype bfloat16] [--blocks N] [--sequences N] [--json FILE]
 
 `schemes`: 26 schemes against 6: gathering and judging when all is rendered, and the whole of
 `measure` by rounding and by GPTQ, from an empty work folder each time. `fisher`: the output-space
 Fisher of 24 schemes over 8,192 tokens against a plain forward and backward pass over the same
 tokens. `seeds`: rank correlation between the tables of text sampled with one seed and another, at
-the default sizes. All in bfloat16, medians over the repeats, least and most in brackets.
+the default sizes. Medians over the repeats, least and most in brackets; where all work is done in
+this process (`gather and judge`, `fisher`) seconds of processor time on one thread, else of the
+clock. `--blocks` keeps the first of the model's blocks alone. What is found is added to FILE, part
+by part; `sensitivity_report.py` makes docs/sensitivity.md of docs/sensitivity_scaling.json, too.
 """
 
 import argparse
+import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,9 +29,8 @@ from scipy.stats import spearmanr
 
 from bitplan import measure
 from bitplan.calibration import TokenSets
-from bitplan.models import fetch
-from bitplan.pipeline import Settings, Workspace
-from bitplan.pipeline.stages import measure_in
+from bitplan.models import fetch, load_model
+from bitplan.pipeline import Workspace
 from bitplan.schema import CostTable, Scheme
 from bitplan.sensitivity import (
     MODEL_ESTIMATORS,
@@ -47,46 +52,63 @@ TWENTY_FOUR = [
 TWENTY_SIX = [*TWENTY_FOUR, "int4g64s", "int8s"]
 
 
-def timed(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
+Found = dict[str, Any]
+
+
+def timed(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    start = clock()
     run()
-    return time.perf_counter() - start
+    return clock() - start
+
+
+def open_workspace(gguf: str, folder: str, arguments: argparse.Namespace) -> Workspace:
+    """The model, or its first blocks with its embedding, norm and head."""
+    model: Any = load_model(gguf, dtype=arguments.dtype)
+    if arguments.blocks:
+        model.model.layers = model.model.layers[: arguments.blocks]
+        model.config.num_hidden_layers = arguments.blocks
+    return Workspace.open(model, workdir=folder)
+
+
+def rendered_in(workspace: Workspace, sets: TokenSets, menu: list[str]) -> Meter:
+    """A meter whose store holds every weight in every scheme, by rounding."""
+    meter = workspace.meter(sets, estimator="weight_error", quantizer="rtn")
+    for layer, legal in workspace.legal(menu).items():
+        meter.packed(layer, legal)
+    return meter
 
 
 def told(seconds: Sequence[float]) -> str:
     return f"{statistics.median(seconds):.1f} s ({min(seconds):.1f} - {max(seconds):.1f})"
 
 
-def schemes(gguf: str, sets: TokenSets, repeats: int) -> None:
+def schemes(gguf: str, sets: TokenSets, arguments: argparse.Namespace) -> list[Found]:
     """Both menus in turn, so that what else the machine does meets both."""
-    print("| 6 and 26 schemes | 6 | 26 | ratio |\n|---|---|---|---|")
+    arms = []
     with tempfile.TemporaryDirectory() as folder:
-        workspace = Workspace.open(gguf, workdir=folder)
-        settings = Settings(schemes=TWENTY_SIX, calibration=sets, quantizer="rtn", workdir=folder)
-        _, meter, _ = measure_in(workspace, settings)
+        workspace = open_workspace(gguf, folder, arguments)
+        meter = rendered_in(workspace, sets, TWENTY_SIX)
         seconds: dict[int, list[float]] = {6: [], 26: []}
-        for _ in range(repeats):
+        for _ in range(arguments.repeats):
             for menu in (SIX, TWENTY_SIX):
-                seconds[len(menu)].append(timed(partial(_judged, workspace, sets, meter, menu)))
-    _compare("gather and judge", seconds)
-    for quantizer in ("rtn", "gptq"):
-        seconds = {6: [], 26: []}
-        for _ in range(repeats if quantizer == "rtn" else 1):
-            for menu in (SIX, TWENTY_SIX):
-                with tempfile.TemporaryDirectory() as folder:
-                    seconds[len(menu)].append(
-                        timed(
-                            partial(
-                                measure,
-                                gguf,
-                                schemes=menu,
-                                quantizer=quantizer,
-                                workdir=folder,
-                                calibration=sets,
-                            )
-                        )
-                    )
-        _compare(f"measure, {quantizer}", seconds)
+                run = partial(_judged, workspace, sets, meter, menu)
+                seconds[len(menu)].append(timed(run, time.process_time))
+        arms.append(_compared("gather and judge", seconds))
+        for quantizer in ("rtn", "gptq") if arguments.whole else ():
+            seconds = {6: [], 26: []}
+            for _ in range(arguments.repeats if quantizer == "rtn" else 1):
+                for menu in (SIX, TWENTY_SIX):
+                    run = partial(_measured, workspace, sets, menu, quantizer)
+                    seconds[len(menu)].append(timed(run))
+            arms.append(_compared(f"measure, {quantizer}", seconds))
+    return arms
+
+
+def _measured(workspace: Workspace, sets: TokenSets, menu: list[str], quantizer: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        measure(
+            workspace.model, schemes=menu, quantizer=quantizer, workdir=folder, calibration=sets
+        )
 
 
 def _judged(workspace: Workspace, sets: TokenSets, rendered: Meter, menu: list[str]) -> None:
@@ -102,28 +124,31 @@ def _judged(workspace: Workspace, sets: TokenSets, rendered: Meter, menu: list[s
             shards=Shards(folder=Path(folder) / "costs"),
             quantizer="rtn",
             estimator=get_estimator("gradient_covariance"),
-            engine="auto",
+            engine="serial",
         )
         meter.rows(workspace.legal(menu))
 
 
-def _compare(name: str, seconds: dict[int, list[float]]) -> None:
+def _compared(name: str, seconds: dict[int, list[float]]) -> Found:
     ratio = statistics.median(seconds[26]) / statistics.median(seconds[6])
-    print(f"| {name} | {told(seconds[6])} | {told(seconds[26])} | {ratio:.2f} |", flush=True)
+    print(f"{name}: {told(seconds[6])}, {told(seconds[26])}: {ratio:.2f} times", flush=True)
+    return {"arm": name, "6": seconds[6], "26": seconds[26], "ratio": ratio}
 
 
-def fisher(gguf: str, sets: TokenSets, repeats: int) -> None:
+def fisher(gguf: str, sets: TokenSets, arguments: argparse.Namespace) -> Found:
+    """Both in turn, likewise."""
     with tempfile.TemporaryDirectory() as folder:
-        workspace = Workspace.open(gguf, workdir=folder)
-        settings = Settings(schemes=TWENTY_FOUR, calibration=sets, quantizer="rtn", workdir=folder)
-        _, meter, _ = measure_in(workspace, settings)
+        workspace = open_workspace(gguf, folder, arguments)
+        meter = rendered_in(workspace, sets, TWENTY_FOUR)
         model, tokens = workspace.model, sets.calibration
+        assert isinstance(tokens, torch.Tensor)
+        dtype = getattr(torch, arguments.dtype)
         legal = workspace.legal(TWENTY_FOUR)
 
         def decode(layer: Any, scheme: Scheme) -> torch.Tensor:
             packed = meter.store.get(layer, scheme)
             assert packed is not None
-            return packed.decode(torch.bfloat16)
+            return packed.decode(dtype)
 
         def plain() -> None:
             model.requires_grad_(True)
@@ -139,24 +164,25 @@ def fisher(gguf: str, sets: TokenSets, repeats: int) -> None:
             for _ in MODEL_ESTIMATORS["output_fisher"].judge(bench, legal):
                 pass
 
-        both = [(timed(plain), timed(judged)) for _ in range(repeats)]
+        clock = time.process_time
+        both = [(timed(plain, clock), timed(judged, clock)) for _ in range(arguments.repeats)]
     base, ours = zip(*both, strict=True)
     ratio = statistics.median(ours) / statistics.median(base)
-    print(f"plain forward and backward pass over 8,192 tokens: {told(base)}")
-    print(
-        f"output_fisher, 24 schemes, the same tokens: {told(ours)}: {ratio:.1f} times", flush=True
-    )
+    print(f"plain pass {told(base)}, output_fisher {told(ours)}: {ratio:.1f} times", flush=True)
+    return {"plain": base, "judged": ours, "ratio": ratio, "tokens": tokens.numel()}
 
 
-def seeds(gguf: str) -> None:
+def seeds(gguf: str, arguments: argparse.Namespace) -> list[Found]:
     """Tables of the default menu, of text sampled with seeds 0 and 1."""
-    tables = [measure(gguf, seed=seed) for seed in (0, 1)]
-    losses = [_losses(table) for table in tables]
-    for name, is_in in (("all", lambda bits: bits < 16), ("4 bits", lambda bits: bits == 4)):
+    tables = [measure(gguf, seed=seed, dtype=arguments.dtype) for seed in (0, 1)]
+    losses, rows = [_losses(table) for table in tables], []
+    for name, is_in in (("all widths", lambda bits: bits < 16), ("4 bits", lambda bits: bits == 4)):
         keys = [key for key in losses[0] if is_in(Scheme.parse(key[1]).bits)]
         first, second = ([one[key] for key in keys] for one in losses)
         found: Any = spearmanr(first, second)
         print(f"seed 0 against seed 1, {name}: Spearman {found[0]:.4f}", flush=True)
+        rows.append({"widths": name, "spearman": float(found[0])})
+    return rows
 
 
 def _losses(table: CostTable) -> dict[tuple[str, str], float]:
@@ -165,18 +191,34 @@ def _losses(table: CostTable) -> dict[tuple[str, str], float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parts = ["schemes", "fisher", "seeds"]
-    parser.add_argument("parts", nargs="*", choices=[*parts, []], default=parts)
+    names = ["schemes", "fisher", "seeds"]
+    parser.add_argument("parts", nargs="*", choices=[*names, []], default=names)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
+    parser.add_argument("--blocks", type=int, help="the model's first blocks alone")
+    parser.add_argument("--sequences", type=int, default=32, help="of 256 tokens")
+    parser.add_argument("--whole", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--json", type=Path, help="add what is found to this file, by part")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     files = fetch()
     gguf, sets = str(files.gguf), tokens_of(files)
-    if "schemes" in arguments.parts:
-        schemes(gguf, sets, arguments.repeats)
-    if "fisher" in arguments.parts:
-        fisher(gguf, sets, arguments.repeats)
-    if "seeds" in arguments.parts:
-        seeds(gguf)
+    sets = replace(sets, calibration=sets.calibration[: arguments.sequences])
+    for name in arguments.parts:
+        if name == "seeds":
+            found = seeds(gguf, arguments)
+        else:
+            found = {"schemes": schemes, "fisher": fisher}[name](gguf, sets, arguments)
+        if arguments.json:
+            _keep(arguments, name, found)
+
+
+def _keep(arguments: argparse.Namespace, name: str, found: Any) -> None:
+    path = arguments.json
+    kept = json.loads(path.read_text()) if path.is_file() else {}
+    made = {key: getattr(arguments, key) for key in ("dtype", "blocks", "sequences", "repeats")}
+    kept[name] = {**made, "torch": torch.__version__, "found": found}
+    path.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 if __name__ == "__main__":

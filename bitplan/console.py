@@ -62,6 +62,12 @@ class Bars:
     ) -> None:
         self._progress.stop()
 
+    def remark(self, stage: str, text: str) -> None:
+        """Say beside a bar how good things are."""
+        if stage in self._tasks:
+            label = LABELS.get(stage, stage.capitalize())
+            self._progress.update(self._tasks[stage], description=f"{label}: {text}")
+
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Show how far a stage is; a finished one makes room."""
         if stage not in self._tasks:

@@ -1,7 +1,7 @@
 """How long work tells how far it is: the library counts, whoever called it shows."""
 
 from collections.abc import Iterable, Iterator, Sized
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 T = TypeVar("T")
 
@@ -24,3 +24,17 @@ def track(items: Iterable[T], stage: str, progress: Progress, total: int = 0) ->
     for done, item in enumerate(items, start=1):
         yield item
         progress(stage, done, total)
+
+
+@runtime_checkable
+class Remarked(Progress, Protocol):
+    """A progress that also takes a word on how good things are, beside how far."""
+
+    def remark(self, stage: str, text: str) -> None:
+        """Take note of it; it stands until the next."""
+
+
+def remark(progress: Progress, stage: str, text: str) -> None:
+    """Tell a progress that takes remarks; others hear nothing."""
+    if isinstance(progress, Remarked):
+        progress.remark(stage, text)

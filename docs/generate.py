@@ -20,12 +20,15 @@ import typer
 
 import bitplan
 from bitplan.allocator import (
+    PRESETS,
     AverageBits,
+    BitOps,
     CacheBytes,
     Constraints,
     Curve,
     Explanation,
     Latencies,
+    Preset,
     ReadBytes,
     Seconds,
     Stability,
@@ -33,7 +36,9 @@ from bitplan.allocator import (
     Workspace,
     best_plans,
     explain,
+    recorded_constraints,
     stability,
+    with_interactions,
 )
 from bitplan.allocator.explanation import Increment, Move, Reason, RunnerUp
 from bitplan.calibration import Sizes, Source
@@ -115,9 +120,28 @@ def api_page() -> str:
         "\n# Constraints\n\nWhat a plan must keep to; all of these are imported from "
         f"`bitplan.allocator`.\n\n## Constraints\n{_entry('Constraints', Constraints)}"
     )
-    limits = (AverageBits, WeightBytes, CacheBytes, Workspace, ReadBytes, Seconds, Latencies)
+    limits = (
+        AverageBits,
+        WeightBytes,
+        CacheBytes,
+        Workspace,
+        ReadBytes,
+        BitOps,
+        Seconds,
+        Latencies,
+    )
     constraints += "".join(f"\n## {e.__name__}\n\n{_prose(e)}" for e in limits)
-    return f"{GENERATED}\n# Python\n\n{intro}\n{names}{settings}{table}{constraints}"
+    presets = (
+        "\n# Published methods\n\n`PRESETS` of `bitplan.allocator`, by name. "
+        f"{_prose(Preset).lstrip()}\n"
+    )
+    presets += "".join(f"- {_preset(one)}\n" for one in PRESETS.values())
+    return f"{GENERATED}\n# Python\n\n{intro}\n{names}{settings}{table}{constraints}{presets}"
+
+
+def _preset(one: Preset) -> str:
+    measured = ", ".join(f"`{name}`" for name in one.estimators)
+    return f"`{one.name}`: {one.objective}. Measured by {measured}, in {one.menu}. {one.source}."
 
 
 def _entry(name: str, entry: Any) -> str:
@@ -270,7 +294,7 @@ def _block(block: list[str]) -> str:
 
 TABLE_ENTRIES = (
     *(explain, Explanation, Reason, RunnerUp, Move, Increment),
-    *(best_plans, stability, Stability, Curve),
+    *(best_plans, stability, Stability, Curve, with_interactions, recorded_constraints),
 )
 
 PAGES: dict[str, Callable[[], str]] = {

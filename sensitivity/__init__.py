@@ -16,6 +16,7 @@ from bitplan.sensitivity.estimators import Resources as Resources
 from bitplan.sensitivity.estimators import check_estimator as check_estimator
 from bitplan.sensitivity.estimators import choose_estimator as choose_estimator
 from bitplan.sensitivity.estimators import get_estimator as get_estimator
+from bitplan.sensitivity.estimators.changes import effects_of as effects_of
 from bitplan.sensitivity.gather import gather as gather
 from bitplan.sensitivity.law import fit as fit
 from bitplan.sensitivity.measure import Meter as Meter
@@ -28,6 +29,7 @@ from bitplan.sensitivity.passes import check_pass as check_pass
 from bitplan.sensitivity.passes import choose_pass as choose_pass
 from bitplan.sensitivity.passes import open_pass as open_pass
 from bitplan.sensitivity.passes import statistics_bytes as statistics_bytes
+from bitplan.sensitivity.portions import portions as portions
 from bitplan.sensitivity.row import row_of as row_of
 from bitplan.sensitivity.shards import Shards as Shards
 from bitplan.sensitivity.statistics import StatisticsFolder as StatisticsFolder

@@ -16,7 +16,7 @@ from bitplan.sensitivity.losses import Losses
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Of what losses by sequence say: those of an earlier one are measured again."""
 
 

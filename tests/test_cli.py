@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from bitplan import CostTable, Plan, describe
-from bitplan.allocator import SOLVERS
+from bitplan.allocator import PRESETS, SOLVERS
 from bitplan.apply import held_bytes
 from bitplan.cli import main
 from bitplan.cli.options import names_of
@@ -164,6 +164,45 @@ def test_every_solver_goes_by_its_name(bitplan, tiny_folder):
         assert plan.bytes <= plan.budget_bytes
     plans = good(bitplan("frontier", "costs.json", "--points", 3, "--solver", "greedy", "--json"))
     assert {plan["solver"] for plan in plans.json} == {"greedy"}
+
+
+def test_the_best_plans_are_shown_and_kept(bitplan, tiny_folder, tmp_path):
+    folder = tiny_folder("llama")
+    good(bitplan("measure", folder, *SIZES))
+    arguments = ("best-plans", "costs.json", "--budget-gb", budget_of(folder), "--count", 3)
+    said = good(bitplan(*arguments, "--out", "plans", "--pin", "lm_head=int8"))
+    assert "plans/plan-1.json" in said.out
+    assert "Proven optimal" in said.out
+    plans = [Plan.load(f"plans/plan-{number}.json") for number in (1, 2, 3)]
+    assert len({plan.to_json() for plan in plans}) == 3
+    assert sorted(plan.predicted_kl for plan in plans) == [plan.predicted_kl for plan in plans]
+    assert all(str(plan.schemes["lm_head"]) == "int8" for plan in plans)
+    listed = good(bitplan(*arguments, "--differ-by", "0.3", "--json")).json
+    assert len(listed) == 3
+    assert Plan.load("plan-2.json").to_json() == Plan.from_json(json.dumps(listed[1])).to_json()
+
+
+def test_presets_are_listed_and_make_plans(bitplan, tiny_folder):
+    listed = good(bitplan("presets", "--json")).json
+    assert [one["name"] for one in listed] == list(PRESETS)
+    assert all(one["source"] and one["estimators"] and one["objective"] for one in listed)
+    said = good(bitplan("presets")).out
+    assert all(name in said for name in PRESETS)
+    folder = tiny_folder("llama")
+    good(bitplan("measure", folder, *SIZES))
+    arguments = ("--budget-gb", budget_of(folder), "--preset", "hawq-v3")
+    plan = good(bitplan("solve", "costs.json", *arguments, "--json")).json
+    assert plan["solver"] == "hawq_v3"
+    assert "asks for a table of hessian_trace" in plan["status"]
+
+
+def test_a_preset_chooses_what_is_measured(bitplan, tiny_folder):
+    folder = tiny_folder("llama")
+    arguments = ("--budget-gb", budget_of(folder), "--preset", "nncf-data-free", "--no-verify")
+    plan = good(bitplan("allocate", folder, *SIZES, *arguments, "--json")).json
+    assert plan["solver"] == "nncf_data_free"
+    assert plan["provenance"]["estimator"] == "weight_error"
+    assert "Note" not in plan["status"]
 
 
 def test_a_budget_holds_the_cache_too(bitplan, tiny_folder, tmp_path):
@@ -368,6 +407,7 @@ def nothing_was_written(folder: Path) -> bool:
         (["--estimator", "hessian"], "no estimator 'hessian'"),
         (["--quantizer", "awq"], "no quantizer 'awq'"),
         (["--solver", "simplex"], "no solver 'simplex'"),
+        (["--preset", "hawq"], "There is no preset 'hawq'. Choose one of adaquant, hawq_v3,"),
         (["--pin", "lm_head"], "is not LAYER=SCHEME"),
         (["--pin", "nothing=int4g64"], "matches no layer"),
         (["--floor", "nothing=4"], "The floor 'nothing' matches no layer. Closest of 16: "),
@@ -483,7 +523,9 @@ def test_a_slip_in_an_option_is_named(arguments, message, bitplan):
         "describe",
         "measure",
         "solve",
+        "presets",
         "frontier",
+        "best-plans",
         "explain",
         "allocate",
         "apply",

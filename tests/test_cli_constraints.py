@@ -7,6 +7,7 @@ import pytest
 
 from bitplan.allocator import (
     AverageBits,
+    BitOps,
     CacheBytes,
     Constraints,
     Latencies,
@@ -61,6 +62,9 @@ def test_every_option_is_read(tmp_path):
             "cache_bytes=5",
             "cache_bytes@64=6",
             "cache_bytes@64x2=7.5",
+            "bit_ops=1e12",
+            "bit_ops@8=2",
+            "bit_ops@weights=3",
             "seconds=0.25",
         ],
         latency=times,
@@ -80,6 +84,9 @@ def test_every_option_is_read(tmp_path):
             CacheBytes(most=5),
             CacheBytes(most=6, context=64, batch=1),
             CacheBytes(most=7.5, context=64, batch=2),
+            BitOps(most=10**12),
+            BitOps(most=2, activation_bits=8),
+            BitOps(most=3, activation_bits="weights"),
             Seconds(most=0.25, latencies=latencies),
         ),
     )
@@ -100,6 +107,7 @@ def test_every_option_is_read(tmp_path):
         ({"limits": ["joules=1"]}, "There is no limit 'joules'. Choose one of weight_bytes, cac"),
         ({"limits": ["read_bytes@7=1"]}, "There is no limit 'read_bytes@7'"),
         ({"limits": ["cache_bytes@7x=1"]}, None),
+        ({"limits": ["bit_ops@few=1"]}, "'few' are no activation bits. Write bit_ops@8=MOST"),
         ({"limits": ["cache_bytes@axb=1"]}, "'axb' is no context and batch"),
         ({"limits": ["seconds=1"]}, "A limit on seconds needs --latency"),
         ({"latency": Path("t.json")}, "t.json limits nothing. Add --limit seconds=MOST"),

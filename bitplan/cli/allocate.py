@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from bitplan.allocator import SEARCHES
 from bitplan.cli.constraints import (
     AverageBits,
     Ceilings,
@@ -32,6 +33,7 @@ from bitplan.cli.options import (
     Measured,
     Model,
     PlanOut,
+    Preset,
     Quantizer,
     Schemes,
     Seed,
@@ -77,9 +79,17 @@ def allocate(
     quantizer: Quantizer = "gptq",
     through: Through = "auto",
     solver: Solver = "auto",
+    preset: Preset = None,
     refine_tokens: Annotated[
         int, typer.Option(min=0, help="Tokens that refinement may run; 0: none.")
     ] = 50_000,
+    search: Annotated[
+        str, typer.Option(help=f"How refinement searches: {', '.join(SEARCHES)}.")
+    ] = "auto",
+    start: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="PLAN", help="A plan that refinement begins with, too; or several."),
+    ] = None,
     verify: Annotated[bool, typer.Option(help="Measure on held-out tokens.")] = True,
     context: Context = 0,
     batch: Batch = 1,
@@ -127,7 +137,10 @@ def allocate(
             quantizer=quantizer,
             through=through,
             solver=solver,
+            preset=preset,
             refine_tokens=refine_tokens,
+            search=search,
+            start=start or (),
             verify=verify,
             context=context,
             batch=batch,

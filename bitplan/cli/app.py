@@ -4,11 +4,13 @@ import typer
 
 from bitplan.cli.allocate import allocate
 from bitplan.cli.apply import apply
+from bitplan.cli.best_plans import best_plans
 from bitplan.cli.demo import demo
 from bitplan.cli.describe import describe
 from bitplan.cli.evaluate import evaluate
 from bitplan.cli.explain import explain
 from bitplan.cli.measure import measure
+from bitplan.cli.presets import presets
 from bitplan.cli.solve import frontier, solve
 
 app = typer.Typer(
@@ -22,5 +24,17 @@ app = typer.Typer(
     epilog="Start with: bitplan demo",
 )
 
-for verb in (demo, describe, measure, solve, frontier, explain, allocate, apply, evaluate):
+for verb in (
+    demo,
+    describe,
+    measure,
+    solve,
+    presets,
+    frontier,
+    best_plans,
+    explain,
+    allocate,
+    apply,
+    evaluate,
+):
     app.command()(verb)

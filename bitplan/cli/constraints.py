@@ -64,8 +64,9 @@ Limits = Annotated[
     typer.Option(
         "--limit",
         metavar="NAME=MOST",
-        help="weight_bytes, cache_bytes, workspace_bytes, read_bytes (for one token) or seconds; "
-        "cache_bytes@CONTEXTxBATCH for less than was measured.",
+        help="weight_bytes, cache_bytes, workspace_bytes, read_bytes or bit_ops (for one token), "
+        "seconds; cache_bytes@CONTEXTxBATCH for less than was measured, bit_ops@BITS for so many "
+        "activation bits, bit_ops@weights for as many as the weights have.  [default: the dtype's]",
     ),
 ]
 LatencyFile = Annotated[
@@ -144,7 +145,7 @@ def _bits(noun: str, texts: list[str] | None) -> Mapping[str, Scheme | float]:
 
 
 def _resource(name: str, most: str, latency: Path | None) -> "AbstractResource":
-    from bitplan.allocator import RESOURCES, CacheBytes, Latencies, Seconds
+    from bitplan.allocator import RESOURCES, BitOps, CacheBytes, Latencies, Seconds
 
     number = _number(name, most)
     if name == "seconds":
@@ -152,11 +153,15 @@ def _resource(name: str, most: str, latency: Path | None) -> "AbstractResource":
             raise InputError("A limit on seconds needs --latency, a file with the seconds.")
         return Seconds(most=number, latencies=Latencies.load(latency))
     name, at, size = name.partition("@")
-    if name not in RESOURCES or (at and name != "cache_bytes"):
+    if name not in RESOURCES or (at and name not in ("cache_bytes", "bit_ops")):
         known = ", ".join([*RESOURCES, "seconds"])
         raise InputError(f"There is no limit {name + at + size!r}. Choose one of {known}.")
     if not at:
         return RESOURCES[name](most=number)
+    if name == "bit_ops":
+        if size != "weights" and not size.isdecimal():
+            raise InputError(f"{size!r} are no activation bits. Write bit_ops@8=MOST.")
+        return BitOps(most=number, activation_bits="weights" if size == "weights" else int(size))
     context, _, batch = size.partition("x")
     if not (context.isdecimal() and (batch or "1").isdecimal()):
         raise InputError(f"{size!r} is no context and batch. Write cache_bytes@4096x2=MOST.")

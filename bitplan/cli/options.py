@@ -75,6 +75,10 @@ Through = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Of all that is drawn at random.")]
 Solver = Annotated[str, typer.Option(help=f"One of auto, {', '.join(SOLVERS)}.")]
+Preset = Annotated[
+    str | None,
+    typer.Option(help="A published method in place of a solver: bitplan presets lists them."),
+]
 Context = Annotated[
     int, typer.Option(min=0, help="Tokens whose KV cache counts too; 0: weights alone.")
 ]

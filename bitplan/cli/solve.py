@@ -20,7 +20,7 @@ from bitplan.cli.constraints import (
     Ties,
     constraints_of,
 )
-from bitplan.cli.options import AsJson, PlanOut, Solver, TableFile
+from bitplan.cli.options import AsJson, PlanOut, Preset, Solver, TableFile
 from bitplan.cli.show import show
 from bitplan.files import check_writable
 from bitplan.schema import CostTable
@@ -41,6 +41,7 @@ def solve(
     limits: Limits = None,
     latency: LatencyFile = None,
     solver: Solver = "auto",
+    preset: Preset = None,
     as_json: AsJson = False,
 ) -> None:
     """Solve a cost table for a budget; allocate also measures the plan on the model."""
@@ -62,7 +63,7 @@ def solve(
     )
     check_writable(file)
     costs = CostTable.load(table)
-    plan = solve(costs, budget_gb, constraints=constraints, solver=solver)
+    plan = solve(costs, budget_gb, constraints=constraints, solver=solver, preset=preset)
     plan.save(file)
     show(
         plan.to_json(),

@@ -1,7 +1,7 @@
 """KL to the reference model and perplexity, token by token, on what both read."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,16 +122,24 @@ def make_reference(
 
 
 @torch.no_grad()
-def compare(model: nn.Module, reference: Reference, *, progress: Progress = quiet) -> Divergence:
-    """How far the model is from the reference, over the reference's inputs.
+def compare(
+    model: nn.Module,
+    reference: Reference,
+    *,
+    sequences: Sequence[int] | None = None,
+    progress: Progress = quiet,
+) -> Divergence:
+    """How far the model is from the reference, over the reference's inputs, or some of them.
 
     Raises `ModelError` for a model of another vocabulary, or that says something else.
     """
     kl, nll, told = [], [], reference.values()
     measure = gaussian_kl if reference.says is Says.STATES else logits_kl
-    for batch, outputs in _forward(model, reference.inputs, progress, "evaluate"):
+    chosen = list(range(len(reference.inputs)) if sequences is None else sequences)
+    inputs = reference.inputs if sequences is None else reference.inputs[chosen]
+    for batch, outputs in _forward(model, inputs, progress, "evaluate"):
         _check_alike(outputs, reference)
-        kl += [measure(told[len(kl) + i], row) for i, row in enumerate(outputs.values)]
+        kl += [measure(told[chosen[len(kl) + i]], row) for i, row in enumerate(outputs.values)]
         nll += _nlls(outputs, batch)
     return Divergence(kl=np.array(kl), nll=np.array(nll) if nll else None)
 

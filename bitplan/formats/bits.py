@@ -7,7 +7,7 @@ code j lies in bits j*B to (j+1)*B - 1. Two 4-bit codes share a byte, low half f
 import sys
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 CELL = 8
@@ -54,13 +54,26 @@ def unpack(
     if bits == 8:
         return packed[..., :columns]
     cells = packed.reshape(*rows, -(-columns // CELL), bits)
-    # Four 1- to 4-byte cells' bits fit an int32 word, wider cells need an int64.
-    width, dtype = (4, torch.int32) if bits <= 4 else (8, torch.int64)
-    if bits < width:
-        cells = torch.nn.functional.pad(cells, (0, width - bits))
-    words = cells.contiguous().view(dtype).squeeze(-1)
-    codes = torch.empty(*words.shape, CELL, dtype=torch.uint8, device=packed.device)
-    mask = (1 << bits) - 1
-    for lane in range(CELL):
-        codes[..., lane] = (words >> (lane * bits)) & mask
-    return codes.flatten(-2)[..., :columns]
+    if bits in _WORDS:
+        words = cells.contiguous().view(_WORDS[bits]).squeeze(-1).to(torch.int64)
+    else:
+        padded = torch.nn.functional.pad(cells, (0, CELL - bits))
+        words = padded.contiguous().view(torch.int64).squeeze(-1)
+    return _spread(words, bits).unsqueeze(-1).view(torch.uint8).flatten(-2)[..., :columns]
+
+
+_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
+"""Widths at which a cell is a word of its own; what a sign fills above it is masked off."""
+
+
+def _spread(words: Int64[Tensor, "*cells"], bits: int) -> Int64[Tensor, "*cells"]:
+    """Move the 8 codes in the low bits of each word to a byte each.
+
+    Half of the codes, then half of each half, move up to where they belong, all at once.
+    """
+    for codes in (4, 2, 1):
+        run, room = codes * bits, codes * 8
+        low = sum(((1 << run) - 1) << start for start in range(0, 64, 2 * room))
+        moved = (words << (room - run)).bitwise_and_(low << room)
+        words = (words & low).bitwise_or_(moved)
+    return words

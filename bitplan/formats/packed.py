@@ -90,5 +90,7 @@ def decode_integer(
         values * scale.unsqueeze(-1) if scale.requires_grad else values.mul_(scale.unsqueeze(-1))
     )
     if offset is not None:
-        values = values + offset.float().unsqueeze(-1)
+        moved = offset.float().unsqueeze(-1)
+        needs_graph = values.requires_grad or moved.requires_grad
+        values = values + moved if needs_graph else values.add_(moved)
     return values.reshape(*rows, padded)[..., :columns].to(dtype)

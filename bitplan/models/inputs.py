@@ -30,7 +30,7 @@ class Inputs:
     def __len__(self) -> int:
         return len(next(iter(self.tensors.values())))
 
-    def __getitem__(self, rows: slice) -> "Inputs":
+    def __getitem__(self, rows: slice | list[int]) -> "Inputs":
         return Inputs(tensors={name: tensor[rows] for name, tensor in self.tensors.items()})
 
     @property

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bitplan.allocator import get_preset
 from bitplan.calibration import SEQUENCES, inputs_of
 from bitplan.compress import reads_covariance
 from bitplan.errors import InputError
@@ -75,6 +76,9 @@ def settle_estimator(workspace: Workspace, settings: Settings) -> Settings:
 
 
 def _choice(workspace: Workspace, settings: Settings, *, keep: bool) -> tuple[str, str]:
+    if settings.preset is not None:
+        preset = get_preset(settings.preset)
+        return preset.estimators[0], f"It is what {preset.title} asks for."
     if reads_covariance(settings.quantizer):  # whatever there is: nothing to keep
         return choose_estimator({}, _machine(workspace, settings), reads_covariance=True)
     path = _path(workspace, settings)

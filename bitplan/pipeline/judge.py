@@ -1,8 +1,8 @@
 """The KL of whole plans, measured on the model itself with its weights swapped."""
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,7 +66,7 @@ class Judge:
         interrupt = None
         while any(self._current[name] != scheme for name, scheme in kept.items()):
             try:
-                self._swap(kept)
+                self.swap(kept)
             except KeyboardInterrupt as again:
                 interrupt = again
         if interrupt is not None:
@@ -76,39 +76,61 @@ class Judge:
         """What the model as it was says of a set of tokens."""
         return self._references[name]
 
-    def measure(self, assignment: Mapping[str, Scheme], name: str) -> Divergence:
-        """The divergence of a plan over a set of tokens."""
-        key = short_digest(
-            tokens_digest(self.tokens[name]),
-            sorted((layer, str(scheme)) for layer, scheme in assignment.items()),
-        )
-        path = self.meter.store.folder / "measured" / f"{key}.json"
+    def measure(
+        self, assignment: Mapping[str, Scheme], name: str, sequences: Sequence[int] | None = None
+    ) -> Divergence:
+        """The divergence of a plan over a set of tokens, or over some sequences of it."""
+        tokens = Inputs.of(self.tokens[name])
+        if sequences is not None:
+            tokens = tokens[list(sequences)]
+        path = self.path("measured", tokens, assignment).with_suffix(".json")
         known = _read(path)
         if known is None:
-            self._swap(assignment)
-            known = self._compare(assignment, self._references[name])
+            self.swap(assignment)
+            known = self._compare(assignment, self._references[name], sequences)
             write_text(path, _dump(known))
         return known
 
-    def _compare(self, assignment: Mapping[str, Scheme], reference: Reference) -> Divergence:
+    def path(
+        self, kind: str, tokens: Inputs, assignment: Mapping[str, Scheme], *of: object
+    ) -> Path:
+        """Where something is kept that was found of a plan on some tokens."""
+        schemes = sorted((layer, str(scheme)) for layer, scheme in assignment.items())
+        key = short_digest(tokens_digest(tokens), schemes, *of)
+        return self.meter.store.folder / kind / key
+
+    def _compare(
+        self,
+        assignment: Mapping[str, Scheme],
+        reference: Reference,
+        sequences: Sequence[int] | None,
+    ) -> Divergence:
         """With the weights as they are swapped, and the cache rounded as the plan says."""
+        with self.rounded(assignment):
+            return compare(
+                self.workspace.model, reference, sequences=sequences, progress=self.progress
+            )
+
+    def rounded(self, assignment: Mapping[str, Scheme]) -> AbstractContextManager[None]:
+        """Within the block the cache is rounded as a plan says."""
         weights = {layer.name for layer in self.workspace.layers}
         caches = {name: s for name, s in assignment.items() if name not in weights}
-        with rounded_caches(self.workspace.model, caches):
-            return compare(self.workspace.model, reference, progress=self.progress)
+        return rounded_caches(self.workspace.model, caches)
 
     @torch.no_grad()
-    def _swap(self, assignment: Mapping[str, Scheme]) -> None:
+    def swap(self, assignment: Mapping[str, Scheme]) -> None:
+        """Give every layer the weight that a plan says."""
         for layer in self.workspace.layers:
             scheme = assignment[layer.name]
             if self._current[layer.name] != scheme:
                 # An interrupt may come when the weight is written and the note of it is not.
                 self._current[layer.name] = None
                 weight = weight_of(self.workspace.model, layer)
-                weight.copy_(self._packed(layer, scheme).decode(weight.dtype))
+                weight.copy_(self.packed(layer, scheme).decode(weight.dtype))
                 self._current[layer.name] = scheme
 
-    def _packed(self, layer: Layer, scheme: Scheme) -> Packed:
+    def packed(self, layer: Layer, scheme: Scheme) -> Packed:
+        """A compressed weight, from the store or rendered again."""
         packed = self.meter.store.get(layer, scheme)
         if packed is None:
             # The file was lost or damaged: render it again, from the original weight.

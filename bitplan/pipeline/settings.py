@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from bitplan.allocator import Constraints, Pins, check_solver
+from bitplan.allocator import Constraints, Pins, check_preset, check_search, check_solver
 from bitplan.calibration import (
     Calibration,
     Sizes,
@@ -16,8 +16,11 @@ from bitplan.calibration import (
 )
 from bitplan.compress import get_quantizer
 from bitplan.errors import InputError
-from bitplan.schema import Scheme
+from bitplan.schema import Plan, Scheme
 from bitplan.sensitivity import AUTO, check_engine, check_estimator, check_pass
+
+Start: TypeAlias = Plan | str | Path | Sequence[Plan | str | Path]
+"""A plan or its file, or several."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +51,12 @@ class Settings:
         fuse: give layers that runtimes fuse (q, k and v; gate and up) one scheme.
         constraints: what else a plan must keep to: floors, ceilings, ties, limits, ...
         solver: "auto", or a name of `bitplan.allocator.SOLVERS`.
-        refine_tokens: tokens that refinement may send through the model; 0 turns it off.
+        preset: a name of `bitplan.allocator.PRESETS`: a published method that solves the table, and
+            with `estimator="auto"` chooses what is measured. Refining goes on from its plan.
+        refine_tokens: tokens that refinement may send through the model, a pass forward and back
+            counted three times; 0 turns it off.
+        search: how it searches: a name of `bitplan.allocator.SEARCHES`.
+        start: a plan, or several, or their files, that it begins with beside the solved one.
         verify: measure the plan on held-out tokens, beside the uniform plan.
         context: tokens of each sequence whose keys and values the budget holds too; 0: none.
         batch: sequences whose keys and values it holds.
@@ -75,7 +83,10 @@ class Settings:
     fuse: bool = False
     constraints: Constraints | None = None
     solver: str = "auto"
+    preset: str | None = None
     refine_tokens: int = 50_000
+    search: str = "auto"
+    start: Start = ()
     verify: bool = True
     context: int = 0
     batch: int = 1
@@ -89,6 +100,7 @@ class Settings:
         get_quantizer(self.quantizer)
         check_pass(self.through)
         check_solver(self.solver)
+        check_preset(self.preset, self.solver)
         _ = self.all_constraints
         for menu in (self.schemes, self.measured, self.cache_schemes):
             _check_menu(menu)
@@ -98,6 +110,8 @@ class Settings:
                 "batch of 1 or more and a context of 1 or more, or of 0 to leave it out."
             )
         check_engine(self.engine, self.workers)
+        check_search(self.search)
+        _ = self.starts
         if self.refine_tokens < 0:
             raise InputError(f"refine_tokens is {self.refine_tokens}; it must be 0 or more.")
         check_sources(self.calibration)
@@ -109,6 +123,12 @@ class Settings:
     def all_constraints(self) -> Constraints:
         """Pins and `fuse` among them. Raises `InputError` for a pin given twice."""
         return Constraints.of(self.constraints, pins=self.pins, fuse=self.fuse)
+
+    @property
+    def starts(self) -> tuple[Plan, ...]:
+        """The plans of `start`. Raises `InputError` for a file that cannot be read."""
+        several = [self.start] if isinstance(self.start, Plan | str | Path) else self.start
+        return tuple(plan if isinstance(plan, Plan) else Plan.load(plan) for plan in several)
 
     def _check_time_limit(self, limit_s: float) -> None:
         if not 0 < limit_s < math.inf:

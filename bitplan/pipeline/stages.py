@@ -6,7 +6,15 @@ from typing import Any
 
 from torch import nn
 
-from bitplan.allocator import check_budget, given_budget, largest_bytes, plan_of, solve
+from bitplan.allocator import (
+    Problem,
+    check_budget,
+    check_plan,
+    given_budget,
+    largest_bytes,
+    plan_of,
+    solve,
+)
 from bitplan.calibration import Counts, TokenSets
 from bitplan.footprint import scheme_bytes
 from bitplan.models import Source
@@ -98,6 +106,9 @@ def run(
     sizes = _sizes(workspace, legal, chosen)
     budget = budget or Budget(bytes=largest_bytes(sizes))
     check_budget(sizes, budget, constraints=given.before_measuring)
+    problem = Problem.of(sizes, budget.total_bytes, constraints=given.before_measuring)
+    for plan in chosen.starts:
+        check_plan(sizes, problem, plan)
     chosen = settle_estimator(workspace, chosen)
     may_keep = given.fixes_nothing and all(
         kept[layer.name] in menu for layer, menu in legal.items()
@@ -106,7 +117,7 @@ def run(
     if may_keep and budget.total_bytes >= largest_bytes(whole):
         return _keep_everything(workspace, whole, kept, budget)
     table, meter, tokens = measure_in(workspace, chosen, progress)
-    plan = solve(table, budget, solver=chosen.solver, constraints=given)
+    plan = solve(table, budget, solver=chosen.solver, preset=chosen.preset, constraints=given)
     if chosen.verify:
         plan = verified(workspace, table, plan, meter, tokens, chosen, progress)
     return Outcome(plan=plan, table=table, model=workspace.model)

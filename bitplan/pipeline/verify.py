@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 
-from bitplan.allocator import refine, uniform
+from bitplan.allocator import plan_of, search, uniform
+from bitplan.allocator.search import INTERRUPTED
 from bitplan.calibration import TokenSets, tokens_digest
 from bitplan.errors import ModelError
 from bitplan.models import Inputs
+from bitplan.pipeline.evaluator import ModelEvaluator
 from bitplan.pipeline.judge import Judge
 from bitplan.pipeline.settings import Settings
 from bitplan.pipeline.workspace import Workspace
@@ -26,29 +28,48 @@ def verified(
     settings: Settings,
     progress: Progress,
 ) -> Plan:
-    """The best measured of the solved, the refined and the uniform plans."""
+    """The best measured of the solved, the given, the refined and the uniform plans."""
     sets = {"search": tokens.search, "held_out": tokens.held_out}
     judge = Judge(workspace=workspace, meter=meter, tokens=sets, progress=progress)
+    interrupted = False
     with judge.borrowed():
         plans = {"solved": solved}
-        evaluations = settings.refine_tokens // Inputs.of(tokens.search).tokens
-        if evaluations > 1:
-            refined = refine(
+        given = [_recosted(plan, table, solved.budget_bytes) for plan in settings.starts]
+        for number, plan in enumerate(given, start=1):
+            plans["given" if len(given) == 1 else f"given {number}"] = plan
+        if settings.refine_tokens >= 2 * Inputs.of(tokens.search).tokens:
+            found = search(
                 table,
-                solved,
-                lambda assignment: judge.measure(assignment, "search").kl,
-                evaluations=evaluations,
+                [solved, *given],
+                ModelEvaluator(judge=judge, table=table),
+                tokens=settings.refine_tokens,
+                method=settings.search,
                 constraints=settings.all_constraints,
+                seed=settings.seed,
                 progress=progress,
             )
-            if refined.accepted:
-                plans["refined"] = refined.plan
+            plans["refined" if found.plan.solver == "search" else "solved"] = found.plan
+            interrupted = found.interrupted
         fitting = uniform(
             table, Budget(bytes=solved.budget_bytes), constraints=settings.all_constraints
         )
         for plan in sorted(fitting, key=lambda plan: plan.predicted_kl)[:UNIFORMS]:
             plans[plan.solver] = plan
-        return _best(plans, judge)
+        best = _best(plans, judge)
+    if interrupted and INTERRUPTED not in best.status:
+        best = best.model_copy(update={"status": f"{best.status} {INTERRUPTED}"})
+    return best
+
+
+def _recosted(plan: Plan, table: CostTable, budget_bytes: int) -> Plan:
+    """The user's plan with what this table says of it."""
+    return plan_of(
+        table,
+        plan.schemes,
+        budget_bytes=budget_bytes,
+        solver="given",
+        status=f"Given to begin with; its solver was {plan.solver}.",
+    )
 
 
 def _best(plans: Mapping[str, Plan], judge: Judge) -> Plan:

@@ -14,6 +14,8 @@ from bitplan.report import text
 def explanation_tables(found: Explanation, *, words: bool = False) -> Iterator[RenderableType]:
     """What bytes are worth, what comes next, and each layer's reason, also in `words`."""
     yield _summary(found)
+    if found.left_out:
+        yield f"Told by its bytes alone: nothing here heeds {', '.join(found.left_out)}."
     yield budgets_table(found)
     if found.promotions or found.demotions:
         yield moves_table(found)

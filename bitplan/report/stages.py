@@ -45,6 +45,30 @@ def frontier_table(plans: Sequence[Plan]) -> Table:
     return view
 
 
+def plans_table(plans: Sequence[Plan]) -> Table:
+    """Several plans of one budget: size, predicted KL, and in how much each differs from the first.
+
+    That is a share of the parameters.
+    """
+    view = _table("Best plans")
+    for name in ("plan", "bytes", "predicted KL", "more than\nthe best", "layers\nthat differ"):
+        view.add_column(name, justify="right", no_wrap=True)
+    view.add_column("parameters\nthat differ", justify="right", no_wrap=True)
+    for number, plan in enumerate(plans, start=1):
+        pairs = zip(plans[0].choices, plan.choices, strict=True)
+        differ = [mine.layer.parameters for one, mine in pairs if one.scheme != mine.scheme]
+        share = sum(differ) / sum(choice.layer.parameters for choice in plan.choices)
+        view.add_row(
+            str(number),
+            f"{plan.bytes:,}",
+            text.nats(plan.predicted_kl),
+            text.change(plan.predicted_kl - plans[0].predicted_kl),
+            str(len(differ)),
+            f"{share:.1%}",
+        )
+    return view
+
+
 def curve_table(curve: Curve) -> Table:
     """Size, predicted KL and what a GB more is worth, at every breakpoint of the convex hull."""
     view = _table("Curve")

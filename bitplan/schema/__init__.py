@@ -9,9 +9,12 @@ from bitplan.schema.artefact import json_schema as json_schema
 from bitplan.schema.budget import Budget as Budget
 from bitplan.schema.costs import Cost as Cost
 from bitplan.schema.costs import CostTable as CostTable
+from bitplan.schema.costs import Interaction as Interaction
 from bitplan.schema.costs import Row as Row
 from bitplan.schema.evidence import Evidence as Evidence
 from bitplan.schema.evidence import Measured as Measured
+from bitplan.schema.kept import Kept as Kept
+from bitplan.schema.kept import KeptLimit as KeptLimit
 from bitplan.schema.layer import Kind as Kind
 from bitplan.schema.layer import Layer as Layer
 from bitplan.schema.plan import Choice as Choice

@@ -68,12 +68,33 @@ class Artefact(Record):
             )
         try:
             return cls.model_validate(content)
-        except (ValidationError, InputError) as cause:
+        except ValidationError as cause:
+            what = _first_fault(cause, content)
+            raise error(
+                f"This is not a {noun} that bitplan can read: {what} Make the {noun} again."
+            ) from None
+        except InputError as cause:
             raise error(f"This is not a {noun} that bitplan can read: {cause}") from None
 
     @classmethod
     def _error(cls) -> type[InputError]:
         return InputError
+
+
+def _first_fault(error: ValidationError, content: dict[str, Any]) -> str:
+    """The first of the faults: where, and of which layer, what it should be, and what it is."""
+    first, *others = error.errors()
+    place = ".".join(map(str, first["loc"]))
+    if len(first["loc"]) > 1 and isinstance(first["loc"][1], int):
+        entry = content[str(first["loc"][0])][first["loc"][1]]
+        name = entry.get("layer") if isinstance(entry, dict) else None
+        name = name.get("name") if isinstance(name, dict) else name
+        place += f" ({name})" if isinstance(name, str) else ""
+    what = first["msg"].removeprefix("Value error, ").rstrip(".")
+    is_short = isinstance(first["input"], str | int | float | None)
+    given = f", but it is {first['input']!r}" if is_short and first["type"] != "value_error" else ""
+    more = f" (and {len(others)} more)" if others else ""
+    return f"{place + ': ' if place else ''}{what}{given}.{more}"
 
 
 def digest_of(content: dict[str, Any]) -> str:

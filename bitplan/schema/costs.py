@@ -1,8 +1,9 @@
 """The cost table: what every scheme does to every layer."""
 
+from collections.abc import Sequence
 from typing import Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
+from pydantic import Field, FiniteFloat, NonNegativeFloat, NonNegativeInt, model_validator
 
 from bitplan.errors import InputError, TableError
 from bitplan.schema.artefact import Artefact
@@ -42,8 +43,22 @@ class Row(Record):
         return self
 
 
+class Interaction(Record):
+    """What two layers in two schemes lose together beside the sum of their losses."""
+
+    layer: str
+    scheme: Scheme
+    other: str = Field(description="another layer")
+    other_scheme: Scheme
+    loss: FiniteFloat = Field(description="nats per token; below zero: their errors cancel partly")
+
+
 class CostTable(Artefact):
-    """For every layer and legal scheme: exact bytes and expected loss. Measured once."""
+    """For every layer and legal scheme: exact bytes and expected loss. Measured once.
+
+    The loss of a plan is the sum of its layers' losses and of the `interactions` of which it has
+    both ends. A pair that is not listed adds nothing.
+    """
 
     provenance: Provenance
     rest_bytes: NonNegativeInt = Field(description="all that no scheme touches: norms, biases, ...")
@@ -53,6 +68,10 @@ class CostTable(Artefact):
         "log, told from measured widths that lie between others",
     )
     rows: tuple[Row, ...] = Field(min_length=1)
+    interactions: tuple[Interaction, ...] = Field(
+        default=(),
+        description="between layers; each pair of (layer, scheme) once, either way round",
+    )
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -61,6 +80,34 @@ class CostTable(Artefact):
             raise ValueError("a layer has two rows")
         return self
 
+    @model_validator(mode="after")
+    def _known_pairs(self) -> Self:
+        if self.interactions:
+            _check_pairs(self.rows, self.interactions)
+        return self
+
     @classmethod
     def _error(cls) -> type[InputError]:
         return TableError
+
+
+def _check_pairs(rows: Sequence[Row], interactions: Sequence[Interaction]) -> None:
+    """Raise `ValueError` for a pair of what the rows do not have, of one layer, or given twice."""
+    known = {(row.layer.name, cost.scheme) for row in rows for cost in row.costs}
+    seen = set()
+    for one in interactions:
+        ends = (one.layer, one.scheme), (one.other, one.other_scheme)
+        for layer, scheme in ends:
+            if (layer, scheme) not in known:
+                raise ValueError(
+                    f"an interaction names {layer} as {scheme}, which the table does not have"
+                )
+        if one.layer == one.other:
+            raise ValueError(f"{one.layer} interacts with itself: add that to its losses instead")
+        pair = frozenset(ends)
+        if pair in seen:
+            raise ValueError(
+                f"the interaction of {one.layer} as {one.scheme} with {one.other} as "
+                f"{one.other_scheme} is given twice: give the sum of both, once"
+            )
+        seen.add(pair)

@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model
 from bitplan.errors import InputError, PlanError
 from bitplan.schema.artefact import Artefact
 from bitplan.schema.evidence import Evidence
+from bitplan.schema.kept import Kept
 from bitplan.schema.layer import Layer
 from bitplan.schema.provenance import Provenance
 from bitplan.schema.record import Record
@@ -29,11 +30,22 @@ class Plan(Artefact):
     budget_bytes: PositiveInt
     bytes: NonNegativeInt = Field(description="of the whole model, and its cache if it is counted")
     rest_bytes: NonNegativeInt = Field(description="all that no scheme touches: norms, biases, ...")
-    predicted_kl: NonNegativeFloat = Field(description="sum of the choices' losses")
+    predicted_kl: float = Field(
+        description="sum of the choices' losses and of `interactions`, nats per token; what "
+        "interactions take below zero is not to be believed"
+    )
+    interactions: float = Field(
+        default=0.0, description="what pairs of layers add to the sum of the choices' losses"
+    )
     lower_bound: float = Field(description="no plan of the table can predict less")
-    gap: NonNegativeFloat = Field(description="(predicted_kl - lower_bound) / predicted_kl")
+    gap: NonNegativeFloat = Field(
+        description="predicted_kl - lower_bound, as a share of the larger of both in size"
+    )
     status: str = Field(description="what the solver says of its answer")
     solver: str
+    constraints: Kept | None = Field(
+        default=None, description="what it was to keep to beside the budget; null: nothing known"
+    )
     evidence: Evidence | None = Field(default=None, description="None: not measured")
     choices: tuple[Choice, ...] = Field(min_length=1)
 

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bitplan.sensitivity.estimators.estimator import AbstractEstimator, Part
+from bitplan.sensitivity.estimators.quadratic_form import quadratic_form
 from bitplan.sensitivity.estimators.spread import forms, losses_of
 from bitplan.sensitivity.losses import Losses
 from bitplan.sensitivity.moments.grouped_covariance import group_of
@@ -25,7 +26,7 @@ class GradientCovariance(AbstractEstimator):
         """Half of the weighted sum of the rows' quadratic forms."""
         sums, twice = part.statistics["covariance"], 2 * part.statistics.tokens
         weights = _output_weights(sums)[..., part.rows]
-        by_row = (part.error @ sums["covariance"]).mul_(part.error).sum(-1, dtype=torch.float64)
+        by_row = quadratic_form(part.error, sums["covariance"])
         loss = max(0.0, (by_row * weights).sum().item() / twice)
         weighted = part.error * weights.sqrt().unsqueeze(-1)
         by_sequence = forms(weighted, weighted, sums)
@@ -78,7 +79,7 @@ class GroupedGradientCovariance(AbstractEstimator):
         for index in group.unique().tolist():
             error = part.error[..., group == index, :]
             covariance: Tensor = sums["grouped_covariance"][..., index, :, :]
-            total += (error @ covariance).mul_(error).sum(dtype=torch.float64).item()
+            total += quadratic_form(error, covariance).sum().item()
             by_sequence = by_sequence + forms(error, error, _of_group(sums, index))
         return losses_of(max(0.0, total / twice), by_sequence / twice, part.statistics)
 

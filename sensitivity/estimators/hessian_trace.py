@@ -69,10 +69,14 @@ def _traces(bench: Bench, layers: list[Layer]) -> dict[Layer, np.ndarray]:
                 loss, weights, create_graph=True, materialize_grads=True
             )
             generator = torch.Generator().manual_seed(index)
-            signs = [_signs(weight, generator) for weight in weights]
-            slope = sum((g.float() * v).sum() for g, v in zip(gradients, signs, strict=True))
-            assert isinstance(slope, Tensor)
-            products = torch.autograd.grad(slope, weights, materialize_grads=True)
+            signs = [_signs(weight, generator).to(weight.dtype) for weight in weights]
+            # A layer that the sequence did not come to has a zero that nothing made.
+            made = [(g, v) for g, v in zip(gradients, signs, strict=True) if g.requires_grad]
+            slopes, directions = zip(*made, strict=True)
+            products = torch.autograd.grad(
+                slopes, weights, grad_outputs=directions, materialize_grads=True
+            )
+            del gradients, made, slopes, loss  # and with them their graph
             for layer, product, sign in zip(layers, products, signs, strict=True):
                 found[layer].append((product.float() * sign).sum(dtype=torch.float64).item())
     bench.progress("hessian", len(bench.text), len(bench.text))

@@ -1,13 +1,6 @@
 """What a change of scheme is worth where the model stands: the gradient of the KL at a plan.
 
-With all layers at some plan's schemes, KL(reference || model) has a gradient. To second order, a
-layer that moves from its rendered weight W_p to another W_s changes it by
-
-    <grad, W_s - W_p> + 1/2 E <score, W_s - W_p>^2,
-
-with the Fisher information there, token by token, for the second derivative (a Taylor expansion as
-in Optimal Brain Damage, LeCun et al., 1990, with the gradient kept: a compressed model is at no
-minimum).
+See `changes` for how that is found.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,9 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bitplan.errors import ModelError
-from bitplan.models import eager_experts, next_token_logits, weight_of, wide_matmuls
+from bitplan.models import Inputs, next_token_logits, weight_of
 from bitplan.schema import Layer, Scheme
+from bitplan.sensitivity.estimators.changes import effects_of
 from bitplan.sensitivity.estimators.model_estimator import (
     AbstractModelEstimator,
     Bench,
@@ -30,15 +23,9 @@ from bitplan.sensitivity.estimators.model_estimator import (
     check_some,
     is_usable,
 )
-from bitplan.sensitivity.estimators.output_fisher import (
-    TOKENS_A_SKETCH,
-    errors_of,
-    products,
-    random_signs,
-)
+from bitplan.sensitivity.estimators.output_fisher import differences, room_bytes
 from bitplan.sensitivity.losses import Losses
-from bitplan.sensitivity.objective import likelihood
-from bitplan.sensitivity.watch import Seen, watch
+from bitplan.sensitivity.portions import portions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,60 +40,89 @@ class OperatingPoint(AbstractModelEstimator):
     plan: Mapping[str, Scheme] = field(default_factory=dict)
 
     def judge(self, bench: Bench, schemes: Schemes) -> Iterator[Judged]:
-        """Put the model at the plan, run it once forward and backward, and put it back."""
-        references = _references(bench)
+        """Judge the layers in groups whose changes fit into memory, all layers at the plan."""
         plan = {
             layer: self.plan.get(layer.name, _middle(legal)) for layer, legal in schemes.items()
         }
-        errors = {layer: errors_of(bench, layer, legal) for layer, legal in schemes.items()}
-        changes = {layer: _from_plan(errors[layer], schemes[layer], plan[layer]) for layer in plan}
-        found: dict[Layer, list[Tensor]] = {layer: [] for layer in plan}
-        with _at(bench, plan):
-            for index, reference in references.items():
+        originals = {layer: weight_of(bench.model, layer).clone() for layer in plan}
+        left_out: set[int] = set()
+
+        def size(layer: Layer) -> int:
+            return originals[layer].nbytes * (len(schemes[layer]) + 1)
+
+        for part in portions(list(schemes), size, room_bytes()):
+            changes = {layer: _changes(bench, layer, schemes[layer], plan[layer]) for layer in part}
+            # Made before all activations, as the sums of `output_fisher` are.
+            effects = {
+                layer: torch.zeros(len(bench.text), len(change))
+                for layer, change in changes.items()
+            }
+            usable = []
+            for index in range(len(bench.text)):
                 bench.progress("operating point", index, len(bench.text))
-                for layer, effect in _effects(bench, index, reference, changes).items():
-                    found[layer].append(effect)
-        bench.progress("operating point", len(bench.text), len(bench.text))
-        for layer, legal in schemes.items():
-            effects = torch.stack(found[layer]).double().numpy()  # [sequences, schemes + 1]
-            against_original = effects[:, :-1] - effects[:, -1:]
-            losses = {}
-            for index, scheme in enumerate(legal):
-                by_sequence = against_original[:, index]
-                loss = max(0.0, float(by_sequence.mean()))
-                losses[scheme] = Losses(loss=loss, by_sequence=by_sequence)
-            yield layer, losses
+                reference = _reference(bench, index, left_out)
+                if reference is None:
+                    continue
+                usable.append(index)
+                inputs = Inputs.of(bench.text[index : index + 1])
+                with _at(bench, plan, originals):
+                    found = effects_of(bench.model, inputs, reference, changes, sequence=index)
+                for layer, effect in found.items():
+                    effects[layer][index] = effect
+            check_some(usable)
+            bench.progress("operating point", len(bench.text), len(bench.text))
+            for layer in part:
+                yield layer, _losses(effects[layer][usable], schemes[layer])
 
 
 def _middle(legal: Sequence[Scheme]) -> Scheme:
     return sorted(legal, key=lambda scheme: scheme.bits)[len(legal) // 2]
 
 
-def _from_plan(
-    errors: Float[Tensor, "schemes ..."], legal: Sequence[Scheme], at: Scheme
-) -> Float[Tensor, "changes ..."]:
+def _changes(
+    bench: Bench, layer: Layer, legal: Sequence[Scheme], at: Scheme
+) -> Float[Tensor, "changes *experts out in"]:
     """From the plan's weight to that of each scheme and, last, to the original."""
-    here = errors[list(legal).index(at)].clone()
-    return torch.cat([errors, torch.zeros_like(here)[None]]).sub_(here)
+    here, weight = bench.decode(layer, at), weight_of(bench.model, layer)
+    found = differences(bench, layer, legal, here.to(weight.dtype), room=len(legal) + 1)
+    found[-1] = weight.float() - here.float()
+    return found
+
+
+def _losses(
+    effects: Float[Tensor, "sequences changes"], legal: Sequence[Scheme]
+) -> dict[Scheme, Losses]:
+    """What each change does, less what going back to the original does."""
+    found = effects.double().numpy()
+    against_original = found[:, :-1] - found[:, -1:]
+    losses = {}
+    for index, scheme in enumerate(legal):
+        by_sequence = against_original[:, index]
+        loss = max(0.0, float(by_sequence.mean()))
+        losses[scheme] = Losses(loss=loss, by_sequence=by_sequence)
+    return losses
 
 
 @torch.no_grad()
-def _references(bench: Bench) -> dict[int, Float[Tensor, "1 length vocabulary"]]:
-    """The model's own log probabilities, of all sequences where they are finite."""
-    references = {}
-    for index in range(len(bench.text)):
-        logits = next_token_logits(bench.model, bench.text[index : index + 1])
-        if is_usable(logits, index):
-            references[index] = logits.float().log_softmax(-1)
-    check_some(references)
-    return references
+def _reference(
+    bench: Bench, index: int, left_out: set[int]
+) -> Float[Tensor, "1 length vocabulary"] | None:
+    """The model's own logits on a sequence; None where they are not finite."""
+    if index in left_out:
+        return None
+    logits = next_token_logits(bench.model, bench.text[index : index + 1])
+    if not is_usable(logits, index):
+        left_out.add(index)
+        return None
+    return logits
 
 
 @contextmanager
 @torch.no_grad()
-def _at(bench: Bench, plan: Mapping[Layer, Scheme]) -> Iterator[None]:
+def _at(
+    bench: Bench, plan: Mapping[Layer, Scheme], originals: Mapping[Layer, Tensor]
+) -> Iterator[None]:
     """The model under a plan; its own weights come back at the end."""
-    originals = {layer: weight_of(bench.model, layer).clone() for layer in plan}
     try:
         for layer, scheme in plan.items():
             weight_of(bench.model, layer).copy_(bench.decode(layer, scheme))
@@ -114,34 +130,3 @@ def _at(bench: Bench, plan: Mapping[Layer, Scheme]) -> Iterator[None]:
     finally:
         for layer, original in originals.items():
             weight_of(bench.model, layer).copy_(original)
-
-
-def _effects(
-    bench: Bench, index: int, reference: Tensor, changes: Mapping[Layer, Tensor]
-) -> dict[Layer, Float[Tensor, "changes"]]:
-    """What each change does to the KL on one sequence, nats per token, to second order."""
-    seen: list[Seen] = []
-    effects = {layer: torch.zeros(len(change)) for layer, change in changes.items()}
-    tokens = bench.text[index : index + 1]
-    with torch.enable_grad(), eager_experts(bench.model), wide_matmuls():
-        with watch(bench.model, list(changes), seen.append):
-            logits = next_token_logits(bench.model, tokens)
-            found = logits.float().log_softmax(-1)
-            kl = torch.nn.functional.kl_div(found, reference, reduction="sum", log_target=True)
-            if not kl.isfinite():
-                raise ModelError(
-                    f"At the operating point the model's logits on sequence {index} are not "
-                    "finite. Choose a plan of more bits."
-                )
-            kl.backward(retain_graph=True)
-            for one in seen:
-                ones = torch.ones(len(one.gradients))
-                change = changes[one.layer]
-                effects[one.layer] += products(one, change, len(ones), ones).sum(1)
-            seen.clear()
-            likelihood(logits, tokens, labels="sampled").backward()
-        for one in seen:
-            signs = random_signs(len(one.gradients), index)
-            squares = products(one, changes[one.layer], TOKENS_A_SKETCH, signs).square().sum(1)
-            effects[one.layer] += squares / 2
-    return {layer: effect / tokens.shape[1] for layer, effect in effects.items()}

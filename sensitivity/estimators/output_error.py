@@ -1,8 +1,7 @@
 """The error of the layer's own output: what most post-training quantizers minimise."""
 
-import torch
-
 from bitplan.sensitivity.estimators.estimator import AbstractEstimator, Part
+from bitplan.sensitivity.estimators.quadratic_form import quadratic_form
 from bitplan.sensitivity.estimators.spread import forms, losses_of
 from bitplan.sensitivity.losses import Losses
 
@@ -18,7 +17,7 @@ class OutputError(AbstractEstimator):
     def judge(self, part: Part) -> Losses:
         """The squared error of the rows' outputs, a mean over tokens."""
         sums = part.statistics["inputs"]
-        total = (part.error @ sums["inputs"]).mul_(part.error).sum(dtype=torch.float64).item()
+        total = quadratic_form(part.error, sums["inputs"]).sum().item()
         tokens = part.statistics.tokens
         by_sequence = forms(part.error, part.error, sums) / tokens
         return losses_of(max(0.0, total / tokens), by_sequence, part.statistics)

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bitplan.models import weight_of
+from bitplan.models import weight_of, wide_matmuls
 from bitplan.schema import Layer, Scheme
 from bitplan.sensitivity.estimators.model_estimator import (
     AbstractModelEstimator,
@@ -39,8 +39,14 @@ SHARE_OF_MEMORY = 0.25
 TOKENS_A_SKETCH = 16
 """Tokens that share one matrix M."""
 
-SKETCHES_AT_ONCE = 1 << 25
-"""Numbers of the matrices M that are held at a time."""
+SKETCHES_AT_ONCE = 1 << 18
+"""Numbers of the matrices M that are held at a time: they stay in a core's cache, and each scheme's
+error is read once for all sketches of a sequence."""
+
+
+def room_bytes() -> float:
+    """What the errors of layers that are judged together may take."""
+    return SHARE_OF_MEMORY * psutil.virtual_memory().total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +67,7 @@ class OutputFisher(AbstractModelEstimator):
             return layer.parameters * itemsize * len(schemes[layer])
 
         for group in bench.through.groups(list(schemes)):
-            for part in portions(group, size, SHARE_OF_MEMORY * psutil.virtual_memory().total):
+            for part in portions(group, size, room_bytes()):
                 yield from self._judge(bench, part, schemes, left_out)
 
     def squares(
@@ -78,7 +84,10 @@ class OutputFisher(AbstractModelEstimator):
         self, bench: Bench, group: Sequence[Layer], schemes: Schemes, left_out: set[int]
     ) -> Iterator[Judged]:
         errors = {layer: errors_of(bench, layer, schemes[layer]) for layer in group}
-        sums: dict[Layer, list[Tensor]] = {layer: [] for layer in group}
+        # Made before all activations: a small tensor that is made among them, and kept, splits the
+        # room that they leave, and memory grows with every sequence.
+        sums = {layer: torch.zeros(len(schemes[layer]), len(bench.tokens)) for layer in group}
+        usable = []
         with closing(bench.through.run(group)) as run:
             for sequence, seen in run:
                 if seen is None:
@@ -86,13 +95,16 @@ class OutputFisher(AbstractModelEstimator):
                         warn_of(sequence)
                     left_out.add(sequence)
                     continue
+                usable.append(sequence)
                 calls = by_layer(seen)
+                seen.clear()  # what a layer saw is given back when it is judged
                 for layer in group:
-                    sums[layer].append(self.squares(calls[layer.name], errors[layer], sequence))
+                    found = self.squares(calls.pop(layer.name, []), errors[layer], sequence)
+                    sums[layer][:, sequence] = found
+        check_some(usable)
         for layer in group:
-            check_some(sums[layer])
             # Half of the sum over tokens, by token.
-            by_sequence = torch.stack(sums[layer], dim=1).double() / (2 * bench.through.tokens_each)
+            by_sequence = sums[layer][:, usable].double() / (2 * bench.through.tokens_each)
             losses = [
                 Losses(loss=row.mean().item(), by_sequence=row.numpy()) for row in by_sequence
             ]
@@ -121,6 +133,7 @@ class KlFisher(OutputFisher):
         return total.square()
 
 
+@wide_matmuls()
 def products(
     one: Seen, errors: Float[Tensor, "schemes ..."], tokens: int, signs: Float[Tensor, "tokens"]
 ) -> Float[Tensor, "schemes sketches"]:
@@ -136,11 +149,14 @@ def products(
         torch.nn.functional.pad(part, filled).unflatten(0, (-1, tokens))
         for part in (inputs, gradients)
     )
-    flat, found = errors.flatten(1), []
-    step = max(1, SKETCHES_AT_ONCE // flat.shape[1])
-    for slopes, rows in zip(gradients.split(step), inputs.split(step), strict=True):
-        found.append((flat @ (slopes.mT @ rows).flatten(1).mT).float())
-    return torch.cat(found, dim=1)
+    outputs, columns = errors.shape[1:]
+    total = torch.zeros(len(inputs), len(errors))
+    step = max(1, SKETCHES_AT_ONCE // (len(inputs) * columns))
+    for start in range(0, outputs, step):
+        rows = slice(start, start + step)
+        sketches = (gradients[..., rows].mT @ inputs).flatten(1)
+        total += sketches @ errors[:, rows].flatten(1).mT
+    return total.mT
 
 
 def errors_of(
@@ -148,11 +164,17 @@ def errors_of(
 ) -> Float[Tensor, "schemes *experts out in"]:
     """The error of every scheme, in the layer's own dtype."""
     weight = weight_of(bench.model, layer)
-    errors = torch.empty(len(schemes), *layer.shape, dtype=weight.dtype)
+    return differences(bench, layer, schemes, weight, room=len(schemes))
+
+
+def differences(
+    bench: Bench, layer: Layer, schemes: Sequence[Scheme], origin: Tensor, *, room: int
+) -> Float[Tensor, "room *experts out in"]:
+    """What lies between `origin` and the weight in every scheme; the rest of the room is empty."""
+    found = torch.empty(room, *layer.shape, dtype=origin.dtype)
     for index, scheme in enumerate(schemes):
-        error = bench.decode(layer, scheme).float().sub_(weight.float())
-        errors[index] = error
-    return errors
+        found[index] = bench.decode(layer, scheme).float().sub_(origin.float())
+    return found
 
 
 def random_signs(tokens: int, sequence: int) -> Float[Tensor, "tokens"]:

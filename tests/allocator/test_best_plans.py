@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitplan.allocator import Problem, best_plans, solve
+from bitplan.allocator import AverageBits, Constraints, Problem, best_plans, solve
 from bitplan.allocator.best_plans import GAP
 from bitplan.errors import InfeasibleError, InputError
 from bitplan.schema import Budget, CostTable, Plan
@@ -50,6 +50,43 @@ def test_the_k_best(tables, every_choice, data, share, count) -> None:
         assert plan.lower_bound <= loss[0] * (1 + 1e-12)
     assert len({tuple(map(str, plan.schemes.values())) for plan in plans}) == len(plans)
     assert all(plan.status.startswith("Proven") for plan in plans[1:])
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    data=st.data(),
+    share=st.floats(0, 1),
+    bits=st.floats(0.3, 7.0),
+    most_schemes=st.sampled_from([None, 1, 2]),
+    differ_by=st.sampled_from([0.0, 0.5]),
+)
+def test_the_best_under_limits(
+    tables, every_choice, data, share, bits, most_schemes, differ_by
+) -> None:
+    table = data.draw(tables.any(max_rows=4))
+    budget = tables.budget(table, share)
+    limits = (AverageBits(most=round(bits, 3)),)
+    constraints = Constraints(limits=limits, most_schemes=most_schemes)
+    problem = Problem.of(table, budget.total_bytes, constraints=constraints)
+    loss = sorted(problem.loss_of(each) for each in every_choice(problem) if problem.fits(each))
+    if not loss:
+        with pytest.raises(InputError):
+            best_plans(table, budget, 3, constraints=constraints)
+        return
+    plans = best_plans(table, budget, 3, differ_by=differ_by, constraints=constraints)
+    if not differ_by:
+        assert len(plans) == min(3, len(loss))
+    for plan, expected in zip(plans, loss, strict=False):
+        choice = problem.choice_of(plan.schemes)
+        assert choice is not None
+        assert problem.fits(choice)
+        if differ_by:
+            assert plan.predicted_kl >= expected * (1 - 1e-9)
+        else:
+            least = 1e-12 * loss[-1]
+            assert plan.predicted_kl == pytest.approx(expected, rel=1e-9, abs=least)
+    for one, other in itertools.combinations(plans, 2):
+        assert differ(one, other) >= differ_by
 
 
 @settings(deadline=None, max_examples=50)

@@ -16,6 +16,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from bitplan.allocator import (
     AbstractResource,
     AverageBits,
+    BitOps,
     CacheBytes,
     Constraints,
     Latencies,
@@ -29,7 +30,7 @@ from bitplan.allocator import (
     check_budget,
     choose_solver,
     limited,
-    refine,
+    search,
     solve,
     spending,
     uniform,
@@ -98,6 +99,7 @@ def table_of(layers: tuple[Layer, ...] = LAYERS, digest: str = "m" * 64) -> Cost
     return CostTable(provenance=provenance, rest_bytes=REST, rows=rows)
 
 
+WEIGHTS = {layer.name: layer.parameters for layer in LAYERS}
 TABLE = table_of()
 INT8 = {layer.name: scheme_bytes(layer.shape, Scheme.parse("int8s")) for layer in LAYERS}
 INT4 = {layer.name: scheme_bytes(layer.shape, Scheme.parse("int4g64")) for layer in LAYERS}
@@ -176,6 +178,27 @@ def test_bytes_read_for_one_token() -> None:
     tied = LAYERS[0].model_copy(update={"tied": ("lm_head",)})
     found = ReadBytes(most=0).amounts(table_of((tied,)))["embed"]["int8s"]
     assert found == INT8["embed"] + INT8["embed"] // 96  # the head reads it whole
+
+
+@pytest.mark.parametrize(("activations", "times"), [("dtype", 16), ("weights", 8), (4, 4)])
+def test_bit_operations_for_one_token(activations, times) -> None:
+    assert amounts(BitOps(most=0, activation_bits=activations), "int8s") == {
+        "embed": 0,  # a row is looked up
+        "0.q": WEIGHTS["0.q"] * 8 * times,
+        "0.k": WEIGHTS["0.k"] * 8 * times,
+        "0.experts": WEIGHTS["0.experts"] * 4 * times,  # half of the tokens reach one
+        "0.keys": WEIGHTS["0.keys"] * 4 * times,  # of one sequence of two
+    }
+    tied = LAYERS[0].model_copy(update={"tied": ("lm_head",)})
+    limit = BitOps(most=0, activation_bits=activations)
+    found = limit.amounts(table_of((tied,)))["embed"]["int8s"]
+    assert found == WEIGHTS["embed"] * 8 * times  # the head multiplies by all of it
+
+
+@pytest.mark.parametrize("bits", [0, 1.5, "half"])
+def test_activation_bits_that_are_none(bits) -> None:
+    with pytest.raises(InputError, match=f"activations are said to have {bits!r} bits"):
+        BitOps(most=1, activation_bits=bits)
 
 
 def test_workspace_is_what_is_decoded_at_once() -> None:
@@ -328,7 +351,7 @@ def test_what_cannot_be_used(constraints, error, message) -> None:
 
 
 @pytest.mark.parametrize("most", [-1, math.nan, math.inf, "4"])
-@pytest.mark.parametrize("resource", [AverageBits, ReadBytes, CacheBytes, Workspace])
+@pytest.mark.parametrize("resource", [AverageBits, ReadBytes, BitOps, CacheBytes, Workspace])
 def test_a_limit_that_is_no_number(resource, most) -> None:
     with pytest.raises(InputError, match=f"The limit of {resource.__name__} is"):
         resource(most=most)
@@ -577,15 +600,24 @@ def test_no_time_to_find_anything_says_so() -> None:
         cp_sat(problem, Hull.of(problem), time_limit_s=0.01)
 
 
-def measured(table: CostTable):
+class Measured:
     """A model on which the embedding loses a tenth of what the table says."""
-    loss = {row.layer.name: {c.scheme: c.loss for c in row.costs} for row in table.rows}
 
-    def kl(assignment) -> np.ndarray:
-        total = sum(loss[n][s] * (0.1 if n == "embed" else 1) for n, s in assignment.items())
-        return np.full(4, total)
+    sequences, tokens_each = 4, 1
 
-    return kl
+    def __init__(self, table: CostTable) -> None:
+        self.loss = {row.layer.name: {c.scheme: c.loss for c in row.costs} for row in table.rows}
+        self.seen: list[dict[str, Scheme]] = []
+
+    def measure_many(self, assignments, sequences) -> list[np.ndarray]:
+        self.seen += map(dict, assignments)
+        return [np.full(len(sequences), self._kl(assignment)) for assignment in assignments]
+
+    def changes(self, assignment, sequences):
+        return None
+
+    def _kl(self, assignment) -> float:
+        return sum(self.loss[n][s] * (0.1 if n == "embed" else 1) for n, s in assignment.items())
 
 
 @pytest.mark.parametrize(
@@ -600,19 +632,15 @@ def measured(table: CostTable):
 def test_refined_and_uniform_plans_keep_to_all_limits(constraints) -> None:
     budget = Budget(bytes=17_000)
     start = solve(TABLE, budget, constraints=constraints)
-    seen = []
-
-    def watch(assignment):
-        seen.append(dict(assignment))
-        return measured(TABLE)(assignment)
-
-    refined = refine(TABLE, start, watch, evaluations=12, constraints=constraints)
+    model = Measured(TABLE)
+    found = search(TABLE, [start], model, tokens=100, constraints=constraints)
     problem = Problem.of(TABLE, budget.total_bytes, constraints=constraints)
-    for plan in (refined.plan, *uniform(TABLE, budget, constraints=constraints)):
-        choice = problem.choice_of(plan.schemes)
+    uniforms = [plan.schemes for plan in uniform(TABLE, budget, constraints=constraints)]
+    for assignment in (found.plan.schemes, *uniforms, *model.seen):
+        choice = problem.choice_of(assignment)
         assert choice is not None
         assert problem.fits(choice)
-    assert len(seen) > 1
+    assert len(model.seen) > 1
 
 
 def test_uniform_plans_that_break_a_limit_are_left_out() -> None:
@@ -622,14 +650,14 @@ def test_uniform_plans_that_break_a_limit_are_left_out() -> None:
 
 
 def test_a_plan_of_another_model_or_beyond_the_limits_is_not_refined() -> None:
-    kl, budget = measured(TABLE), Budget(bytes=20_000)
-    plan = solve(TABLE, budget)
+    model, plan = Measured(TABLE), solve(TABLE, Budget(bytes=20_000))
     with pytest.raises(PlanError, match="The plan is of tiny, digest mmmmmmmmmmmm, and the cost"):
-        refine(table_of(digest="x" * 64), plan, kl, evaluations=3)
+        search(table_of(digest="x" * 64), [plan], model, tokens=30)
+    five = Constraints(limits=(ReadBytes(most=5),))
     with pytest.raises(PlanError, match="does not keep to at most 5 bytes read per token"):
-        refine(TABLE, plan, kl, evaluations=3, constraints=Constraints(limits=(ReadBytes(most=5),)))
+        search(TABLE, [plan], model, tokens=30, constraints=five)
     with pytest.raises(PlanError, match="does not keep to its budget, pins or ties"):
-        refine(TABLE, plan, kl, evaluations=3, pins={"*": "bf16"})
+        search(TABLE, [plan], model, tokens=30, pins={"*": "bf16"})
 
 
 def test_a_limit_beyond_all_numbers_limits_nothing() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bitplan import Budget, Plan, Scheme, allocate, describe, measure, solve
 from bitplan.allocator import AverageBits, Constraints, Problem, ReadBytes
+from bitplan.allocator.search import INTERRUPTED
 from bitplan.calibration import Sizes, TokenSets
 from bitplan.errors import (
     BitplanError,
@@ -28,7 +29,7 @@ from bitplan.pipeline import Workspace, run
 SETTINGS = {
     "sizes": Sizes(calibration=40, search=4, held_out=6, length=16),
     "schemes": ["int2", "int3", "int4", "int8s", "bf16"],
-    "refine_tokens": 600,
+    "refine_tokens": 2_000,
 }
 
 
@@ -91,13 +92,21 @@ def test_an_interrupt_in_any_stage_changes_nothing(tiny_model, tmp_path):
     whole = Stop()
     expected = allocate(model, budget, workdir=tmp_path / "whole", progress=whole, **SETTINGS)
     assert set(whole.calls) == {
-        *("load", "sample", "statistics", "measure", "reference", "refine", "evaluate")
+        *("load", "sample", "statistics", "measure", "reference", "refine", "evaluate"),
+        "operating point",
     }
     assert same_weights(model, before)
     for moment in moments_of(whole.calls):
         workdir = tmp_path / str(moment)
-        with pytest.raises(KeyboardInterrupt):
-            allocate(model, budget, workdir=workdir, progress=Stop(moment), **SETTINGS)
+        try:
+            early = allocate(model, budget, workdir=workdir, progress=Stop(moment), **SETTINGS)
+        except KeyboardInterrupt:
+            pass
+        else:
+            # An interrupt of the search gives the best plan that it has found.
+            assert whole.calls[moment] in ("refine", "evaluate", "operating point")
+            assert INTERRUPTED in early.status
+            assert early.evidence is not None
         assert same_weights(model, before), whole.calls[moment]
         assert not model.training
         again = Stop()

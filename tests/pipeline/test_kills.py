@@ -12,12 +12,13 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from bitplan import Budget, allocate, describe, measure
+from bitplan.allocator.search import INTERRUPTED
 from bitplan.calibration import Sizes
 
 SETTINGS = {
     "sizes": Sizes(calibration=40, search=4, held_out=6, length=16),
     "schemes": ["int2", "int4", "int8s", "bf16"],
-    "refine_tokens": 300,
+    "refine_tokens": 1_000,
 }
 
 
@@ -37,12 +38,15 @@ def test_kills_and_interrupts_of_the_command_change_no_byte(command_line, tiny_f
         kill = (signal.SIGINT, signal.SIGKILL)[turn % 2]
         after_s = chance.uniform(0.05, 0.8) * took_s
         codes.append(command_line(*arguments("killed"), after_s=after_s, kill=kill))
-        if plan.exists():  # it was done, or nearly: begin anew
+        if plan.exists() and INTERRUPTED in plan.read_text():
+            assert codes[-1] == 0
+            plan.unlink()
+        elif plan.exists():  # it was done, or nearly: begin anew
             assert plan.read_bytes() == expected.read_bytes()
             plan.unlink()
             shutil.rmtree(tmp_path / "work-killed")
     assert set(codes) <= {0, 130, -signal.SIGKILL}
-    assert codes.count(130) > 1
+    assert codes.count(130) > 0
     assert codes.count(-signal.SIGKILL) > 1
     assert command_line(*arguments("killed")) == 0
     assert plan.read_bytes() == expected.read_bytes()
