@@ -24,13 +24,13 @@ class Activations:
     """By layer and scheme, of the weights as rendered.
 
     `relative` is tr(dW X'X dW') / tr(W X'X W'), the squared error of the layer's output over its
-    square. `traced` is tr(X'X) / T |dW|^2, for which only the size of the inputs matters. A layer
+    square. `traced` is mean(x^2) |dW|^2, for which only the size of the inputs matters. A layer
     that no token reaches has neither.
     """
 
     relative: dict[tuple[str, str], float]
     traced: dict[tuple[str, str], float]
-    seconds: float
+    seconds: float | None  # None: a part of it was there before
     tokens: int
 
     @classmethod
@@ -54,7 +54,8 @@ class Activations:
 def _measured(
     workspace: Workspace, tokens: TokenSets, table: CostTable, quantizer: str
 ) -> dict[str, object]:
-    start = time.perf_counter()
+    folder, start = workspace.statistics(tokens, "data"), time.perf_counter()
+    is_fresh = not any(folder.find(layer, MOMENT) for layer in workspace.layers)
     meter = workspace.meter(
         tokens, estimator=ESTIMATOR, quantizer=quantizer, progress=told("activations")
     )
@@ -66,7 +67,7 @@ def _measured(
         weight = weight_of(workspace.model, row.layer).float()
         statistics = meter.statistics["data"].completed(row.layer, (MOMENT,))
         inputs = statistics[MOMENT]["inputs"]
-        trace = inputs.diagonal().sum().item() / statistics.tokens
+        mean_square = inputs.diagonal().mean().item() / statistics.tokens
         own = _square(weight, inputs)
         if not own > 0:
             continue
@@ -77,10 +78,10 @@ def _measured(
                     row.layer.name,
                     str(packed.scheme),
                     _square(error, inputs) / own,
-                    trace * error.square().sum().item(),
+                    mean_square * error.square().sum().item(),
                 ]
             )
-    return {"seconds": time.perf_counter() - start, "rows": rows}
+    return {"seconds": time.perf_counter() - start if is_fresh else None, "rows": rows}
 
 
 def _square(matrix: Float[Tensor, "out in"], inputs: Float[Tensor, "in in"]) -> float:

@@ -11,7 +11,7 @@ import rivals
 from activations import Activations
 from ground import Assignment, Ground, Losses, scheme_of
 from peers import Scores, scores_of
-from search import Searched, refined
+from search import Searched, evopress, refined
 
 from bitplan.allocator import Constraints, solve
 from bitplan.models import Inputs
@@ -54,7 +54,6 @@ class Made:
     seconds: float | None
     tokens: int
     gain: float | None = None
-    trace: tuple[tuple[int, float], ...] = ()  # of a search: tokens so far, its best KL
 
 
 Arm = Callable[[Bench, float], Made]
@@ -72,13 +71,14 @@ def _rival(
     bench: Bench,
     bits: float,
 ) -> Made:
-    start = time.perf_counter()
-    assignment = choose(bench.ground, bench.ground.activations, bits)
+    activations, start = bench.ground.activations, time.perf_counter()
+    assignment = choose(bench.ground, activations, bits)
+    seconds = time.perf_counter() - start
     return Made(
         assignment=assignment,
-        seconds=bench.ground.activations.seconds + time.perf_counter() - start,
-        tokens=bench.ground.activations.tokens,
-        gain=_gain(getattr(bench.ground.activations, kind), assignment, bench, bits),
+        seconds=None if activations.seconds is None else activations.seconds + seconds,
+        tokens=activations.tokens,
+        gain=_gain(getattr(activations, kind), assignment, bench, bits),
     )
 
 
@@ -170,7 +170,6 @@ def _searched(
         seconds=None if ground.seconds is None else ground.seconds + seconds,
         tokens=bench.calibration_tokens + found.tokens,
         gain=_gain(ground.losses, found.assignment, bench, bits),
-        trace=found.trace,
     )
 
 
@@ -185,6 +184,7 @@ RIVALS: dict[str, Arm] = {
     "autoscheme": partial(_peer, "autoscheme"),
     "exllama": partial(_rival, rivals.exllama, "relative"),
     "nncf": partial(_rival, rivals.nncf, "traced"),
+    **{f"evopress_{times}x": partial(_searched, evopress, times) for times in STEPS},
 }
 OURS: dict[str, Arm] = {
     "ours_fused": partial(_ours, True),
@@ -206,4 +206,5 @@ LABELS = {
     "ours_fused": "ours, unrefined, fused layers tied",
     "ours": "ours, unrefined",
 }
+LABELS |= {f"evopress_{times}x": f"EvoPress search, {times}x" for times in STEPS}
 LABELS |= {f"ours_{times}x": f"ours, refined, {times}x" for times in STEPS}

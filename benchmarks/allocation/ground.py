@@ -70,7 +70,7 @@ class Ground:
         `searches`: whether the judge knows the search tokens, of which there are many.
         """
         tokenizer = load_tokenizer(subject.source)
-        tokens = sets_of(subject.documents, tokenizer, seed)
+        tokens, choice = sets_of(subject.documents, tokenizer, seed)
         workspace = Workspace.open(subject.source, workdir=folder)
         settings = Settings(
             schemes=[*(f"int{bits}g{GROUP}" for bits in WIDTHS), str(kept_scheme(workspace.dtype))],
@@ -83,7 +83,7 @@ class Ground:
         activations = Activations.of(workspace, tokens, table, quantizer)
         sets = {"held_out": tokens.held_out, "other": other_text(tokenizer)}
         if searches:
-            sets["search"] = tokens.search
+            sets |= {"search": tokens.search, "choice": choice}
         if quantizer == "rtn":  # reads no calibration: what is measured is so for every seed
             first = calibration_of(subject.documents, tokenizer, 0)
             kept = workspace.store(tokens_digest(first), quantizer)

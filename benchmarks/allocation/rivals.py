@@ -1,16 +1,12 @@
-"""Two published allocations over scores of rendered weights, written here after their sources."""
-
-import itertools
-from collections.abc import Sequence
+"""Two allocations after other projects, over scores of the weights as they are rendered."""
 
 from activations import Activations
-from ground import WIDTHS, Assignment, Ground, scheme_of
+from ground import Assignment, Ground
 
-from bitplan.allocator import SOLVERS, Problem
+from bitplan.allocator import PRESETS, SOLVERS, Constraints, Problem
 from bitplan.allocator.exchange import improve
 from bitplan.allocator.hull import Hull
 from bitplan.allocator.relaxation import Relaxation
-from bitplan.schema import Scheme
 
 TIME_LIMIT_S = 10.0
 
@@ -29,44 +25,14 @@ def exllama(ground: Ground, activations: Activations, bits: float) -> Assignment
 
 
 def nncf(ground: Ground, activations: Activations, bits: float) -> Assignment:
-    """Layers sorted by sensitivity: the most sensitive in the backup width, as many as fit.
+    """Layers sorted by sensitivity, the most sensitive in the higher of two widths, as many as fit.
 
-    The sensitivity is NNCF's HESSIAN_INPUT_ACTIVATION, the mean square of a layer's inputs times
-    the squared error of its weight in the backup width. NNCF knows 4 and 8 bits; here the two
-    widths are those of least summed sensitivity of all that the budget lies between.
+    See `bitplan.allocator.presets.nncf`. NNCF knows 4 and 8 bits; here the two widths are those
+    around the budget.
     """
-    best: tuple[float, Assignment] | None = None
-    for low, high in itertools.combinations(WIDTHS, 2):
-        plan = _sorted_plan(ground, activations, bits, low, high)
-        if plan is None:
-            continue
-        loss = sum(activations.traced[name, str(scheme)] for name, scheme in plan.items())
-        if best is None or loss < best[0]:
-            best = loss, plan
-    if best is None:
-        raise ValueError(f"No width fits {bits} bits.")
-    return best[1]
-
-
-def _sorted_plan(
-    ground: Ground, activations: Activations, bits: float, low: int, high: int
-) -> dict[str, Scheme] | None:
-    lower, higher = scheme_of(low), scheme_of(high)
-    names = [layer.name for layer in ground.layers]
-    spare = ground.budget(bits).total_bytes - ground.size_of(dict.fromkeys(names, lower))
-    if spare < 0:
-        return None
-    plan: dict[str, Scheme] = dict.fromkeys(names, lower)
-    for name in _most_sensitive_first(activations, names, higher):
-        extra = ground.bytes_of(name, higher) - ground.bytes_of(name, lower)
-        if extra > spare:
-            break
-        plan[name] = higher
-        spare -= extra
-    return plan
-
-
-def _most_sensitive_first(
-    activations: Activations, names: Sequence[str], scheme: Scheme
-) -> list[str]:
-    return sorted(names, key=lambda name: -activations.traced[name, str(scheme)])
+    plan = PRESETS["nncf"].plan(
+        ground.scored(activations.traced),
+        ground.budget(bits),
+        constraints=Constraints(pins=ground.pins),
+    )
+    return plan.schemes

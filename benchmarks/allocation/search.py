@@ -1,52 +1,57 @@
-"""Searches on the model, at equal tokens.
+"""Searches on the model, at equal tokens: ours, and EvoPress's on the same evaluator.
 
-A token counts when it is sent through the model, measured anew or remembered; searches accept on
-the search tokens, and none sees those that are judged on.
+Both start from the same solved plan and accept on the same search tokens. At its end ours chooses
+among what it found, the solved plan and the uniform one on tokens of its own, which count as well.
+Nobody sees the tokens that are judged on.
 """
 
 from dataclasses import dataclass
 
-import numpy as np
+import heuristics
 from ground import Assignment, Ground
+from progress import told
 
-from bitplan.allocator import refine, solve
+from bitplan.allocator import search, solve
 from bitplan.models import Inputs
+from bitplan.pipeline.evaluator import ModelEvaluator
 
 
 @dataclass(frozen=True, kw_only=True)
 class Searched:
-    """What a search found, with what it sent through the model."""
+    """What a search found, the tokens that it spent (a pass forward and back is three)."""
 
     assignment: Assignment
     tokens: int
-    trace: tuple[tuple[int, float], ...]  # tokens so far, least KL of a plan by then
 
 
-class Counted:
-    """The measured KL by sequence, counting tokens and keeping the least mean."""
-
-    def __init__(self, ground: Ground) -> None:
-        self.judge = ground.judge
-        self.each = Inputs.of(ground.judge.tokens["search"]).tokens
-        self.tokens = 0
-        self.trace: list[tuple[int, float]] = []
-
-    def __call__(self, assignment: Assignment) -> np.ndarray:
-        """KL by sequence of search tokens."""
-        kl = self.judge.measure(assignment, "search").kl
-        self.tokens += self.each
-        if not self.trace or kl.mean() < self.trace[-1][1]:
-            self.trace.append((self.tokens, float(kl.mean())))
-        return kl
+def evopress(ground: Ground, bits: float, tokens: int) -> Searched:
+    """EvoPress, its offspring and selection after the paper: see `bitplan.allocator.search`."""
+    return _found(ground, bits, tokens, "evopress")
 
 
 def refined(ground: Ground, bits: float, tokens: int) -> Searched:
-    """Our refinement, from the solved plan."""
-    start = solve(ground.table, ground.budget(bits), pins=ground.pins)
-    measure = Counted(ground)
-    found = refine(
-        ground.table, start, measure, evaluations=tokens // measure.each, pins=ground.pins
-    )
+    """Our search, and the best of it, the solved and the uniform plan."""
+    each = Inputs.of(ground.judge.tokens["choice"]).tokens
+    solved = solve(ground.table, ground.budget(bits), pins=ground.pins).schemes
+    candidates: list[Assignment] = [solved, {**ground.pins, **heuristics.uniform(ground, bits)}]
+    found = _found(ground, bits, tokens - each * (len(candidates) + 1), "auto")
+    candidates.append(found.assignment)
+    kl = [ground.judge.measure(plan, "choice").mean for plan in candidates]
     return Searched(
-        assignment=found.plan.schemes, tokens=measure.tokens, trace=tuple(measure.trace)
+        assignment=candidates[kl.index(min(kl))],
+        tokens=found.tokens + each * len(candidates),
     )
+
+
+def _found(ground: Ground, bits: float, tokens: int, method: str) -> Searched:
+    found = search(
+        ground.table,
+        [solve(ground.table, ground.budget(bits), pins=ground.pins)],
+        ModelEvaluator(judge=ground.judge, table=ground.table),
+        tokens=tokens,
+        method=method,
+        pins=ground.pins,
+        seed=ground.seed,
+        progress=told(f"{method} at {bits:g} bits"),
+    )
+    return Searched(assignment=found.plan.schemes, tokens=found.tokens)

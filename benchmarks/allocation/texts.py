@@ -18,8 +18,8 @@ from torch import Tensor
 from bitplan.calibration import TokenSets, tokenize
 
 CALIBRATION, LENGTH = 32, 256
-SEARCH = 64
-"""Sequences that a search accepts its moves on; what it does not look at chooses at its end."""
+SEARCH, CHOICE = 32, 16
+"""Sequences that a search accepts its moves on, and others that it chooses on at its end."""
 JUDGED, OTHER, JUDGED_LENGTH = 16, 4, 512
 SHORTEST_DOCSTRING = 200
 """Characters: what is shorter says little of how a language is modelled."""
@@ -31,17 +31,19 @@ def calibration_of(documents: Sequence[str], tokenizer: Any, seed: int) -> Tenso
     return tokenize(half, tokenizer, CALIBRATION * (seed + 1), LENGTH)[-CALIBRATION:]
 
 
-def sets_of(documents: Sequence[str], tokenizer: Any, seed: int) -> TokenSets:
-    """All sets of a seed. `held_out` is for nobody but the judge."""
+def sets_of(documents: Sequence[str], tokenizer: Any, seed: int) -> tuple[TokenSets, Tensor]:
+    """All sets of a seed, `held_out` for nobody but the judge; and what is chosen on, [16, 256]."""
     half = documents[len(documents) // 2 :]
-    before = JUDGED * JUDGED_LENGTH // LENGTH
-    judging = tokenize(half, tokenizer, before + SEARCH * (seed + 1), LENGTH)
-    return TokenSets(
+    before, each = JUDGED * JUDGED_LENGTH // LENGTH, SEARCH + CHOICE
+    judging = tokenize(half, tokenizer, before + each * (seed + 1), LENGTH)
+    searched = judging[before:][-each:]
+    sets = TokenSets(
         calibration=calibration_of(documents, tokenizer, seed),
         held_out=judging[:before].reshape(JUDGED, JUDGED_LENGTH),
-        search=judging[before:][-SEARCH:],
+        search=searched[:SEARCH],
         source="Wikipedia summaries",
     )
+    return sets, searched[SEARCH:]
 
 
 def other_text(tokenizer: Any) -> Tensor:
