@@ -43,6 +43,7 @@ def informed(quest: Quest) -> None:
     # The last stage is where the best of the first is accepted, or not.
     stages = [Stage(sequences=few, survivors=1)]
     quest.accept(survivor(ledger, unique(quest.starts), stages))
+    ledger.kl([quest.incumbent], ledger.everything)
     surrogate = Surrogate.of(problem, quest.groups)
     learn_from(quest, surrogate, [choice for choice, _ in ledger.measured()])
     first = max(2.0, FIRST_SHARE * len(problem.loss))
@@ -93,8 +94,10 @@ def learn_changes(quest: Quest, surrogate: Surrogate) -> None:
             scheme = problem.schemes[column]
             if all(scheme in changes.get(name, ()) for name in names):
                 by_sequence[:, row, column] = sum(changes[name][scheme] for name in names)
-    error = by_sequence.std(axis=0, ddof=1) / len(by_sequence) ** 0.5
-    surrogate.see_changes(around, by_sequence.mean(axis=0), error)
+    change, count = by_sequence.mean(axis=0), len(by_sequence)
+    # One sequence tells nothing of how sequences differ: by as much as there is, say.
+    error = by_sequence.std(axis=0, ddof=1) / count**0.5 if count > 1 else np.abs(change)
+    surrogate.see_changes(around, change, error)
 
 
 def learn_from(quest: Quest, surrogate: Surrogate, candidates: list[np.ndarray]) -> None:

@@ -45,7 +45,7 @@ class QuadraticKL:
                 jitter = 0.3 * random.standard_normal(width)
                 self.errors[name, Scheme.parse(scheme)] = size * 2.0**-bits * (own + jitter)
         self.metrics = random.standard_normal((sequences, 2 * width, width)) / (2 * width) ** 0.5
-        self.tokens = self.calls = 0
+        self.tokens = self.calls = self.asked = 0
 
     def measure_many(self, assignments, sequences) -> list[np.ndarray]:
         self.calls += len(assignments)
@@ -55,6 +55,7 @@ class QuadraticKL:
     def changes(self, assignment, sequences):
         if not self.tells_changes:
             return None
+        self.asked += 1
         self.tokens += 3 * len(sequences) * self.tokens_each
         total, here = self.total(assignment), self.kl(assignment)
         return {

@@ -184,3 +184,12 @@ def test_progress_tells_of_tokens_and_of_the_best_kl_beside_uniform():
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
     assert told.remarks[-1].startswith("KL ")
     assert "uniform" in told.remarks[-1]
+
+
+@pytest.mark.parametrize("sequences", [1, 2, 16])
+def test_the_gradient_is_asked_for_where_the_first_plan_stays(sequences):
+    """On few tokens no other plan that the search begins with is better here."""
+    model = QuadraticKL(24, seed=3, sequences=sequences)
+    found = found_by(model, budget=Budget(bytes=7_200), tokens=12 * sequences * model.tokens_each)
+    assert model.asked > 0
+    assert found.kl < found.start_kl
