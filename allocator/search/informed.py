@@ -83,8 +83,8 @@ def proposed(quest: Quest, surrogate: Surrogate, radius: float) -> list[np.ndarr
 def learn_changes(quest: Quest, surrogate: Surrogate) -> None:
     """Take in what the gradient at the incumbent says of every single change."""
     ledger, problem, around = quest.ledger, quest.problem, quest.incumbent
-    if not np.isfinite(ledger.known(around)).all():
-        return  # nor is the gradient of what is not finite
+    if np.isinf(ledger.known(around)).any():
+        return  # a KL that is not finite has no gradient
     changes = ledger.changes(around, ledger.everything)
     if changes is None:
         return
