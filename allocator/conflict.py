@@ -3,6 +3,7 @@
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -60,6 +61,17 @@ def problem_under(table: CostTable, budget_bytes: int, rules: Sequence[Rule]) ->
         return Problem.under(table, budget_bytes, rules)
     except ConflictError as error:
         raise explained(table, budget_bytes, rules) from error
+
+
+@contextmanager
+def explaining(table: CostTable, problem: Problem, rules: Sequence[Rule]) -> Iterator[None]:
+    """Turn what solving a problem raises for lack of any plan into `explained`."""
+    try:
+        yield
+    except (InfeasibleError, ConflictError) as error:
+        if not rules:
+            raise
+        raise explained(table, problem.budget_bytes + problem.rest_bytes, rules) from error
 
 
 def explained(table: CostTable, budget_bytes: int, rules: Sequence[Rule]) -> InputError:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bitplan.allocator.conflict import explained
+from bitplan.allocator.conflict import explaining
 from bitplan.allocator.convex import convex
 from bitplan.allocator.cp_sat import cp_sat
 from bitplan.allocator.descent import descent
@@ -18,7 +18,7 @@ from bitplan.allocator.problem import Problem, Solution
 from bitplan.allocator.quadratic import quadratic
 from bitplan.allocator.rules import Rule
 from bitplan.allocator.water_filling import water_filling
-from bitplan.errors import ConflictError, InfeasibleError, InputError
+from bitplan.errors import InputError
 from bitplan.schema import CostTable
 
 SOLVERS = {
@@ -55,13 +55,8 @@ def run_solver(
     start: np.ndarray | None = None,
 ) -> Solution:
     """What a solver says of the problem of a table under rules; a conflict is explained."""
-    try:
+    with explaining(table, problem, rules):
         return SOLVERS[name](problem, hull, time_limit_s=time_limit_s, start=start)
-    except (InfeasibleError, ConflictError) as error:
-        if not rules:
-            raise
-        total = problem.budget_bytes + problem.rest_bytes
-        raise explained(table, total, rules) from error
 
 
 def choose_solver(problem: Problem) -> tuple[str, str]:

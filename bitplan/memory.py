@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+SHARE_AT_ONCE = 0.25
+"""Of the memory, for what is judged together: the errors of several layers, or changes of them."""
+
 
 def total_memory_bytes() -> int:
     """Memory of the machine, or of the control group that this process is confined to."""
@@ -20,6 +23,11 @@ def total_memory_bytes() -> int:
         with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
             limits.append(int(path.read_text()))
     return min(limits)
+
+
+def room_bytes() -> float:
+    """What things that are judged together may take."""
+    return SHARE_AT_ONCE * total_memory_bytes()
 
 
 def release(tensors: Iterable[Tensor]) -> None:

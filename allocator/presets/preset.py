@@ -5,13 +5,13 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias
 
 from bitplan.allocator.bound import lower_bound
-from bitplan.allocator.conflict import explained
+from bitplan.allocator.conflict import explaining
 from bitplan.allocator.constraints import Constraints
 from bitplan.allocator.plan import plan_of
 from bitplan.allocator.problem import Solution, Status
 from bitplan.allocator.solvers import check_time
 from bitplan.allocator.task import Task
-from bitplan.errors import ConflictError, InfeasibleError, InputError
+from bitplan.errors import InputError
 from bitplan.schema import Budget, CostTable, Plan
 
 Choose: TypeAlias = Callable[[Task, float], Solution]
@@ -72,13 +72,8 @@ class Preset:
                 f"The preset {self.name} keeps to the bytes alone, but this plan must also keep to "
                 f"{', '.join(task.problem.limit_names)}. Leave that out, or solve without a preset."
             )
-        try:
+        with explaining(table, task.problem, task.rules):
             solution = self._solution(task, time_limit_s)
-        except (InfeasibleError, ConflictError) as error:
-            if not task.rules:
-                raise
-            total = task.problem.budget_bytes + task.problem.rest_bytes
-            raise explained(table, total, task.rules) from error
         return plan_of(
             table,
             task.problem.assignment(solution.choice),

@@ -3,6 +3,7 @@
 from bitplan.allocator.search.evaluator import Assignment as Assignment
 from bitplan.allocator.search.evaluator import Changes as Changes
 from bitplan.allocator.search.evaluator import Evaluator as Evaluator
+from bitplan.allocator.search.proposals import uniforms as uniforms
 from bitplan.allocator.search.search import INTERRUPTED as INTERRUPTED
 from bitplan.allocator.search.search import SEARCHES as SEARCHES
 from bitplan.allocator.search.search import Found as Found

@@ -99,9 +99,8 @@ class Ledger:
         self.spent += 0 if dry else tokens
 
     def _tell(self) -> None:
-        whole = self.measured()
-        if whole:
-            best = min((kl for _, kl in whole), key=np.mean)
+        if self.measured():
+            _, best = self.best()
             text = f"KL {best.mean():.4g}"
             if self.yardstick is not None:
                 uniform = self.known(self.yardstick)

@@ -31,7 +31,8 @@ def proposals(
     for exponent in EXPONENTS:
         loss = np.where(problem.legal, problem.loss, 0.0) ** exponent
         found.append(solve_near(problem, loss, first))
-    found += [known_choice(problem, plan) for plan in uniforms(table, problem, constraints)]
+    budget = Budget(bytes=given[0].budget_bytes)
+    found += [known_choice(problem, plan) for plan in uniforms(table, budget, constraints)]
     return unique(found)
 
 
@@ -42,8 +43,7 @@ def known_choice(problem: Problem, plan: Plan) -> np.ndarray:
     return choice
 
 
-def uniforms(table: CostTable, problem: Problem, constraints: Constraints) -> list[Plan]:
+def uniforms(table: CostTable, budget: Budget, constraints: Constraints) -> list[Plan]:
     """The uniform plans that are tried."""
-    budget = Budget(bytes=problem.budget_bytes + problem.rest_bytes)
     fitting = uniform(table, budget, constraints=constraints)
     return sorted(fitting, key=lambda plan: plan.predicted_kl)[:UNIFORMS]

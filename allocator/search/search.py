@@ -17,7 +17,7 @@ from bitplan.allocator.search.proposals import known_choice, proposals, uniforms
 from bitplan.allocator.search.quest import Quest, groups_of
 from bitplan.errors import InputError
 from bitplan.progress import Progress, quiet
-from bitplan.schema import CostTable, Plan
+from bitplan.schema import Budget, CostTable, Plan
 
 INTERRUPTED = "The search was interrupted: run it again to go on from there."
 """What the status of a plan says then."""
@@ -87,7 +87,7 @@ def search(
         groups=groups_of(problem, [row.layer for row in table.rows]),
         random=np.random.default_rng(seed),
     )
-    for plan in uniforms(table, problem, given)[:1]:
+    for plan in uniforms(table, Budget(bytes=starts[0].budget_bytes), given)[:1]:
         ledger.yardstick = known_choice(problem, plan)
     interrupted = False
     try:

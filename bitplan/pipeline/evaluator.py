@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
 from bitplan.allocator.search import Assignment, Changes
+from bitplan.memory import room_bytes
 from bitplan.models import Inputs, weight_of
 from bitplan.pipeline.judge import Judge
 from bitplan.schema import CostTable, Layer, Scheme
@@ -17,9 +17,6 @@ from bitplan.tensors import load_tensors, save_tensors
 
 MOST_CHANGES = 8
 """Of one layer: the schemes nearest in bytes to the one that it has."""
-
-SHARE_OF_MEMORY = 0.25
-"""For the changes that go through the model in one pass; more take several."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +93,7 @@ class ModelEvaluator:
         """Of the layers that memory holds at a time, the effects on a sequence not `found` yet."""
         model, inputs = self.judge.workspace.model, self.inputs
         reference = self.judge.reference(self.name).values()
-        every = list(portions(menu, lambda layer: self._bytes(layer, menu), _most_bytes()))
+        every = list(portions(menu, lambda layer: self._bytes(layer, menu), room_bytes()))
         total, before = len(every) * len(found), {i: set(known) for i, known in found.items()}
         for turn, layers in enumerate(every):
             missing = [
@@ -129,7 +126,3 @@ class ModelEvaluator:
         for index, scheme in enumerate(schemes):
             changes[index] = self.judge.packed(layer, scheme).decode(torch.float32).sub_(here)
         return changes
-
-
-def _most_bytes() -> float:
-    return SHARE_OF_MEMORY * psutil.virtual_memory().total

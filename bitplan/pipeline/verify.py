@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from bitplan.allocator import plan_of, search, uniform
-from bitplan.allocator.search import INTERRUPTED
+from bitplan.allocator import plan_of, search
+from bitplan.allocator.search import INTERRUPTED, uniforms
 from bitplan.calibration import TokenSets, tokens_digest
 from bitplan.errors import ModelError
 from bitplan.models import Inputs
@@ -14,9 +14,6 @@ from bitplan.pipeline.workspace import Workspace
 from bitplan.progress import Progress
 from bitplan.schema import Budget, CostTable, Evidence, Measured, Plan
 from bitplan.sensitivity import Meter
-
-UNIFORMS = 2
-"""Uniform plans that are measured: those of least predicted KL among all that fit."""
 
 
 def verified(
@@ -50,10 +47,8 @@ def verified(
             )
             plans["refined" if found.plan.solver == "search" else "solved"] = found.plan
             interrupted = found.interrupted
-        fitting = uniform(
-            table, Budget(bytes=solved.budget_bytes), constraints=settings.all_constraints
-        )
-        for plan in sorted(fitting, key=lambda plan: plan.predicted_kl)[:UNIFORMS]:
+        budget = Budget(bytes=solved.budget_bytes)
+        for plan in uniforms(table, budget, settings.all_constraints):
             plans[plan.solver] = plan
         best = _best(plans, judge)
     if interrupted and INTERRUPTED not in best.status:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bitplan.memory import room_bytes
 from bitplan.models import Inputs, next_token_logits, weight_of
 from bitplan.schema import Layer, Scheme
 from bitplan.sensitivity.estimators.changes import effects_of
@@ -23,7 +24,7 @@ from bitplan.sensitivity.estimators.model_estimator import (
     check_some,
     is_usable,
 )
-from bitplan.sensitivity.estimators.output_fisher import differences, room_bytes
+from bitplan.sensitivity.estimators.output_fisher import differences
 from bitplan.sensitivity.losses import Losses
 from bitplan.sensitivity.portions import portions
 

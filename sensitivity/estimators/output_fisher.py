@@ -14,11 +14,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import ClassVar
 
-import psutil
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bitplan.memory import room_bytes
 from bitplan.models import weight_of, wide_matmuls
 from bitplan.schema import Layer, Scheme
 from bitplan.sensitivity.estimators.model_estimator import (
@@ -33,20 +33,12 @@ from bitplan.sensitivity.losses import Losses
 from bitplan.sensitivity.portions import portions
 from bitplan.sensitivity.watch import Seen, by_layer
 
-SHARE_OF_MEMORY = 0.25
-"""Of the machine's memory, for the errors of all schemes of the layers that are judged together."""
-
 TOKENS_A_SKETCH = 16
 """Tokens that share one matrix M."""
 
 SKETCHES_AT_ONCE = 1 << 18
 """Numbers of the matrices M that are held at a time: they stay in a core's cache, and each scheme's
 error is read once for all sketches of a sequence."""
-
-
-def room_bytes() -> float:
-    """What the errors of layers that are judged together may take."""
-    return SHARE_OF_MEMORY * psutil.virtual_memory().total
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from bitplan import Budget, Plan, allocate, describe
+from bitplan import Budget, Plan, allocate, describe, memory
 from bitplan.allocator import uniform
 from bitplan.calibration import Sizes, TokenSets
 from bitplan.errors import InputError, PlanError
-from bitplan.pipeline import Settings, Workspace, evaluator
+from bitplan.pipeline import Settings, Workspace
 from bitplan.pipeline.evaluator import ModelEvaluator
 from bitplan.pipeline.judge import Judge
 from bitplan.pipeline.stages import measure_in
@@ -86,7 +86,7 @@ def test_changes_are_kept_and_do_not_depend_on_memory(tiny_model, tmp_path, monk
         for path in (model.judge.meter.store.folder / "changes").iterdir():
             path.unlink()
         # One layer at a time.
-        monkeypatch.setattr(evaluator, "SHARE_OF_MEMORY", 1e-12)
+        monkeypatch.setattr(memory, "SHARE_AT_ONCE", 1e-12)
         apart = model.changes(plan, [0, 2])
     for layer, by_scheme in first.items():
         for scheme, change in by_scheme.items():

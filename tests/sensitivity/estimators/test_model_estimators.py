@@ -146,7 +146,7 @@ def test_layers_judged_in_parts_are_those_judged_together(tiny_model, some_token
     model, tokens = tiny_model("llama-tied"), some_tokens(3)
     whole = losses_of("output_fisher", model, tokens)
     module = "bitplan.sensitivity.estimators.output_fisher"
-    monkeypatch.setattr(f"{module}.SHARE_OF_MEMORY", 1e-9)
+    monkeypatch.setattr("bitplan.memory.SHARE_AT_ONCE", 1e-9)
     monkeypatch.setattr(f"{module}.SKETCHES_AT_ONCE", 1)
     assert losses_of("output_fisher", model, tokens) == pytest.approx(whole, rel=1e-4)
 
