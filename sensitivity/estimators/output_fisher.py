@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bitplan.memory import room_bytes
-from bitplan.models import weight_of, wide_matmuls
+from bitplan.models import weight_of
 from bitplan.schema import Layer, Scheme
 from bitplan.sensitivity.estimators.model_estimator import (
     AbstractModelEstimator,
@@ -125,21 +125,22 @@ class KlFisher(OutputFisher):
         return total.square()
 
 
-@wide_matmuls()
 def products(
     one: Seen, errors: Float[Tensor, "schemes ..."], tokens: int, signs: Float[Tensor, "tokens"]
 ) -> Float[Tensor, "schemes sketches"]:
-    """<M, dW> of every scheme, M = sum_t s_t g_t x_t' over so many tokens at a time."""
-    gradients = one.gradients.to(errors.dtype) * signs.to(errors.dtype)[:, None]
+    """<M, dW> of every scheme, M = sum_t s_t g_t x_t' over so many tokens at a time.
+
+    In float32 throughout, the errors a block at a time: M is never rounded.
+    """
+    gradients = one.gradients.float() * signs[:, None]
     if one.is_lookup:
-        return (errors[:, one.inputs] * gradients).float().sum(-1)
+        return (errors[:, one.inputs].float() * gradients).sum(-1)
     if one.expert is not None:
         errors = errors[:, one.expert]
-    inputs = one.inputs.to(errors.dtype)
-    filled = (0, 0, 0, -len(inputs) % tokens)
+    filled = (0, 0, 0, -len(gradients) % tokens)
     inputs, gradients = (
         torch.nn.functional.pad(part, filled).unflatten(0, (-1, tokens))
-        for part in (inputs, gradients)
+        for part in (one.inputs.float(), gradients)
     )
     outputs, columns = errors.shape[1:]
     total = torch.zeros(len(inputs), len(errors))
@@ -147,7 +148,7 @@ def products(
     for start in range(0, outputs, step):
         rows = slice(start, start + step)
         sketches = (gradients[..., rows].mT @ inputs).flatten(1)
-        total += sketches @ errors[:, rows].flatten(1).mT
+        total += sketches @ errors[:, rows].float().flatten(1).mT
     return total.mT
 
 
