@@ -36,6 +36,10 @@ from bitplan.sensitivity.watch import Seen, by_layer
 TOKENS_A_SKETCH = 16
 """Tokens that share one matrix M."""
 
+SCHEMES_AT_ONCE = 8
+"""Schemes that are multiplied at a time, empty ones among them: a product's last bits depend on its
+shape, and what a scheme costs must not depend on the others that are judged with it."""
+
 SKETCHES_AT_ONCE = 1 << 18
 """Numbers of the matrices M that are held at a time: they stay in a core's cache, and each scheme's
 error is read once for all sketches of a sequence."""
@@ -143,13 +147,19 @@ def products(
         for part in (one.inputs.float(), gradients)
     )
     outputs, columns = errors.shape[1:]
-    total = torch.zeros(len(inputs), len(errors))
     step = max(1, SKETCHES_AT_ONCE // (len(inputs) * columns))
+    padded = len(errors) + -len(errors) % SCHEMES_AT_ONCE
+    total = torch.zeros(padded, len(inputs))
     for start in range(0, outputs, step):
         rows = slice(start, start + step)
         sketches = (gradients[..., rows].mT @ inputs).flatten(1)
-        total += sketches @ errors[:, rows].float().flatten(1).mT
-    return total.mT
+        block = torch.zeros(padded, sketches.shape[1])
+        block[: len(errors)] = errors[:, rows].flatten(1)
+        for some, products_of in zip(
+            block.split(SCHEMES_AT_ONCE), total.split(SCHEMES_AT_ONCE), strict=True
+        ):
+            products_of += some @ sketches.mT
+    return total[: len(errors)]
 
 
 def errors_of(
