@@ -14,6 +14,7 @@ from bitplan.schema import Layer, Scheme
 from bitplan.sensitivity.estimators import AbstractEstimator, Part
 from bitplan.sensitivity.estimators.weight_error import WeightError
 from bitplan.sensitivity.losses import Losses, total
+from bitplan.sensitivity.moments.shrinkage import shrinkage
 from bitplan.sensitivity.statistics import LayerStatistics
 
 WEIGHTS_AT_ONCE = 1 << 24
@@ -63,9 +64,14 @@ def _run(task: LayerTask) -> LayerResult:
     rendered = {}
     if missing:
         # A sum in place of a mean: mapped from its file, where a mean would be a copy.
-        read = task.rendering
-        covariance = None if read is None else read["covariance"]["covariance"]
-        rendered = render(task.weight, missing, quantizer=task.quantizer, covariance=covariance)
+        read = None if task.rendering is None else task.rendering["covariance"]
+        rendered = render(
+            task.weight,
+            missing,
+            quantizer=task.quantizer,
+            covariance=None if read is None else read["covariance"],
+            shrinkage=None if read is None else shrinkage(read),
+        )
     packed = task.known | rendered
     losses = {}
     if task.estimator is not None:

@@ -10,9 +10,9 @@ from bitplan.schema import Scheme
 Assignment: TypeAlias = Mapping[str, Scheme]
 """Scheme by layer name."""
 
-Changes: TypeAlias = Mapping[str, Mapping[Scheme, np.ndarray]]
-"""Layer name -> scheme -> what going there from a plan does to the KL, nats per token, by
-sequence [sequences]."""
+Slopes: TypeAlias = Mapping[str, Mapping[Scheme, np.ndarray]]
+"""Layer name -> scheme -> what going there from a plan does to the KL to first order, nats per
+token, by sequence [sequences]."""
 
 
 class Evaluator(Protocol):
@@ -37,6 +37,6 @@ class Evaluator(Protocol):
         """
         ...
 
-    def changes(self, assignment: Assignment, sequences: Sequence[int]) -> Changes | None:
-        """What every single change of a plan would do, to second order; None: it cannot tell."""
+    def slopes(self, assignment: Assignment, sequences: Sequence[int]) -> Slopes | None:
+        """What every single change of a plan would do, to first order; None: it cannot tell."""
         ...

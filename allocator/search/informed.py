@@ -1,10 +1,11 @@
 """The default search: where the plan stands, the model itself says what every change is worth.
 
 One pass forward and back at the incumbent gives, for every row and scheme, the change of the KL to
-second order. What the search believes of the KL (`Surrogate`) takes that in, beside every plan that
-was measured; it is solved again for whole plans within a trust region, and the best of these that
-the measured KL bears out is where the next pass is made. The region grows when that works and
-shrinks when it does not (Conn, Gould and Toint, 2000, "Trust-Region Methods").
+first order; the table gives the second. What the search believes of the KL (`Surrogate`) takes that
+in, beside every plan that was measured; it is solved again for whole plans within a trust region,
+and the best of these that the measured KL bears out is where the next pass is made. The region
+grows when that works and shrinks when it does not (Conn, Gould and Toint, 2000, "Trust-Region
+Methods").
 """
 
 import numpy as np
@@ -31,6 +32,9 @@ DRIFT = 0.2
 
 RESTARTS = 1
 """How often the search begins anew around one incumbent, its beliefs shaken."""
+
+DOUBT = 0.5
+"""Standard deviation of the second-order term, as a share of it."""
 
 FEW = 4
 """All sequences over those of the first stage of a selection."""
@@ -81,23 +85,28 @@ def proposed(quest: Quest, surrogate: Surrogate, radius: float) -> list[np.ndarr
 
 
 def learn_changes(quest: Quest, surrogate: Surrogate) -> None:
-    """Take in what the gradient at the incumbent says of every single change."""
+    """Take in what the gradient at the incumbent says of every single change.
+
+    A row's second-order term is 1/2 dW' H dW with dW between two errors; rounded apart, these have
+    little to do with each other, and it is the sum of what the table says of both.
+    """
     ledger, problem, around = quest.ledger, quest.problem, quest.incumbent
     if np.isinf(ledger.known(around)).any():
         return  # a KL that is not finite has no gradient
-    changes = ledger.changes(around, ledger.everything)
-    if changes is None:
+    slopes = ledger.slopes(around, ledger.everything)
+    if slopes is None:
         return
     by_sequence = np.full((len(ledger.everything), *problem.loss.shape), np.nan)
     for row, names in enumerate(problem.layers):
         for column in np.flatnonzero(problem.legal[row]):
             scheme = problem.schemes[column]
-            if all(scheme in changes.get(name, ()) for name in names):
-                by_sequence[:, row, column] = sum(changes[name][scheme] for name in names)
-    change, count = by_sequence.mean(axis=0), len(by_sequence)
+            if all(scheme in slopes.get(name, ()) for name in names):
+                by_sequence[:, row, column] = sum(slopes[name][scheme] for name in names)
+    slope, count = by_sequence.mean(axis=0), len(by_sequence)
     # One sequence tells nothing of how sequences differ: by as much as there is, say.
-    error = by_sequence.std(axis=0, ddof=1) / count**0.5 if count > 1 else np.abs(change)
-    surrogate.see_changes(around, change, error)
+    error = by_sequence.std(axis=0, ddof=1) / count**0.5 if count > 1 else np.abs(slope)
+    curvature = problem.loss + problem.at(around, problem.loss)[:, None]
+    surrogate.see_changes(around, slope + curvature, np.hypot(error, DOUBT * curvature))
 
 
 def learn_from(quest: Quest, surrogate: Surrogate, candidates: list[np.ndarray]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bitplan.allocator.problem import Problem
-from bitplan.allocator.search.evaluator import Changes, Evaluator
+from bitplan.allocator.search.evaluator import Evaluator, Slopes
 from bitplan.progress import Progress, quiet, remark
 
 GRADIENT_PASSES = 3
@@ -67,10 +67,10 @@ class Ledger:
         self._tell()
         return np.array([self.known(choice)[wanted] for choice in choices])
 
-    def changes(self, choice: np.ndarray, sequences: Sequence[int]) -> Changes | None:
+    def slopes(self, choice: np.ndarray, sequences: Sequence[int]) -> Slopes | None:
         """What single changes of a choice would do; raises `Spent` as `kl` does."""
         self._pay(GRADIENT_PASSES * len(sequences), dry=True)
-        found = self.evaluator.changes(self.problem.assignment(choice), sequences)
+        found = self.evaluator.slopes(self.problem.assignment(choice), sequences)
         if found is not None:
             self._pay(GRADIENT_PASSES * len(sequences))
         self._tell()

@@ -4,4 +4,5 @@ from bitplan.compress.render import QUANTIZERS as QUANTIZERS
 from bitplan.compress.render import get_quantizer as get_quantizer
 from bitplan.compress.render import reads_covariance as reads_covariance
 from bitplan.compress.render import render as render
+from bitplan.compress.store import RENDERING as RENDERING
 from bitplan.compress.store import Store as Store

@@ -18,9 +18,13 @@ SMALL = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Curvature:
-    """H, up to a factor, for all schemes and all rows of one weight."""
+    """H, up to a factor, for all schemes and all rows of one weight.
+
+    `shrinkage` is how far it is drawn to its diagonal before its inverse is taken, from 0 to 1.
+    """
 
     covariance: Float[Tensor, "in in"]
+    shrinkage: float = 0.0
 
     @cached_property
     def importance(self) -> Float[Tensor, "in"]:
@@ -29,12 +33,14 @@ class Curvature:
 
     @cached_property
     def inverse_factor(self) -> Float[Tensor, "in in"]:
-        """Upper Cholesky factor of the inverse of the damped H."""
-        return inverse_factor(self.covariance)
+        """Upper Cholesky factor of the inverse of the shrunk and damped H."""
+        return inverse_factor(self.covariance, self.shrinkage)
 
 
-def inverse_factor(covariance: Float[Tensor, "in in"]) -> Float[Tensor, "in in"]:
-    """Upper Cholesky factor of the inverse of the damped covariance; takes two copies of it.
+def inverse_factor(
+    covariance: Float[Tensor, "in in"], shrinkage: float = 0.0
+) -> Float[Tensor, "in in"]:
+    """Upper Cholesky factor of the inverse of the shrunk, damped H; takes two copies of it.
 
     With H = U U', U upper, the factor is U^-1. U is the lower factor of H with rows and columns in
     reverse, reversed again, so one Cholesky factorization and one triangular inverse do, in place.
@@ -44,7 +50,8 @@ def inverse_factor(covariance: Float[Tensor, "in in"]) -> Float[Tensor, "in in"]
     while True:
         reverse = covariance.flip((0, 1)).div_(mean)
         release([covariance])  # where it is mapped from a file, its pages are not needed beside it
-        reverse.diagonal().add_(damping)
+        diagonal = reverse.diagonal().add(damping)
+        reverse.mul_(1 - shrinkage).diagonal().copy_(diagonal)
         # LAPACK works down columns: it writes over its input where that is laid out so.
         lower, failed = reverse.mT, torch.empty((), dtype=torch.int32, device=reverse.device)
         torch.linalg.cholesky_ex(lower, out=(lower, failed))

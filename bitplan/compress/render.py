@@ -31,12 +31,14 @@ def render(
     *,
     quantizer: str = "gptq",
     covariance: Float[Tensor, "*experts in in"] | None = None,
+    shrinkage: Float[Tensor, "*experts"] | None = None,
 ) -> dict[Scheme, Packed]:
     """Compress `weight` to each of `schemes`.
 
     `covariance` is H of `bitplan.sensitivity.statistics`, up to a factor; without it gptq and clip
-    weigh all columns alike. Each scheme comes out the same, alone or beside others. Raises
-    `InputError` for an unknown quantizer, and for a covariance that is not finite.
+    weigh all columns alike. gptq draws it to its diagonal by `shrinkage`, from 0 (default) to 1.
+    Each scheme comes out the same, alone or beside others. Raises `InputError` for an unknown
+    quantizer, and for a covariance that is not finite.
     """
     get_quantizer(quantizer)
     # The extremes are NaN where any value is, and take no copy to find.
@@ -49,7 +51,9 @@ def render(
     rendered = {s: Packed.cast(s, weight) for s in schemes if s.is_float}
     integers = [scheme for scheme in schemes if not scheme.is_float]
     if integers:
-        packed = _render(weight, integers, QUANTIZERS[quantizer], covariance)
+        if covariance is not None and shrinkage is None:
+            shrinkage = torch.zeros(covariance.shape[:-2])
+        packed = _render(weight, integers, QUANTIZERS[quantizer], covariance, shrinkage)
         rendered |= dict(zip(integers, packed, strict=True))
     return {scheme: rendered[scheme] for scheme in schemes}
 
@@ -68,15 +72,24 @@ def reads_covariance(quantizer: str) -> bool:
 
 
 def _render(
-    weight: Tensor, schemes: Sequence[Scheme], quantizer: Quantizer, covariance: Tensor | None
+    weight: Tensor,
+    schemes: Sequence[Scheme],
+    quantizer: Quantizer,
+    covariance: Tensor | None,
+    shrinkage: Tensor | None,
 ) -> list[Packed]:
     if weight.dim() == 3:
+        of_expert = [
+            [None if tensor is None else tensor[index] for tensor in (covariance, shrinkage)]
+            for index in range(len(weight))
+        ]
         experts = [
-            _render(w, schemes, quantizer, None if covariance is None else covariance[e])
-            for e, w in enumerate(weight)
+            _render(w, schemes, quantizer, *its) for w, its in zip(weight, of_expert, strict=True)
         ]
         return [_joined(parts, stack=True) for parts in zip(*experts, strict=True)]
-    curvature = None if covariance is None else Curvature(covariance=covariance)
+    curvature = None
+    if covariance is not None and shrinkage is not None:
+        curvature = Curvature(covariance=covariance, shrinkage=shrinkage.item())
     at_once = min(ROWS_AT_ONCE, WEIGHTS_AT_ONCE // weight.shape[1])
     rows = max(1, at_once // len(schemes))
     parts = [quantizer(part, schemes, curvature) for part in weight.split(rows)]

@@ -8,6 +8,9 @@ from bitplan.formats import Packed
 from bitplan.schema import Layer, Scheme
 from bitplan.tensors import load_tensors, save_tensors
 
+RENDERING = 2
+"""Raised when a quantizer comes to make other weights of the same: the older ones are not read."""
+
 
 class Store:
     """One folder for one model, one set of statistics and one quantizer; a file for each weight.

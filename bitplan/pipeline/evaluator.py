@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitplan.allocator.search import Assignment, Changes
+from bitplan.allocator.search import Assignment, Slopes
 from bitplan.memory import room_bytes
 from bitplan.models import Inputs, weight_of
 from bitplan.pipeline.judge import Judge
@@ -51,12 +51,12 @@ class ModelEvaluator:
         """Of each plan the KL [sequences]."""
         return [self.judge.measure(each, self.name, sequences).kl for each in assignments]
 
-    def changes(self, assignment: Assignment, sequences: Sequence[int]) -> Changes:
+    def slopes(self, assignment: Assignment, sequences: Sequence[int]) -> Slopes:
         """What every change of a weight would do; what is found of each sequence is kept."""
         menu = self._menu(assignment)
         told = {layer.name: [str(scheme) for scheme in menu[layer]] for layer in menu}
         paths = {
-            index: self.judge.path("changes", self.inputs[[index]], assignment, told, index)
+            index: self.judge.path("slopes", self.inputs[[index]], assignment, told, index)
             for index in sequences
         }
         found = {index: load_tensors(path) or {} for index, path in paths.items()}
@@ -108,7 +108,9 @@ class ModelEvaluator:
             for done, index in enumerate(missing, start=turn * len(found)):
                 self.judge.progress("operating point", done, total)
                 told = reference[index : index + 1]
-                effects = effects_of(model, inputs[[index]], told, changes, sequence=index)
+                effects = effects_of(
+                    model, inputs[[index]], told, changes, sequence=index, second_order=False
+                )
                 yield index, {layer.name: effect.double() for layer, effect in effects.items()}
         if any(layer.name not in known for known in before.values() for layer in menu):
             self.judge.progress("operating point", total, total)

@@ -22,7 +22,7 @@ from bitplan.calibration import (
     sources_of,
     tokens_digest,
 )
-from bitplan.compress import Store
+from bitplan.compress import RENDERING, Store
 from bitplan.errors import InputError, ModelError, SchemeError
 from bitplan.files import make_folder, remove_stale
 from bitplan.footprint import FLOAT_OF_DTYPE, default_schemes, legal_schemes
@@ -243,7 +243,8 @@ class Workspace:
 
     def store(self, calibration_digest: str, quantizer: str) -> Store:
         """The compressed weights made with one quantizer and one set of calibration tokens."""
-        return Store(self.folder / f"weights-{calibration_digest[:16]}-{quantizer}")
+        name = f"weights-{calibration_digest[:16]}-{quantizer}-{RENDERING}"
+        return Store(self.folder / name)
 
     def provenance(
         self,

@@ -7,7 +7,8 @@ layer that moves from its rendered weight W_p to another W_s changes it by
 
 with the Fisher information there, token by token, for the second derivative (a Taylor expansion as
 in Optimal Brain Damage, LeCun et al., 1990, with the gradient kept: a compressed model is at no
-minimum). The gradient holds what the errors of all other layers do to this one.
+minimum). The gradient holds what the errors of all other layers do to this one; the second term
+is near what a cost table says of the two errors apart, and takes most of the time.
 """
 
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ def effects_of(
     changes: Mapping[Layer, Float[Tensor, "changes ..."]],
     *,
     sequence: int = 0,
+    second_order: bool = True,
 ) -> dict[Layer, Float[Tensor, "changes"]]:
     """What each change of a weight does to the KL on one sequence, nats per token.
 
@@ -40,14 +42,15 @@ def effects_of(
         reference: what the reference model says of it: logits, or hidden states.
         changes: by layer what is added to its weight, a change at a time.
         sequence: its number, which the random signs follow.
+        second_order: without it the first term alone.
 
     Raises:
         ModelError: the outputs at the plan are not finite.
     """
     seen: list[Seen] = []
     effects = {layer: torch.zeros(len(change)) for layer, change in changes.items()}
-    with torch.enable_grad(), eager_experts(model), wide_matmuls():
-        with watch(model, list(changes), seen.append):
+    with torch.enable_grad(), eager_experts(model), watch(model, list(changes), seen.append):
+        with wide_matmuls():
             outputs = read_outputs(model, inputs)
             kl = _divergence(outputs, reference)
             if not kl.isfinite():
@@ -55,13 +58,14 @@ def effects_of(
                     f"At the operating point the model's logits on sequence {sequence} are not "
                     "finite. Choose a plan of more bits."
                 )
-            kl.backward(retain_graph=True)
-            for one in seen:
-                ones = torch.ones(len(one.gradients))
-                change = changes[one.layer]
-                effects[one.layer] += products(one, change, len(ones), ones).sum(1)
-            seen.clear()
-            objective_of(outputs, inputs, labels="sampled").backward()
+            kl.backward(retain_graph=second_order)
+        for one in seen:
+            ones = torch.ones(len(one.gradients))
+            effects[one.layer] += products(one, changes[one.layer], len(ones), ones).sum(1)
+        seen.clear()
+        if second_order:
+            with wide_matmuls():
+                objective_of(outputs, inputs, labels="sampled").backward()
         for one in seen:
             signs = random_signs(len(one.gradients), sequence)
             squares = products(one, changes[one.layer], TOKENS_A_SKETCH, signs).square().sum(1)

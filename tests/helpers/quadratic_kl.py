@@ -1,8 +1,9 @@
 """A model without a model: its KL is quadratic in the errors of all layers together.
 
 Each scheme of each layer has an error vector. A sequence's KL is half the square of the sum of all
-of them in a metric of its own, so layers interact, the table (every layer alone) does not tell of
-it, and the gradient at a plan tells of single changes exactly.
+of them in a metric of its own, so layers interact, and the table (every layer alone) does not tell
+of it. The errors of a layer share what is common to all layers; the rest is each scheme's own, as
+roundings to different grids are.
 """
 
 import itertools
@@ -30,20 +31,19 @@ class QuadraticKL:
         sequences: int = 16,
         width: int = 12,
         seed: int = 0,
-        tells_changes: bool = True,
+        tells_slopes: bool = True,
     ) -> None:
         random = np.random.default_rng(seed)
-        self.sequences, self.tells_changes = sequences, tells_changes
+        self.sequences, self.tells_slopes = sequences, tells_slopes
         self.names = [f"layers.{i // 2}.{KINDS[i % 2]}" for i in range(layers)]
         common = random.standard_normal(width)
         self.errors = {}
         for name in self.names:
             # Layers pull the common way or against it, more or less.
-            own = random.standard_normal(width) + 2 * shared * random.standard_normal() * common
-            size = random.lognormal(0, 0.5)
+            pull, size = 2 * shared * random.standard_normal() * common, random.lognormal(0, 0.5)
             for scheme, bits in NAMES.items():
-                jitter = 0.3 * random.standard_normal(width)
-                self.errors[name, Scheme.parse(scheme)] = size * 2.0**-bits * (own + jitter)
+                own = random.standard_normal(width)
+                self.errors[name, Scheme.parse(scheme)] = size * 2.0**-bits * (own + pull)
         self.metrics = random.standard_normal((sequences, 2 * width, width)) / (2 * width) ** 0.5
         self.tokens = self.calls = self.asked = 0
 
@@ -52,17 +52,16 @@ class QuadraticKL:
         self.tokens += len(assignments) * len(sequences) * self.tokens_each
         return [self.kl(assignment)[list(sequences)] for assignment in assignments]
 
-    def changes(self, assignment, sequences):
-        if not self.tells_changes:
+    def slopes(self, assignment, sequences):
+        if not self.tells_slopes:
             return None
         self.asked += 1
         self.tokens += 3 * len(sequences) * self.tokens_each
-        total, here = self.total(assignment), self.kl(assignment)
+        metrics = self.metrics[list(sequences)]
+        pulled = metrics @ self.total(assignment)
         return {
             name: {
-                scheme: (
-                    self._half_square(total + error - self.errors[name, assignment[name]]) - here
-                )[list(sequences)]
+                scheme: ((metrics @ (error - self.errors[name, assignment[name]])) * pulled).sum(1)
                 for (owner, scheme), error in self.errors.items()
                 if owner == name
             }

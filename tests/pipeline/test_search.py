@@ -35,7 +35,7 @@ def evaluator_of(model, workdir, told=None) -> Iterator[ModelEvaluator]:
     calibration, search, held_out = torch.randint(3, 96, (3, 8, 16), generator=generator)
     tokens = TokenSets(calibration=calibration, search=search, held_out=held_out, source="given")
     workspace = Workspace.open(model, workdir=workdir)
-    settings = Settings(**SETTINGS, calibration=tokens, quantizer="rtn", estimator="weight_error")
+    settings = Settings(**SETTINGS, calibration=tokens, quantizer="rtn")
     table, meter, _ = measure_in(workspace, settings)
     progress = {} if told is None else {"progress": told}
     judge = Judge(workspace=workspace, meter=meter, tokens={"search": tokens.search}, **progress)
@@ -48,24 +48,30 @@ AGREES = {"llama": 0.9, "llama-tied": 0.9, "gpt2": 0.9, "mixtral": 0.7}
 
 
 @pytest.mark.parametrize("name", AGREES)
-def test_changes_are_those_that_are_measured(name, tiny_model, tmp_path):
+def test_slopes_and_the_table_foretell_what_is_measured(name, tiny_model, tmp_path):
     with evaluator_of(tiny_model(name, torch.bfloat16), tmp_path) as model:
         everything = range(model.sequences)
         plan = {row.layer.name: Scheme.parse("int4") for row in model.table.rows}
         [before] = model.measure_many([plan], everything)
-        changes = model.changes(plan, everything)
+        loss = {
+            (row.layer.name, cost.scheme): cost.loss
+            for row in model.table.rows
+            for cost in row.costs
+        }
+        slopes = model.slopes(plan, everything)
         predicted, measured = [], []
-        for layer, by_scheme in changes.items():
-            for scheme, change in by_scheme.items():
-                assert change.shape == (model.sequences,)
+        for layer, by_scheme in slopes.items():
+            for scheme, slope in by_scheme.items():
+                assert slope.shape == (model.sequences,)
                 [after] = model.measure_many([plan | {layer: scheme}], everything)
-                predicted.append(change.mean())
+                curvature = loss[layer, scheme] + loss[layer, plan[layer]]
+                predicted.append(slope.mean() + curvature)
                 measured.append((after - before).mean())
     assert len(predicted) == 4 * len(plan)
     assert np.corrcoef(predicted, measured)[0, 1] > AGREES[name]
 
 
-def test_changes_are_kept_and_do_not_depend_on_memory(tiny_model, tmp_path, monkeypatch):
+def test_slopes_are_kept_and_do_not_depend_on_memory(tiny_model, tmp_path, monkeypatch):
     calls = []
 
     def told(stage: str, done: int, total: int) -> None:
@@ -73,21 +79,21 @@ def test_changes_are_kept_and_do_not_depend_on_memory(tiny_model, tmp_path, monk
 
     with evaluator_of(tiny_model("llama", torch.bfloat16), tmp_path, told) as model:
         plan = {row.layer.name: Scheme.parse("int4") for row in model.table.rows}
-        first = model.changes(plan, [0, 2])
+        first = model.slopes(plan, [0, 2])
         assert "operating point" in calls
         calls.clear()
-        again = model.changes(plan, [2])
+        again = model.slopes(plan, [2])
         assert "operating point" not in calls
         assert all(
             again[layer][scheme][0] == change[1]
             for layer, by_scheme in first.items()
             for scheme, change in by_scheme.items()
         )
-        for path in (model.judge.meter.store.folder / "changes").iterdir():
+        for path in (model.judge.meter.store.folder / "slopes").iterdir():
             path.unlink()
         # One layer at a time.
         monkeypatch.setattr(memory, "SHARE_AT_ONCE", 1e-12)
-        apart = model.changes(plan, [0, 2])
+        apart = model.slopes(plan, [0, 2])
     for layer, by_scheme in first.items():
         for scheme, change in by_scheme.items():
             np.testing.assert_allclose(apart[layer][scheme], change, rtol=1e-5, atol=1e-9)

@@ -27,6 +27,7 @@ from bitplan.sensitivity import (
     get_estimator,
 )
 from bitplan.sensitivity.losses import Losses
+from bitplan.sensitivity.moments.shrinkage import shrinkage
 from bitplan.sensitivity.row import row_of
 from bitplan.sensitivity.statistics import LayerStatistics
 
@@ -94,9 +95,12 @@ def test_a_cost_is_that_of_the_weight_as_rendered(name, quantizer, tiny_model, t
     meter, legal = meter_of(model, tmp_path, quantizer=quantizer), legal_of(model)
     for row in meter.rows(legal):
         layer = row.layer
-        covariance = read(meter, layer).completed().covariance
+        statistics = read(meter, layer).completed()
+        covariance, share = statistics.covariance, shrinkage(statistics["covariance"])
         weight = weight_of(model, layer)
-        rendered = render(weight, legal[layer], quantizer=quantizer, covariance=covariance)
+        rendered = render(
+            weight, legal[layer], quantizer=quantizer, covariance=covariance, shrinkage=share
+        )
         for cost in row.costs:
             error = rendered[cost.scheme].decode(weight.dtype).float() - weight.float()
             by_output = output_weights(meter.statistics["data"].read(layer, ["covariance"]))
@@ -146,7 +150,8 @@ def test_a_scheme_more_renders_itself_alone_and_changes_no_other(tiny_model, tmp
     times = {path: path.stat().st_mtime_ns for path in meter.store.folder.rglob("*.safetensors")}
     more = meter.rows(legal_of(model))
     assert {path: path.stat().st_mtime_ns for path in times} == times
-    assert [row.costs[1] for row in more] == [row.costs[0] for row in few]
+    told = [(row.costs[1].loss, row.costs[1].standard_error) for row in more]
+    assert told == [(row.costs[0].loss, row.costs[0].standard_error) for row in few]
     assert more == meter_of(model, tmp_path / "two").rows(legal_of(model))
 
 

@@ -8,6 +8,7 @@ from bitplan.models import find_layers, weight_of
 from bitplan.schema import Kind, Layer, Scheme
 from bitplan.sensitivity import LAYER_ESTIMATORS, get_estimator, task
 from bitplan.sensitivity.moments import MOMENTS
+from bitplan.sensitivity.moments.shrinkage import shrinkage
 from bitplan.sensitivity.statistics import LayerStatistics, Sums
 from bitplan.sensitivity.task import LayerTask, run_task
 
@@ -65,7 +66,8 @@ def test_each_scheme_is_judged_as_it_is_rendered(statistics):
     h = of_layer.covariance
     result = run_task(task_of(layer, weight, of_layer, quantizer="gptq", rendering=of_layer))
     assert list(result.rendered) == list(result.losses) == list(SCHEMES)
-    expected = render(weight, SCHEMES, quantizer="gptq", covariance=h)
+    share = shrinkage(of_layer["covariance"])
+    expected = render(weight, SCHEMES, quantizer="gptq", covariance=h, shrinkage=share)
     for scheme in SCHEMES:
         ours, theirs = result.rendered[scheme], expected[scheme]
         assert all(torch.equal(ours.tensors[name], theirs.tensors[name]) for name in ours.tensors)

@@ -143,7 +143,7 @@ def test_the_ledger_measures_nothing_twice_and_stops_before_it_would_take_too_mu
     np.testing.assert_array_equal(again[:, [1, 0]], first[:2])
     assert ledger.left == 4 * model.tokens_each
     with pytest.raises(Spent):
-        ledger.changes(one, [0, 1])
+        ledger.slopes(one, [0, 1])
     assert ledger.left == 4 * model.tokens_each
     ledger.kl([one, other], range(4))
     assert ledger.left == 2 * model.tokens_each
