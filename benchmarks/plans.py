@@ -22,7 +22,7 @@ from bitplan.calibration import TokenSets, tokenize
 from bitplan.evaluate import Divergence
 from bitplan.models import demo_documents, fetch, load_tokenizer
 from bitplan.pipeline import Settings, Workspace
-from bitplan.pipeline.evaluator import ModelEvaluator
+from bitplan.pipeline.evaluator import ModelEvaluator, lessons_of
 from bitplan.pipeline.judge import Judge
 from bitplan.pipeline.stages import measure_in
 from bitplan.schema import CostTable, Plan, Scheme
@@ -79,7 +79,7 @@ def main() -> None:
     workspace = Workspace.open(str(files.gguf), workdir=args.workdir)
     table, meter, tokens = measure_in(workspace, settings)
     print(f"measured in {time.perf_counter() - start:.0f} s")
-    sets = {"search": tokens.search, "held_out": tokens.held_out}
+    sets = {"search": tokens.search, "held_out": tokens.held_out, "calibration": lessons_of(tokens)}
     judge = Judge(workspace=workspace, meter=meter, tokens=sets)
     pins = {"*embed_tokens": "bf16"}
     rows = []

@@ -12,7 +12,7 @@ Assignment: TypeAlias = Mapping[str, Scheme]
 
 Slopes: TypeAlias = Mapping[str, Mapping[Scheme, np.ndarray]]
 """Layer name -> scheme -> what going there from a plan does to the KL to first order, nats per
-token, by sequence [sequences]."""
+token, by lesson [lessons]."""
 
 
 class Evaluator(Protocol):
@@ -28,6 +28,16 @@ class Evaluator(Protocol):
         """Tokens in a sequence."""
         ...
 
+    @property
+    def lessons(self) -> int:
+        """Sequences that gradients are taken on: others, lest plans fit what accepts them."""
+        ...
+
+    @property
+    def lesson_tokens(self) -> int:
+        """Tokens in one of those."""
+        ...
+
     def measure_many(
         self, assignments: Sequence[Assignment], sequences: Sequence[int]
     ) -> list[np.ndarray]:
@@ -37,6 +47,6 @@ class Evaluator(Protocol):
         """
         ...
 
-    def slopes(self, assignment: Assignment, sequences: Sequence[int]) -> Slopes | None:
+    def slopes(self, assignment: Assignment, lessons: Sequence[int]) -> Slopes | None:
         """What every single change of a plan would do, to first order; None: it cannot tell."""
         ...

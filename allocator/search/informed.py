@@ -93,10 +93,10 @@ def learn_changes(quest: Quest, surrogate: Surrogate) -> None:
     ledger, problem, around = quest.ledger, quest.problem, quest.incumbent
     if np.isinf(ledger.known(around)).any():
         return  # a KL that is not finite has no gradient
-    slopes = ledger.slopes(around, ledger.everything)
+    slopes = ledger.slopes(around, lessons := quest.next_lessons())
     if slopes is None:
         return
-    by_sequence = np.full((len(ledger.everything), *problem.loss.shape), np.nan)
+    by_sequence = np.full((len(lessons), *problem.loss.shape), np.nan)
     for row, names in enumerate(problem.layers):
         for column in np.flatnonzero(problem.legal[row]):
             scheme = problem.schemes[column]

@@ -54,7 +54,7 @@ class Ledger:
                 choice is other or (choice == other).all() for other, _ in asked
             ):
                 asked.append((choice, missing))
-        self._pay(sum(len(missing) for _, missing in asked))
+        self._pay(sum(len(missing) for _, missing in asked) * self.evaluator.tokens_each)
         # Plans of which the same sequences are missing may be measured side by side.
         for missing in dict.fromkeys(missing for _, missing in asked):
             group = [choice for choice, lacking in asked if lacking == missing]
@@ -67,12 +67,13 @@ class Ledger:
         self._tell()
         return np.array([self.known(choice)[wanted] for choice in choices])
 
-    def slopes(self, choice: np.ndarray, sequences: Sequence[int]) -> Slopes | None:
+    def slopes(self, choice: np.ndarray, lessons: Sequence[int]) -> Slopes | None:
         """What single changes of a choice would do; raises `Spent` as `kl` does."""
-        self._pay(GRADIENT_PASSES * len(sequences), dry=True)
-        found = self.evaluator.slopes(self.problem.assignment(choice), sequences)
+        tokens = GRADIENT_PASSES * len(lessons) * self.evaluator.lesson_tokens
+        self._pay(tokens, dry=True)
+        found = self.evaluator.slopes(self.problem.assignment(choice), lessons)
         if found is not None:
-            self._pay(GRADIENT_PASSES * len(sequences))
+            self._pay(tokens)
         self._tell()
         return found
 
@@ -92,8 +93,7 @@ class Ledger:
             self.kl_of[key] = np.full(self.evaluator.sequences, np.nan)
         return self.kl_of[key]
 
-    def _pay(self, sequences: int, *, dry: bool = False) -> None:
-        tokens = sequences * self.evaluator.tokens_each
+    def _pay(self, tokens: int, *, dry: bool = False) -> None:
         if tokens > self.left:
             raise Spent
         self.spent += 0 if dry else tokens

@@ -25,9 +25,16 @@ class Quest:
     random: np.random.Generator
     incumbent: np.ndarray = field(init=False)
     accepted: int = 0
+    lessons: int = 0  # taken so far
 
     def __post_init__(self) -> None:
         self.incumbent = self.starts[0]
+
+    def next_lessons(self) -> list[int]:
+        """As many sequences for a gradient as plans are compared on: those after the last ones."""
+        total = self.ledger.evaluator.lessons
+        first, self.lessons = self.lessons, self.lessons + min(total, len(self.ledger.everything))
+        return [lesson % total for lesson in range(first, self.lessons)]
 
     def accept(self, choice: np.ndarray, errors: float = ERRORS) -> bool:
         """Make a choice the incumbent if, on all sequences, it is better by more than noise.

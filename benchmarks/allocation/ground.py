@@ -19,6 +19,7 @@ from bitplan.calibration import TokenSets, tokens_digest
 from bitplan.files import write_text
 from bitplan.models import load_tokenizer, predicts_next_token
 from bitplan.pipeline import Settings, Workspace
+from bitplan.pipeline.evaluator import lessons_of
 from bitplan.pipeline.judge import Judge
 from bitplan.pipeline.stages import measure_in
 from bitplan.pipeline.workspace import kept_scheme
@@ -83,7 +84,7 @@ class Ground:
         activations = Activations.of(workspace, tokens, table, quantizer)
         sets = {"held_out": tokens.held_out, "other": other_text(tokenizer)}
         if searches:
-            sets |= {"search": tokens.search, "choice": choice}
+            sets |= {"search": tokens.search, "choice": choice, "calibration": lessons_of(tokens)}
         if quantizer == "rtn":  # reads no calibration: what is measured is so for every seed
             first = calibration_of(subject.documents, tokenizer, 0)
             kept = workspace.store(tokens_digest(first), quantizer)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bitplan.allocator.search import Assignment, Slopes
+from bitplan.calibration import TokenSets
 from bitplan.memory import room_bytes
 from bitplan.models import Inputs, weight_of
 from bitplan.pipeline.judge import Judge
@@ -19,9 +20,22 @@ MOST_CHANGES = 8
 """Of one layer: the schemes nearest in bytes to the one that it has."""
 
 
+SETS_OF_LESSONS = 2
+"""Sequences that gradients are taken on, in turn, over those that plans are compared on."""
+
+
+def lessons_of(tokens: TokenSets) -> Inputs:
+    """Of the calibration tokens those that a search takes gradients on."""
+    calibration = Inputs.of(tokens.calibration)
+    some = min(len(calibration), SETS_OF_LESSONS * len(Inputs.of(tokens.search)))
+    return calibration[list(range(some))]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelEvaluator:
-    """Measures on one set of a judge's tokens; all that it finds is kept on disk, by content.
+    """Measures on one set of a judge's tokens, and takes gradients on another.
+
+    All that it finds is kept on disk, by content.
 
     Use it while the judge has borrowed the model.
     """
@@ -29,19 +43,30 @@ class ModelEvaluator:
     judge: Judge
     table: CostTable
     name: str = "search"
-
-    @property
-    def inputs(self) -> Inputs:
-        """The sequences."""
-        return Inputs.of(self.judge.tokens[self.name])
+    teaching: str = "calibration"
 
     @property
     def sequences(self) -> int:
+        """How many plans are compared on."""
+        return len(Inputs.of(self.judge.tokens[self.name]))
+
+    @property
+    def tokens_each(self) -> int:
+        """Tokens in one."""
+        return Inputs.of(self.judge.tokens[self.name]).tokens_each
+
+    @property
+    def inputs(self) -> Inputs:
+        """The sequences that gradients are taken on."""
+        return Inputs.of(self.judge.tokens[self.teaching])
+
+    @property
+    def lessons(self) -> int:
         """How many there are."""
         return len(self.inputs)
 
     @property
-    def tokens_each(self) -> int:
+    def lesson_tokens(self) -> int:
         """Tokens in one."""
         return self.inputs.tokens_each
 
@@ -51,13 +76,13 @@ class ModelEvaluator:
         """Of each plan the KL [sequences]."""
         return [self.judge.measure(each, self.name, sequences).kl for each in assignments]
 
-    def slopes(self, assignment: Assignment, sequences: Sequence[int]) -> Slopes:
+    def slopes(self, assignment: Assignment, lessons: Sequence[int]) -> Slopes:
         """What every change of a weight would do; what is found of each sequence is kept."""
         menu = self._menu(assignment)
         told = {layer.name: [str(scheme) for scheme in menu[layer]] for layer in menu}
         paths = {
             index: self.judge.path("slopes", self.inputs[[index]], assignment, told, index)
-            for index in sequences
+            for index in lessons
         }
         found = {index: load_tensors(path) or {} for index, path in paths.items()}
         with self.judge.rounded(assignment):
@@ -66,7 +91,7 @@ class ModelEvaluator:
                 save_tensors(paths[index], found[index])
         return {
             layer.name: {
-                scheme: np.array([float(found[index][layer.name][at]) for index in sequences])
+                scheme: np.array([float(found[index][layer.name][at]) for index in lessons])
                 for at, scheme in enumerate(schemes)
             }
             for layer, schemes in menu.items()
@@ -92,7 +117,7 @@ class ModelEvaluator:
     ) -> Iterator[tuple[int, dict[str, Tensor]]]:
         """Of the layers that memory holds at a time, the effects on a sequence not `found` yet."""
         model, inputs = self.judge.workspace.model, self.inputs
-        reference = self.judge.reference(self.name).values()
+        reference = self.judge.reference(self.teaching).values()
         every = list(portions(menu, lambda layer: self._bytes(layer, menu), room_bytes()))
         total, before = len(every) * len(found), {i: set(known) for i, known in found.items()}
         for turn, layers in enumerate(every):

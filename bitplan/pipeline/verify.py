@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 
+from torch import Tensor
+
 from bitplan.allocator import plan_of, search
 from bitplan.allocator.search import INTERRUPTED, uniforms
 from bitplan.calibration import TokenSets, tokens_digest
 from bitplan.errors import ModelError
 from bitplan.models import Inputs
-from bitplan.pipeline.evaluator import ModelEvaluator
+from bitplan.pipeline.evaluator import ModelEvaluator, lessons_of
 from bitplan.pipeline.judge import Judge
 from bitplan.pipeline.settings import Settings
 from bitplan.pipeline.workspace import Workspace
@@ -26,7 +28,10 @@ def verified(
     progress: Progress,
 ) -> Plan:
     """The best measured of the solved, the given, the refined and the uniform plans."""
-    sets = {"search": tokens.search, "held_out": tokens.held_out}
+    sets: dict[str, Tensor | Inputs] = {"search": tokens.search, "held_out": tokens.held_out}
+    refines = settings.refine_tokens >= 2 * Inputs.of(tokens.search).tokens
+    if refines:
+        sets["calibration"] = lessons_of(tokens)
     judge = Judge(workspace=workspace, meter=meter, tokens=sets, progress=progress)
     interrupted = False
     with judge.borrowed():
@@ -34,7 +39,7 @@ def verified(
         given = [_recosted(plan, table, solved.budget_bytes) for plan in settings.starts]
         for number, plan in enumerate(given, start=1):
             plans["given" if len(given) == 1 else f"given {number}"] = plan
-        if settings.refine_tokens >= 2 * Inputs.of(tokens.search).tokens:
+        if refines:
             found = search(
                 table,
                 [solved, *given],

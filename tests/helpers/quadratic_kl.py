@@ -21,7 +21,7 @@ KINDS = ("q_proj", "down_proj")
 class QuadraticKL:
     """Measures plans, and counts the tokens; `shared` is how far errors point one way."""
 
-    tokens_each = 16
+    tokens_each = lesson_tokens = 16
 
     def __init__(
         self,
@@ -34,7 +34,8 @@ class QuadraticKL:
         tells_slopes: bool = True,
     ) -> None:
         random = np.random.default_rng(seed)
-        self.sequences, self.tells_slopes = sequences, tells_slopes
+        self.sequences = self.lessons = sequences
+        self.tells_slopes = tells_slopes
         self.names = [f"layers.{i // 2}.{KINDS[i % 2]}" for i in range(layers)]
         common = random.standard_normal(width)
         self.errors = {}

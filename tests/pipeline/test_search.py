@@ -38,7 +38,9 @@ def evaluator_of(model, workdir, told=None) -> Iterator[ModelEvaluator]:
     settings = Settings(**SETTINGS, calibration=tokens, quantizer="rtn")
     table, meter, _ = measure_in(workspace, settings)
     progress = {} if told is None else {"progress": told}
-    judge = Judge(workspace=workspace, meter=meter, tokens={"search": tokens.search}, **progress)
+    # The same for both, so that the one can be compared with the other.
+    sets = dict.fromkeys(("search", "calibration"), tokens.search)
+    judge = Judge(workspace=workspace, meter=meter, tokens=sets, **progress)
     with judge.borrowed():
         yield ModelEvaluator(judge=judge, table=table)
 
