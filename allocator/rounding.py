@@ -74,9 +74,11 @@ class Rounding:
         row, scheme = np.nonzero(others)
         key = added[row, scheme]
         if excess > 0 and self.side is None:
-            less = np.maximum(excess - broken[row, scheme], np.finfo(float).tiny)
+            less = excess - broken[row, scheme]
             # What saves loss comes first, however little it takes away.
-            key = np.where(key > 0, key / less, key)
+            costs, helps = key > 0, less > 0
+            key = np.where(costs & ~helps, np.inf, key)
+            np.divide(key, less, out=key, where=costs & helps)
         for index in np.argsort(key, kind="stable"):
             at = row[index], scheme[index]
             other = choice.copy()
