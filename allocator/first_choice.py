@@ -49,7 +49,7 @@ def first_choice(priced: Priced, *, end: float, start: np.ndarray | None = None)
     )
     if found.choice is not None:
         return found.choice
-    if not found.proven and time.monotonic() < end:
+    if not found.proven and not found.late:
         raise InputError(
             f"Within {', '.join(['the bytes', *problem.limit_names])}, plans are so near to "
             "breaking a limit that HiGHS cannot tell. Solve with cp_sat, or loosen one of them."

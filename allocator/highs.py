@@ -24,7 +24,7 @@ OBJECTIVE = 1e3
 """What the unit of the objective is scaled to."""
 ENTRY = 1e4
 """What the largest number of a limit is scaled to: HiGHS lets it be broken by 1e-6."""
-_DONE, _INFEASIBLE = 0, 2  # scipy's numbers
+_DONE, _LATE, _INFEASIBLE = 0, 1, 2  # scipy's numbers
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,6 +68,7 @@ class Found:
     choice: np.ndarray | None  # [rows] int, which fits
     above: float  # nats per token that every choice of the core is above the bound, at least
     proven: bool  # nothing in the core is better, but for tolerances; without a choice: none fits
+    late: bool = False  # the time was up first
 
 
 def search(
@@ -114,6 +115,7 @@ def search(
         choice=found if is_kept else None,
         above=bound / scale + float(priced.prices @ [limit.cut for limit in core.limits]),
         proven=(result.status == _DONE and is_kept) or result.status == _INFEASIBLE,
+        late=result.status == _LATE,
     )
 
 

@@ -60,7 +60,7 @@ def _searched(priced: Priced, choice: np.ndarray, end: float) -> Solution:
         loss = problem.loss_of(choice)
         bound = max(bound, min(loss, relaxation.lower_bound + found.above) - error)
         if not found.proven or found.choice is None:
-            status = Status.TIME_LIMIT if time.monotonic() >= end else Status.WITHIN_GAP
+            status = Status.TIME_LIMIT if found.late else Status.WITHIN_GAP
             return Solution.of(problem, choice, bound, status, NAME)
         if error <= RELATIVE_PRECISION * loss:
             return Solution.of(problem, choice, loss, Status.WITHIN_GAP, NAME)

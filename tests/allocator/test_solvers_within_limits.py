@@ -181,6 +181,23 @@ def test_no_time_at_all(name: str) -> None:
     assert problem.fits(SOLVERS[name](problem, Hull.of(problem)).choice)
 
 
+def test_a_search_that_the_time_limit_ends_says_so_and_by_how_much() -> None:
+    # The loss falls with both amounts alike: far too many choices are nearly the best.
+    size, other = np.random.default_rng(0).integers(10**6, 10**7, (2, 40, 6))
+    problem = Problem(
+        loss=(size.max() - size + other.max() - other) * 1e-7,
+        bytes=size,
+        legal=np.ones(size.shape, bool),
+        parameters=size[:, 0],
+        budget_bytes=int(size.mean(axis=1).sum()),
+        limits=(Limit(name="other", amounts=other, most=int(other.mean(axis=1).sum()), unit=UNIT),),
+    )
+    solution = SOLVERS["milp"](problem, Hull.of(problem), time_limit_s=0.5)
+    assert solution.status is Status.TIME_LIMIT
+    assert 0 < solution.lower_bound < solution.loss
+    assert problem.fits(solution.choice)
+
+
 @pytest.mark.parametrize("name", ["milp", "convex"])
 def test_what_is_too_near_to_tell_is_refused(name: str) -> None:
     # One scheme of each of two rows makes the sum, and misses it by a step in 10^14.
