@@ -49,8 +49,7 @@ class Core:
         keep = keep & (problem.loss - least[:, None] <= (upper - decided) * (1 + ROUNDING))
         keep[np.arange(len(keep)), choice] = True
         rows = np.flatnonzero(keep.sum(axis=1) > 1)
-        every = np.array([problem.bytes, *(limit.amounts for limit in problem.limits)])
-        most = [problem.budget_bytes, *(limit.most for limit in problem.limits)]
+        every = np.array([amounts for amounts, _ in problem.resources])
         loss, sizes = problem.loss[rows], every[:, rows]
         keep = keep[rows] & ~_dominated(np.array([loss, *sizes]), keep[rows])
         loss, sizes = np.where(keep, loss, np.inf), np.where(keep, sizes, _LARGE)
@@ -72,7 +71,10 @@ class Core:
             scheme=scheme,
             loss=np.rint(above / unit).astype(np.int64),
             sizes=extra // np.array(divisors)[:, None],
-            rooms=tuple((m - int(t)) // d for m, t, d in zip(most, taken, divisors, strict=True)),
+            rooms=tuple(
+                (most - int(t)) // divisor
+                for (_, most), t, divisor in zip(problem.resources, taken, divisors, strict=True)
+            ),
             unit=unit,
             base_loss=math.fsum(base),
             rounding=len(rows) * unit / 2,

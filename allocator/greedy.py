@@ -20,8 +20,8 @@ def greedy(
 
     Until the first step that does not fit this is the walk along the hull, whose next vertex is by
     construction the best change of its row; then come the changes that still do. The bound is the
-    relaxation's. Source: Kellerer, Pferschy and Pisinger 2004, "Knapsack Problems", section 11.2,
-    algorithm MCKP-Greedy, which stops at the first step that does not fit.
+    relaxation's. Source: Kellerer, Pferschy and Pisinger 2004, "Knapsack Problems", the chapter on
+    multiple choice, algorithm MCKP-Greedy, which stops at the first step that does not fit.
     """
     began = time.monotonic()
     relaxation = Relaxation.of(problem, hull)

@@ -16,7 +16,7 @@ from bitplan.allocator.core import Core, Found, search
 from bitplan.allocator.prices import best_prices, priced_relaxation
 from bitplan.allocator.problem import Problem, Solution
 from bitplan.allocator.uniform import uniform_choices
-from bitplan.errors import ConflictError, TimeLimitError
+from bitplan.errors import ConflictError, InputError, TimeLimitError
 
 FIRST_ITEMS = 60
 """Schemes of the first core, beside one of each row: few, so that its optimum is found at once."""
@@ -62,7 +62,8 @@ def best_within_limits(
         found = search(core, max(0.01, end - time.monotonic()))
         best = _better(problem, best, found)
         if best is None:
-            _check_unfound(problem, found, is_all=within >= levels[-1])
+            if not found.proven or within >= levels[-1]:
+                raise unfound(problem, proven=found.proven)
             more *= GROWTH
             continue
         loss = problem.loss_of(best)
@@ -86,14 +87,13 @@ def _better(problem: Problem, best: np.ndarray | None, found: Found) -> np.ndarr
     return min(choices, key=problem.loss_of, default=None)
 
 
-def _check_unfound(problem: Problem, found: Found, *, is_all: bool) -> None:
-    """Raise where a core held nothing and no larger one will, or where there is no time for it."""
-    names = ", ".join(["the bytes", *(limit.name for limit in problem.limits)])
-    if not found.proven:
-        raise TimeLimitError(
-            f"The time was up before any plan was found that keeps to {names}, or a proof that "
-            "there is none. Raise the time limit, or loosen one of them."
-        )
-    if is_all:
-        conflict = [limit.name for limit in problem.limits]
-        raise ConflictError(f"No plan keeps to {names} together. Loosen one.", conflict=conflict)
+def unfound(problem: Problem, *, proven: bool) -> InputError:
+    """What to raise where no choice was found: for lack of any, if that is proven, or of time."""
+    names = ", ".join(["the bytes", *problem.limit_names])
+    if proven:
+        message = f"No plan keeps to {names} together. Loosen one."
+        return ConflictError(message, conflict=problem.limit_names)
+    return TimeLimitError(
+        f"The time was up before any plan was found that keeps to {names}, or a proof that there "
+        "is none. Raise the time limit, or loosen one of them."
+    )

@@ -103,9 +103,7 @@ def _search(
     for first, last in itertools.pairwise(begin):
         model.add_exactly_one(items[first:last])
     total = cp_model.LinearExpr.weighted_sum
-    resources = [(problem.bytes, problem.budget_bytes)]
-    resources += [(limit.amounts, limit.most) for limit in problem.limits]
-    for amounts, most in resources:
+    for amounts, most in problem.resources:
         model.add(total(items, amounts[row, scheme].tolist()) <= most)
     if problem.most_schemes is not None:
         used = [model.new_bool_var("") for _ in range(problem.loss.shape[1])]

@@ -54,8 +54,8 @@ def best_prices(problem: Problem, time_limit_s: float) -> np.ndarray:
     from scipy.sparse import csr_array
 
     unit = float(np.median(loss[loss > 0]))
-    sizes = np.array([problem.bytes, *(limit.amounts for limit in problem.limits)])
-    most = np.array([problem.budget_bytes, *(limit.most for limit in problem.limits)], float)
+    sizes = np.array([amounts for amounts, _ in problem.resources])
+    most = np.array([most for _, most in problem.resources], float)
     scale = np.maximum(most, 1.0)
     ones = (np.ones(row.size), (row, np.arange(row.size)))
     found = linprog(

@@ -152,6 +152,12 @@ class Problem:
         """Whether more than the bytes couples the rows, so that not every solver will do."""
         return bool(self.limits) or self.most_schemes is not None
 
+    @property
+    def resources(self) -> list[tuple[np.ndarray, int]]:
+        """Amounts [rows, schemes] and the most of them: of the bytes, then of the other limits."""
+        limits = [(limit.amounts, limit.most) for limit in self.limits]
+        return [(self.bytes, self.budget_bytes), *limits]
+
     def at(self, choice: np.ndarray, values: np.ndarray) -> np.ndarray:
         """The values [rows] at a choice [rows], from `values` [rows, schemes]."""
         return values[np.arange(len(choice)), choice]

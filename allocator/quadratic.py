@@ -140,9 +140,7 @@ def _search(
     products = [model.new_bool_var("") for _ in terms.one]
     taken = [*items, *products]
     _couple(model, items, products, terms)
-    resources = [(problem.bytes, problem.budget_bytes)]
-    resources += [(limit.amounts, limit.most) for limit in problem.limits]
-    for amounts, most in resources:
+    for amounts, most in problem.resources:
         extra = amounts[terms.row, terms.scheme].tolist()
         model.add(cp_model.LinearExpr.weighted_sum(items, extra) <= most)
     if problem.most_schemes is not None:

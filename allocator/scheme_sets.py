@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bitplan.allocator.core import NAME
-from bitplan.allocator.limited import best_at_hand, best_within_limits
+from bitplan.allocator.limited import best_at_hand, best_within_limits, unfound
 from bitplan.allocator.prices import best_prices, priced_relaxation
 from bitplan.allocator.problem import ROUNDING, Problem, Solution, Status
 from bitplan.errors import ConflictError, InfeasibleError, TimeLimitError
@@ -80,7 +80,7 @@ class _Search:
         """Put a node on the heap, unless no plan can be below it."""
         if settled.sum() == self.most:
             allowed = settled
-        part = self._within(allowed)
+        part = among(self.problem, allowed)
         if part is None:
             return
         try:
@@ -107,7 +107,7 @@ class _Search:
 
     def _solve(self, node: Node) -> None:
         """Solve within the schemes of a node, exactly."""
-        part = self._within(node.allowed)
+        part = among(self.problem, node.allowed)
         assert part is not None
         try:
             solution = best_within_limits(part, end=self.end, start=self.best)
@@ -120,25 +120,22 @@ class _Search:
         if solution.loss < self.loss:
             self.best, self.loss = solution.choice, solution.loss
 
-    def _within(self, allowed: np.ndarray) -> Problem | None:
-        """The problem with some of its schemes; None where a row has none of them."""
-        legal = self.problem.legal & allowed
-        if not legal.any(axis=1).all():
-            return None
-        loss = np.where(legal, self.problem.loss, np.inf)
-        return replace(self.problem, loss=loss, legal=legal, most_schemes=None)
-
     def _solution(self) -> Solution:
         is_cut = bool(self.nodes) and self.nodes[0][0] < self.loss * (1 - ROUNDING)
         bound = min(self.cut, self.nodes[0][0]) if is_cut else self.cut
         if self.best is not None:
             status = Status.TIME_LIMIT if is_cut else Status.WITHIN_GAP
             return Solution.of(self.problem, self.best, min(self.loss, bound), status, NAME)
-        names = [f"at most {self.most} schemes", *(limit.name for limit in self.problem.limits)]
-        together = ", ".join(["the bytes", *names])
-        if bound < math.inf:
-            raise TimeLimitError(
-                f"The time was up before any plan was found that keeps to {together}, or a proof "
-                "that there is none. Raise the time limit, or loosen one of them."
-            )
-        raise ConflictError(f"No plan keeps to {together} together. Loosen one.", conflict=names)
+        raise unfound(self.problem, proven=bound == math.inf)
+
+
+def among(problem: Problem, allowed: np.ndarray) -> Problem | None:
+    """The problem with some of its schemes [schemes] and no most number of them.
+
+    None where a row has none of them.
+    """
+    legal = problem.legal & allowed
+    if not legal.any(axis=1).all():
+        return None
+    loss = np.where(legal, problem.loss, np.inf)
+    return replace(problem, loss=loss, legal=legal, most_schemes=None)

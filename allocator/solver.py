@@ -43,7 +43,7 @@ class Solver:
     run: Solve
     exact: bool  # given the time, proves the optimum, but for what its docstring says
     interactions: bool  # honours `Problem.interactions`
-    limits: bool  # keeps to all limits of a problem, not to its bytes alone
+    limits: bool  # keeps to all limits of a problem, most schemes too, not to its bytes alone
 
     def __call__(
         self,
@@ -76,10 +76,11 @@ class Solver:
                 f"{', '.join(problem.limit_names)}. Solve with {able}."
             )
         if problem.interactions is not None and not self.interactions:
+            able = '"quadratic", "descent" or "evolutionary"'
             raise InputError(
                 f"The solver {self.name} takes no interactions between layers, and this problem "
-                'has some. Solve it with "quadratic", "descent" or "evolutionary", or leave them '
-                "out."
+                f"has some. Solve it with {'quadratic' if problem.is_limited else able}, or leave "
+                "them out."
             )
 
 

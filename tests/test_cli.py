@@ -17,7 +17,7 @@ from bitplan import CostTable, Plan, describe
 from bitplan.allocator import PRESETS, SOLVERS
 from bitplan.apply import held_bytes
 from bitplan.cli import main
-from bitplan.cli.options import names_of
+from bitplan.cli.measuring import names_of
 from bitplan.export import load, load_plan
 
 NAMES = ["llama-tied", "gpt2", "mixtral"]

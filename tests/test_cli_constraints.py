@@ -1,9 +1,12 @@
 """What a plan must keep to, as the command line takes it."""
 
 import math
+from dataclasses import fields
+from inspect import signature
 from pathlib import Path
 
 import pytest
+import typer
 
 from bitplan.allocator import (
     AverageBits,
@@ -15,26 +18,14 @@ from bitplan.allocator import (
     Seconds,
     Workspace,
 )
-from bitplan.cli.constraints import constraints_of
+from bitplan.cli.constraints import ConstraintOptions
+from bitplan.cli.groups import grouped
 from bitplan.errors import InputError
 from bitplan.schema import Scheme
 
-NOTHING = {
-    "pins": None,
-    "fuse": False,
-    "floors": None,
-    "ceilings": None,
-    "ties": None,
-    "most_schemes": None,
-    "runtime": None,
-    "average_bits": None,
-    "limits": None,
-    "latency": None,
-}
 
-
-def read(**options) -> Constraints:
-    return constraints_of(**{**NOTHING, **options})
+def read(budget_gb: float | None = math.inf, **options) -> Constraints:
+    return ConstraintOptions(**options).read(budget_gb)
 
 
 def test_nothing_is_no_constraint():
@@ -90,6 +81,32 @@ def test_every_option_is_read(tmp_path):
             Seconds(most=0.25, latencies=latencies),
         ),
     )
+
+
+def test_a_command_takes_its_groups_one_by_one_and_its_function_each_as_one():
+    app, seen = typer.Typer(), []
+
+    @app.command()
+    @grouped
+    def command(*, name: str, given: ConstraintOptions, last: int = 3) -> None:
+        seen.append((name, given, last))
+
+    arguments = ["--pin", "a=int4", "--pin", "b=int8", "--fuse", "--most-schemes", "2"]
+    app(["x", *arguments], standalone_mode=False)
+    pins = ["a=int4", "b=int8"]
+    assert seen == [("x", ConstraintOptions(pins=pins, fuse=True, most_schemes=2), 3)]
+    assert list(signature(command).parameters) == [
+        "name",
+        *(each.name for each in fields(ConstraintOptions)),
+        "last",
+    ]
+
+
+def test_two_options_of_one_name_are_refused():
+    def command(*, pins: str, given: ConstraintOptions) -> None: ...
+
+    with pytest.raises(ValueError, match="duplicate parameter name: 'pins'"):
+        grouped(command)
 
 
 @pytest.mark.parametrize(

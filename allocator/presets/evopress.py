@@ -1,4 +1,4 @@
-"""EvoPress (Sieberling et al. 2024, algorithm 1): a (1 + lambda) evolution by level switches.
+"""EvoPress (Sieberling et al. 2024): a (1 + lambda) evolution by level switches.
 
 As in its code (github.com/IST-DASLab/EvoPress, evo_quant_search.py, group_rule "none"): a mutation
 raises one to three layers by a level (the smaller of two draws) and lowers others until the budget
@@ -51,7 +51,7 @@ EVOPRESS = Preset(
     name="evopress",
     title="EvoPress",
     source="Sieberling, Kuznedelev, Kurtic, Alistarh 2024, EvoPress: Accurate Dynamic Model "
-    "Compression via Evolutionary Search, arXiv 2410.14649, algorithm 1",
+    "Compression via Evolutionary Search, arXiv 2410.14649",
     objective="the fittest of parent and offspring, which differ by a few levels switched",
     estimators=("single_swaps", "gradient_covariance"),
     menu="neighbouring whole numbers of bits",

@@ -2,12 +2,18 @@
 
 The layers of a text-to-image model change either its content (feed-forward and cross-attention) or
 its quality (all others); the sensitivity of the first is measured in SSIM, of the second in SQNR,
-so their numbers cannot be compared. Each group is solved alone, for ten ratios k of the first
-group's mean bits to the second's, and the pair is chosen on the model. As in its code
-(github.com/thu-nics/MixDQ, mixed_precision_scripts/optimize): the groups by name, k from 0.46 to
-1.36. Here one table holds all losses, in one unit, so the pair is chosen by their total; a k beyond
-what a group can use is the nearest that it can; the first group has all 2, 4 and 8 bits there and
-the second 4 and 8, here both have the table's menu.
+one layer quantized at a time, so their numbers cannot be compared. Each group is solved alone, for
+ten ratios k of the first group's mean bits to the second's, and the pair is chosen on the model. As
+in its code (github.com/thu-nics/MixDQ, mixed_precision_scripts: optimize/integer_programming.py and
+mixed_precision_search.md), whose search for weights this is: the groups by name, k from 0.46 to
+1.36.
+
+What differs: both metrics are better where they are higher, so there the sum is maximised; here one
+table holds all losses, in one unit, so sums are minimised and the pair is chosen by their total.
+There ten totals up to the target are tried as well, mean bits are held to within 0.02, and a k
+beyond what a group can use is passed over; here the budget is the total, a limit from above, and
+such a k is the nearest that the group can use. The first group has 2, 4 and 8 bits there and the
+second 4 and 8; here both have the table's menu.
 """
 
 from collections.abc import Iterator
@@ -80,7 +86,7 @@ MIXDQ = Preset(
     name="mixdq",
     title="MixDQ",
     source="Zhao, Ning, Fang, Liu et al. 2024, MixDQ: Memory-Efficient Few-Step Text-to-Image "
-    "Diffusion Models with Metric-Decoupled Mixed Precision Quantization, arXiv 2405.17873",
+    "Diffusion Models with Metric-Decoupled Mixed Precision Quantization, ECCV, arXiv 2405.17873",
     objective="for each of two groups, the sum of its sensitivities; the best of ten splits",
     estimators=("single_swaps",),
     menu="2, 4 and 8 bits",

@@ -1,9 +1,9 @@
 """EvoPress: mutate the best plan by balanced level switches, keep the best of the offspring.
 
 Source: Sieberling et al. 2024, "EvoPress: Accurate Dynamic Model Compression via Evolutionary
-Search", arXiv 2410.14649, algorithm 1: (1 + lambda) with elitism; a switch raises one layer a level
-and lowers another of the same size; selection goes through stages of more and more tokens, drawn
-anew in every generation, the parent taking part in the last.
+Search", arXiv 2410.14649: (1 + lambda) with elitism; a switch raises one layer a level and lowers
+another of the same size; selection goes through stages of more and more tokens, drawn anew in every
+generation, the parent taking part in the last.
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
 """Selection in stages: many candidates on few tokens, the survivors on more.
 
-Source: EvoPress (Sieberling et al. 2024, arXiv 2410.14649), section 3. All candidates of a stage
-are measured on the same sequences, so that what is compared are pairs.
+Source: EvoPress (Sieberling et al. 2024, arXiv 2410.14649), its multi-step selection. All
+candidates of a stage are measured on the same sequences, so that what is compared are pairs.
 """
 
 from collections.abc import Sequence

@@ -9,9 +9,10 @@ from bitplan.cli.demo import demo
 from bitplan.cli.describe import describe
 from bitplan.cli.evaluate import evaluate
 from bitplan.cli.explain import explain
+from bitplan.cli.frontier import frontier
 from bitplan.cli.measure import measure
 from bitplan.cli.presets import presets
-from bitplan.cli.solve import frontier, solve
+from bitplan.cli.solve import solve
 
 app = typer.Typer(
     name="bitplan",

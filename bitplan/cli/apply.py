@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from bitplan.cli.options import AsJson, Model, Workdir, sources_of
+from bitplan.cli.measuring import sources_of
+from bitplan.cli.options import AsJson, Model, Workdir
 from bitplan.cli.show import show
 from bitplan.console import Bars
 from bitplan.errors import ModelError

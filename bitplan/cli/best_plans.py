@@ -6,27 +6,17 @@ from typing import Annotated
 
 import typer
 
-from bitplan.cli.constraints import (
-    AverageBits,
-    Ceilings,
-    Floors,
-    Fuse,
-    LatencyFile,
-    Limits,
-    MostSchemes,
-    OptionalBudgetGb,
-    Pins,
-    Runtime,
-    Ties,
-    constraints_of,
-)
+from bitplan.cli.constraints import ConstraintOptions, OptionalBudgetGb
+from bitplan.cli.groups import grouped
 from bitplan.cli.options import AsJson, TableFile
 from bitplan.cli.show import show
 from bitplan.files import check_writable
 from bitplan.schema import CostTable
 
 
+@grouped
 def best_plans(
+    *,
     table: TableFile,
     budget_gb: OptionalBudgetGb = None,
     count: Annotated[int, typer.Option(min=1, help="How many plans.")] = 5,
@@ -36,35 +26,14 @@ def best_plans(
     folder: Annotated[
         Path, typer.Option("--out", help="Folder for plan-1.json, plan-2.json, ...")
     ] = Path(),
-    pins: Pins = None,
-    fuse: Fuse = False,
-    floors: Floors = None,
-    ceilings: Ceilings = None,
-    ties: Ties = None,
-    most_schemes: MostSchemes = None,
-    runtime: Runtime = None,
-    average_bits: AverageBits = None,
-    limits: Limits = None,
-    latency: LatencyFile = None,
+    given: ConstraintOptions,
     as_json: AsJson = False,
 ) -> None:
     """The best plans of a budget, the best first: all there are, or the best that differ."""
     from bitplan.allocator import best_plans
     from bitplan.report import plans_table
 
-    constraints = constraints_of(
-        pins=pins,
-        fuse=fuse,
-        floors=floors,
-        ceilings=ceilings,
-        ties=ties,
-        most_schemes=most_schemes,
-        runtime=runtime,
-        average_bits=average_bits,
-        limits=limits,
-        latency=latency,
-        budget_gb=budget_gb,
-    )
+    constraints = given.read(budget_gb)
     files = [folder / f"plan-{number}.json" for number in range(1, count + 1)]
     check_writable(*files)
     costs = CostTable.load(table)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,88 +31,94 @@ Pins = Annotated[
     ),
 ]
 Fuse = Annotated[bool, typer.Option("--fuse", help="One scheme for q, k, v and for gate, up.")]
-Floors = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--floor",
-        metavar="LAYER=BITS",
-        help="The fewest bits per weight, scales included, or a scheme's; as '*.v_proj=int4g64'.",
-    ),
-]
-Ceilings = Annotated[
-    list[str] | None,
-    typer.Option("--ceiling", metavar="LAYER=BITS", help="The most bits per weight, likewise."),
-]
-Ties = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--tie", metavar="LAYERS", help="One scheme for all that match, as '*.q_proj|*.k_proj'."
-    ),
-]
-MostSchemes = Annotated[
-    int | None, typer.Option(min=1, help="Different schemes in the plan at most.")
-]
-Runtime = Annotated[
-    str | None,
-    typer.Option(help="Only schemes that it can load: bitplan (all) or torch-cpu (fast on a CPU)."),
-]
-AverageBits = Annotated[
-    float | None,
-    typer.Option(help="At most, over all weights with a scheme; 8 x bytes / weights."),
-]
-Limits = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--limit",
-        metavar="NAME=MOST",
-        help="weight_bytes, cache_bytes, workspace_bytes, read_bytes or bit_ops (for one token), "
-        "seconds; cache_bytes@CONTEXTxBATCH for less than was measured, bit_ops@BITS for so many "
-        "activation bits, bit_ops@weights for as many as the weights have.  [default: the dtype's]",
-    ),
-]
-LatencyFile = Annotated[
-    Path | None,
-    typer.Option("--latency", help="JSON with the seconds of layers in schemes, for seconds."),
-]
 
 
-def constraints_of(
-    *,
-    pins: list[str] | None,
-    fuse: bool,
-    floors: list[str] | None,
-    ceilings: list[str] | None,
-    ties: list[str] | None,
-    most_schemes: int | None,
-    runtime: str | None,
-    average_bits: float | None,
-    limits: list[str] | None,
-    latency: Path | None,
-    budget_gb: float | None = math.inf,
-) -> "Constraints":
-    """What the options say. Raises `InputError`, also where neither budget nor limit is given."""
-    from bitplan.allocator import AverageBits, Constraints
+@dataclass(frozen=True, kw_only=True)
+class ConstraintOptions:
+    """The group of those that say what a plan must keep to."""
 
-    resources = [_resource(name, most, latency) for name, most in _pairs("limit", limits).items()]
-    if average_bits is not None:
-        resources.insert(0, AverageBits(most=average_bits))
-    if budget_gb is None and not resources:
-        raise InputError(
-            "Nothing says how small the model must be. Give --budget-gb, or --average-bits or "
-            "--limit."
+    pins: Pins = None
+    fuse: Fuse = False
+    floors: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--floor",
+            metavar="LAYER=BITS",
+            help="The fewest bits per weight, scales included, or a scheme's; as "
+            "'*.v_proj=int4g64'.",
+        ),
+    ] = None
+    ceilings: Annotated[
+        list[str] | None,
+        typer.Option("--ceiling", metavar="LAYER=BITS", help="The most bits per weight, likewise."),
+    ] = None
+    ties: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tie",
+            metavar="LAYERS",
+            help="One scheme for all that match, as '*.q_proj|*.k_proj'.",
+        ),
+    ] = None
+    most_schemes: Annotated[
+        int | None, typer.Option(min=1, help="Different schemes in the plan at most.")
+    ] = None
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            help="Only schemes that it can load: bitplan (all) or torch-cpu (fast on a CPU)."
+        ),
+    ] = None
+    average_bits: Annotated[
+        float | None,
+        typer.Option(help="At most, over all weights with a scheme; 8 x bytes / weights."),
+    ] = None
+    limits: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--limit",
+            metavar="NAME=MOST",
+            help="weight_bytes, cache_bytes, workspace_bytes, read_bytes or bit_ops (for one "
+            "token), seconds; cache_bytes@CONTEXTxBATCH for less than was measured, bit_ops@BITS "
+            "for so many activation bits, bit_ops@weights for as many as the weights have.  "
+            "[default: the dtype's]",
+        ),
+    ] = None
+    latency: Annotated[
+        Path | None,
+        typer.Option("--latency", help="JSON with the seconds of layers in schemes, for seconds."),
+    ] = None
+
+    def read(self, budget_gb: float | None = math.inf) -> "Constraints":
+        """What the options say.
+
+        Raises `InputError`, also where neither the budget, None then, nor a limit is given.
+        """
+        from bitplan.allocator import AverageBits, Constraints
+
+        limits = _pairs("limit", self.limits)
+        resources = [_resource(name, most, self.latency) for name, most in limits.items()]
+        if self.average_bits is not None:
+            resources.insert(0, AverageBits(most=self.average_bits))
+        if budget_gb is None and not resources:
+            raise InputError(
+                "Nothing says how small the model must be. Give --budget-gb, or --average-bits or "
+                "--limit."
+            )
+        if self.latency is not None and "seconds" not in limits:
+            raise InputError(
+                f"{self.latency} limits nothing. Add --limit seconds=MOST, or leave it out."
+            )
+        return Constraints(
+            pins=pins_of(self.pins),
+            floors=_bits("floor", self.floors),
+            ceilings=_bits("ceiling", self.ceilings),
+            ties=tuple(tie.split("|") for tie in self.ties or ()),
+            fuse=self.fuse,
+            most_schemes=self.most_schemes,
+            runtime=self.runtime,
+            limits=tuple(resources),
         )
-    if latency is not None and not any(name.startswith("seconds=") for name in limits or ()):
-        raise InputError(f"{latency} limits nothing. Add --limit seconds=MOST, or leave it out.")
-    return Constraints(
-        pins=pins_of(pins),
-        floors=_bits("floor", floors),
-        ceilings=_bits("ceiling", ceilings),
-        ties=tuple(tie.split("|") for tie in ties or ()),
-        fuse=fuse,
-        most_schemes=most_schemes,
-        runtime=runtime,
-        limits=tuple(resources),
-    )
 
 
 def pins_of(texts: list[str] | None) -> dict[str, list[str]]:

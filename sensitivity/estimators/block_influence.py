@@ -1,6 +1,6 @@
 """How much a block changes what passes through it: its score times the relative weight error.
 
-Layer input modification, the first score of Layer-Wise Quantization (Dumitru et al., 2024, eq. 1):
+Layer input modification, the first score of Layer-Wise Quantization (Dumitru et al., 2024):
 minus the cosine of a block's input and output, here 1 - cosine so that it is a factor. Forward
 passes alone; no unit of loss.
 """

@@ -16,7 +16,7 @@ class FisherDiagonal(AbstractEstimator):
     """1/2 sum F dW^2, with F_oi = 1/T sum_t g_to^2 x_ti^2.
 
     The empirical Fisher token by token with the data's labels, the true one with labels sampled
-    from the model (Kunstner et al., 2019); compare LQ-LoRA, Guo et al., 2023, eq. 5.
+    from the model (Kunstner et al., 2019); compare LQ-LoRA, Guo et al., 2023.
     """
 
     labels: str = "data"

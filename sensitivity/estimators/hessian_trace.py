@@ -1,6 +1,6 @@
 """The mean eigenvalue of each layer's Hessian, by Hutchinson's estimator.
 
-HAWQ-V2 (Dong et al., 2020, eq. 3): a layer's perturbation costs 1/2 (tr(H)/n) |dW|^2, with H the
+HAWQ-V2 (Dong et al., 2020): a layer's perturbation costs 1/2 (tr(H)/n) |dW|^2, with H the
 Hessian of the loss in its n weights, and tr(H) = E v'Hv for random signs v.
 """
 

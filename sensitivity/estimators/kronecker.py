@@ -9,7 +9,7 @@ from bitplan.sensitivity.losses import Losses
 
 
 class Kronecker(AbstractEstimator):
-    """1/2 <G dW A, dW>, with A = 1/T sum_t x_t x_t' and G = 1/T sum_t g_t g_t' (eq. 1).
+    """1/2 <G dW A, dW>, with A = 1/T sum_t x_t x_t' and G = 1/T sum_t g_t g_t'.
 
     Inputs and gradients are taken to be independent, which the tokens that attention gathers on
     are not.

@@ -25,7 +25,7 @@ ROWS_COMPARED = 1024
 class WeightOutliers(AbstractEstimator):
     """Share of weights whose z-score is above 1, times |dW|^2 / |W|^2.
 
-    The z-score distribution of Layer-Wise Quantization (Dumitru et al., 2024, section 3.2); reads
+    The z-score distribution of Layer-Wise Quantization (Dumitru et al., 2024); reads
     the weights alone.
     """
 
@@ -40,7 +40,7 @@ class WeightOutliers(AbstractEstimator):
 
 
 class OutlierRatio(AbstractEstimator):
-    """1 + OWL's layer-wise outlier ratio (Yin et al., 2023, eq. 2), times |dW|^2 / |W|^2.
+    """1 + OWL's layer-wise outlier ratio (Yin et al., 2023), times |dW|^2 / |W|^2.
 
     The ratio is the share of |W_oi| |x_i| above 5 times their mean; |x_i| is the norm of input i
     (arXiv:2310.05175). The paper ranks layers by it, and lets their sparsity differ by some percent

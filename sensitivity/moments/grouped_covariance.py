@@ -1,6 +1,6 @@
 """The gradient-weighted input covariance, one for each group of consecutive outputs.
 
-GuidedQuant (Kim et al., 2025, eq. 8) averages the squared gradient over groups of outputs: more
+GuidedQuant (Kim et al., 2025) averages the squared gradient over groups of outputs: more
 groups are closer to one H for each output, and take as many times the memory.
 """
 

@@ -1,6 +1,7 @@
 """The parts of the search: what is near, what is believed, what is an exchange, what is luck."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -100,6 +101,31 @@ def test_doubt_comes_back_and_draws_differ():
     random = np.random.default_rng(0)
     assert (belief.draw(random) != belief.draw(random)).any()
     assert belief.mean.size < MAX_ITEMS
+
+
+@pytest.mark.parametrize("jitter", [surrogate.JITTER, -1e-3], ids=["cholesky", "eigenvectors"])
+def test_draws_are_of_the_covariance_and_what_is_certain_stays(jitter, monkeypatch):
+    monkeypatch.setattr(surrogate, "JITTER", jitter)
+    problem, around = problem_of(), np.ones(ROWS, int)
+    loss = problem.loss.copy()
+    loss[1] = 0.0
+    problem = replace(problem, loss=loss)
+    belief = surrogate_of(problem)
+    change = np.zeros(loss.shape)
+    change[3:] = np.nan
+    belief.see_changes(around, change, np.zeros(loss.shape))
+    random = np.random.default_rng(0)
+    drawn = np.array([belief.draw(random) for _ in range(4000)])
+    items = drawn[:, belief.index >= 0] - belief.mean
+    deviation = np.sqrt(np.maximum(belief.covariance.diagonal(), 0)) + 1e-6
+    scale = np.outer(deviation, deviation)
+    np.testing.assert_allclose(
+        (items.T @ items / len(drawn)) / scale, belief.covariance / scale, atol=0.1
+    )
+    np.testing.assert_allclose(drawn[:, 1], 0, atol=1e-7)
+    # Seen without error to change nothing: equal in every draw, but for the jitter.
+    apart = drawn[:, 0] - drawn[:, 0, :1]
+    assert np.abs(apart).max() < 1e-3 * problem.loss[0].max()
 
 
 def test_exchanges_are_ranked_fit_and_share_no_row():
