@@ -9,6 +9,7 @@ from bitplan.errors import ModelError
 from bitplan.models import Inputs
 from bitplan.pipeline.evaluator import ModelEvaluator
 from bitplan.pipeline.judge import Judge
+from bitplan.pipeline.rivals import best_rival, rivals
 from bitplan.pipeline.settings import Settings
 from bitplan.pipeline.workspace import Workspace
 from bitplan.progress import Progress
@@ -25,10 +26,16 @@ def verified(
     settings: Settings,
     progress: Progress,
 ) -> Plan:
-    """The best measured of the solved, the given, the refined and the uniform plans."""
+    """The best measured of the solved, the given, the refined, the uniform and one rival's plans.
+
+    Each of them takes a pass over the held-out tokens, so of the rivals (`rivals`) only the best is
+    judged: by the search tokens where there was a search, else by the table.
+    """
     sets = {"search": tokens.search, "held_out": tokens.held_out}
     judge = Judge(workspace=workspace, meter=meter, tokens=sets, progress=progress)
-    interrupted = False
+    found, interrupted = None, False
+    # While the weights are the model's own.
+    others = rivals(workspace, table, solved, meter, tokens, settings, progress)
     with judge.borrowed():
         plans = {"solved": solved}
         given = [_recosted(plan, table, solved.budget_bytes) for plan in settings.starts]
@@ -40,6 +47,7 @@ def verified(
                 [solved, *given],
                 ModelEvaluator(judge=judge, table=table),
                 tokens=settings.refine_tokens,
+                others=others,
                 method=settings.search,
                 constraints=settings.all_constraints,
                 seed=settings.seed,
@@ -50,6 +58,9 @@ def verified(
         budget = Budget(bytes=solved.budget_bytes)
         for plan in uniforms(table, budget, settings.all_constraints):
             plans[plan.solver] = plan
+        rival = best_rival(others, found)
+        if rival is not None:
+            plans[rival.solver] = rival
         best = _best(plans, judge)
     if interrupted and INTERRUPTED not in best.status:
         best = best.model_copy(update={"status": f"{best.status} {INTERRUPTED}"})
