@@ -80,8 +80,8 @@ def _recosted(plan: Plan, table: CostTable, budget_bytes: int) -> Plan:
 
 def _best(plans: Mapping[str, Plan], judge: Judge) -> Plan:
     measured = {}
-    for name, plan in plans.items():
-        found = judge.measure(plan.schemes, "held_out")
+    every = judge.measure_many([plan.schemes for plan in plans.values()], "held_out")
+    for (name, plan), found in zip(plans.items(), every, strict=True):
         if not found.is_finite:  # nothing to rank
             continue
         measured[name] = Measured(
