@@ -1,6 +1,7 @@
 """The KL of whole plans, measured on the model itself with its weights swapped."""
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from bitplan.pipeline.workspace import Workspace, short_digest
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Layer, Scheme
 from bitplan.sensitivity import Meter
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -127,6 +130,7 @@ class Judge:
             several = crew.measure(assignments, reference, sequences, self.progress)
         for assignment, found in zip_longest(assignments, several):
             if found is None:
+                self._leave_crew()
                 self.swap(assignment)
                 found = self._compare(assignment, reference, sequences)
             yield found
@@ -145,7 +149,17 @@ class Judge:
                 tokens=sum(Inputs.of(tokens).tokens for tokens in self.tokens.values()),
             )
             self._is_alone = self._crew is None
-        return self._crew
+        return None if self._is_alone else self._crew
+
+    def _leave_crew(self) -> None:
+        """What a crew gives back undone is done here, and it is not asked again."""
+        if not self._is_alone:
+            self._is_alone = True
+            log.warning(
+                "A worker cannot see the model's weights in %s, so plans are measured here. Choose "
+                "the engine processes, or a cluster of this machine alone.",
+                self.workspace.folder,
+            )
 
     def path(
         self, kind: str, tokens: Inputs, assignment: Mapping[str, Scheme], *of: object

@@ -16,8 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bitplan.errors import OutputError
-
 ALIGNED = 64
 """Bytes that torch aligns tensors to. Arithmetic on others may round in another order."""
 
@@ -45,7 +43,7 @@ def share(model: nn.Module, skeleton: Path, copies: Sequence[Path]) -> None:
     """Write a model without its tensors into one file, and them, as they are now, into others.
 
     Raises `NotShared` for a model that cannot be pickled, is made of classes that no other process
-    can import, or has tensors that are not plain ones on the CPU; `OutputError` for a full disk.
+    can import, or has tensors that are not plain ones on the CPU, and for a full disk.
     """
     _check(model)
     content = io.BytesIO()
@@ -53,17 +51,16 @@ def share(model: nn.Module, skeleton: Path, copies: Sequence[Path]) -> None:
     try:
         pickler.dump(model)
     except (pickle.PicklingError, AttributeError, TypeError, RecursionError) as error:
-        raise NotShared(f"{type(model).__name__} cannot be sent to a process: {error}") from error
+        raise NotShared(f"{type(model).__name__} cannot be sent to a process: {error}.") from error
     pickler.check_apart()
     try:
         skeleton.write_bytes(pickle.dumps((pickler.places, content.getvalue())))
         for path in copies:
             pickler.write(path)
     except OSError as error:
-        raise OutputError(
-            f"Cannot write {bytes_of(model):,} bytes of weights to {skeleton.parent}, where "
-            f"processes are to share them: {error.strerror}. Free some space, or choose the engine "
-            "serial."
+        raise NotShared(
+            f"Copies of {bytes_of(model):,} bytes cannot be written to {skeleton.parent}: "
+            f"{error.strerror}."
         ) from error
 
 

@@ -10,7 +10,6 @@ from torch import nn
 
 from bitplan import Budget, allocate, describe
 from bitplan.calibration import Sizes, TokenSets
-from bitplan.errors import OutputError
 from bitplan.evaluate import divergence
 from bitplan.models import Inputs, find_layers, read_outputs, weight_of
 from bitplan.pipeline import Settings, Workspace, crew
@@ -21,6 +20,7 @@ from bitplan.pipeline.stages import measure_in
 from bitplan.progress import quiet
 from bitplan.schema import Scheme
 from bitplan.sensitivity import AbstractEngine, choose_workers, get_engine
+from bitplan.sensitivity.engines.processes import Processes
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ SCHEMES = ["int2", "int3", "int4", "int8s"]
 def engine() -> Iterator[AbstractEngine]:
     """Two workers for all tests here: to start them takes seconds."""
 
-    class Kept(type(get_engine("processes"))):
+    class Kept(Processes):
         def stop(self) -> None:
             pass
 
@@ -118,23 +118,18 @@ def test_the_same_numbers_as_one_after_another(name, dtype, tiny_model, tmp_path
 
 def test_cached_keys_and_values_are_rounded_there_too(tiny_model, tmp_path, engine):
     model = tiny_model("llama", torch.bfloat16)
-    found = []
-    for folder in ("alone", "crew"):
-        with judge_of(model, tmp_path / folder, engine="serial", context=16) as judge:
-            [plan] = plans_of(judge, 1)
-            plan |= {
-                f"model.layers.{i}.self_attn.{kv}": Scheme.parse("int2")
-                for i in (0, 1)
-                for kv in ("keys", "values")
-            }
-            if folder == "crew":
-                with with_crew(judge, engine):
-                    found.append(judge.measure(plan, "search").kl)
-            else:
-                found.append(judge.measure(plan, "search").kl)
-                plain = judge.measure(plans_of(judge, 1)[0], "search").kl
-    np.testing.assert_array_equal(found[0], found[1])
-    assert (found[0] != plain).all()
+    cached = [f"model.layers.{i}.self_attn.{kind}" for i in (0, 1) for kind in ("keys", "values")]
+    with judge_of(model, tmp_path / "alone", engine="serial", context=16) as judge:
+        [plain] = plans_of(judge, 1)
+        plan = plain | dict.fromkeys(cached, Scheme.parse("int2"))
+        alone, without = (judge.measure(each, "search").kl for each in (plan, plain))
+    with (
+        judge_of(model, tmp_path / "crew", engine="serial", context=16) as judge,
+        with_crew(judge, engine),
+    ):
+        found = judge.measure(plan, "search").kl
+    np.testing.assert_array_equal(found, alone)
+    assert (alone != without).all()
 
 
 def test_an_interrupt_between_batches_leaves_no_result_of_another_plan(
@@ -162,7 +157,9 @@ def test_an_interrupt_between_batches_leaves_no_result_of_another_plan(
         np.testing.assert_array_equal(one.kl, other.kl)
 
 
-def test_who_has_not_got_the_model_leaves_it_to_this_process(tiny_model, tmp_path, monkeypatch):
+def test_who_has_not_got_the_model_leaves_it_to_this_process(
+    tiny_model, tmp_path, monkeypatch, caplog
+):
     model = tiny_model("llama", torch.bfloat16)
     monkeypatch.setattr(crew.socket, "gethostname", iter("abcdefghijklmnopqrstuvwxyz").__next__)
     with judge_of(model, tmp_path, engine="serial") as judge:
@@ -172,6 +169,8 @@ def test_who_has_not_got_the_model_leaves_it_to_this_process(tiny_model, tmp_pat
             none = list(found.measure(plans, judge.reference("search"), sequences, quiet))
             assert none == [None, None]
             known = judge.measure_many(plans, "search")
+            assert judge._is_alone  # nor is anybody asked again
+            assert "cannot see the model's weights" in caplog.text
     assert all(np.isfinite(one.kl).all() for one in known)
     assert (known[0].kl != known[1].kl).all()
 
@@ -214,7 +213,7 @@ class TestSharedModel:
         refused(script(2, 2), "is of a script")
 
     def test_a_place_that_cannot_be_written_to(self, tmp_path):
-        with pytest.raises(OutputError, match="processes are to share them: No such file"):
+        with pytest.raises(NotShared, match=r"cannot be written to .*: No such file"):
             share(nn.Linear(2, 2), tmp_path / "no" / "model", [tmp_path / "no" / "a"])
 
 
