@@ -40,7 +40,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     when the disk is full or the place is not writable; `path` is then as it was before.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
         make_folder(path.parent)
         # By name: a glob takes milliseconds where there are many files.
@@ -55,6 +55,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # there may be no such folder, which was said above
             temporary.unlink()
+
+
+def temporary_name(path: Path) -> Path:
+    """Beside a path; what is there is removed some day, should this process not do it itself."""
+    return path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.tmp")
 
 
 def remove_stale(folder: Path) -> None:

@@ -2,8 +2,10 @@
 
 from bitplan.sensitivity.caches import cache_rows as cache_rows
 from bitplan.sensitivity.engines import ENGINES as ENGINES
+from bitplan.sensitivity.engines import AbstractEngine as AbstractEngine
 from bitplan.sensitivity.engines import check_engine as check_engine
 from bitplan.sensitivity.engines import choose_engine as choose_engine
+from bitplan.sensitivity.engines import choose_workers as choose_workers
 from bitplan.sensitivity.engines import get_engine as get_engine
 from bitplan.sensitivity.estimators import AUTO as AUTO
 from bitplan.sensitivity.estimators import ESTIMATORS as ESTIMATORS

@@ -11,9 +11,14 @@ from bitplan.allocator.plan import plan_of
 from bitplan.allocator.problem import Problem
 from bitplan.allocator.search.evaluator import Evaluator
 from bitplan.allocator.search.evopress import evopress
-from bitplan.allocator.search.informed import informed
+from bitplan.allocator.search.informed import FEW, informed
 from bitplan.allocator.search.ledger import Ledger, Spent
-from bitplan.allocator.search.proposals import known_choice, proposals, uniforms
+from bitplan.allocator.search.proposals import (
+    known_choice,
+    most_proposals,
+    proposals,
+    uniforms,
+)
 from bitplan.allocator.search.quest import Quest, groups_of
 from bitplan.errors import InputError
 from bitplan.progress import Progress, quiet
@@ -30,6 +35,8 @@ class Found:
     """The best plan that a search found, and what it took.
 
     `kl` and `start_kl` are on the tokens of the search: of the plan, and of that to improve.
+    `ranked` are the plans given to begin with that were measured, the lowest KL first on the
+    sequences that all of them were measured on.
     """
 
     plan: Plan
@@ -39,6 +46,7 @@ class Found:
     measured: int
     accepted: int
     interrupted: bool
+    ranked: tuple[Plan, ...]
 
 
 def search(
@@ -47,6 +55,7 @@ def search(
     evaluator: Evaluator,
     *,
     tokens: int,
+    others: Sequence[Plan] = (),
     method: str = "auto",
     pins: Pins | None = None,
     fuse: bool = False,
@@ -64,6 +73,7 @@ def search(
             returned where nothing is better by more than noise.
         evaluator: measures plans, always on the same tokens.
         tokens: how many may go through the model; a pass forward and back counts three times.
+        others: more plans to begin with, tried where the tokens allow it.
         method: a name of `SEARCHES`.
         pins: as for `solve`.
         fuse: as for `solve`.
@@ -80,10 +90,18 @@ def search(
     # How layers interact is what the model itself tells.
     problem = Problem.of(table, starts[0].budget_bytes, constraints=given).alone()
     ledger = Ledger(problem=problem, evaluator=evaluator, limit=tokens, progress=progress)
+    first_look = _first_look(evaluator, method)
     quest = Quest(
         problem=problem,
         ledger=ledger,
-        starts=proposals(table, problem, starts, given),
+        starts=proposals(
+            table,
+            problem,
+            starts,
+            others,
+            given,
+            most=most_proposals(tokens, first_look, evaluator.tokens_each),
+        ),
         groups=groups_of(problem, [row.layer for row in table.rows]),
         random=np.random.default_rng(seed),
     )
@@ -98,7 +116,8 @@ def search(
     except KeyboardInterrupt:
         interrupted = True
     progress("refine", tokens, tokens)
-    return _found(table, starts[0], given, quest, interrupted)
+    ranked = _ranked(quest, [*starts, *others], first_look)
+    return _found(table, starts[0], given, quest, interrupted, ranked)
 
 
 def check_search(method: str) -> None:
@@ -107,8 +126,30 @@ def check_search(method: str) -> None:
         raise InputError(f"There is no search {method!r}. Choose one of {', '.join(SEARCHES)}.")
 
 
+def _first_look(evaluator: Evaluator, method: str) -> int:
+    """Sequences that a method measures every proposal on."""
+    return evaluator.sequences if method == "evopress" else max(1, evaluator.sequences // FEW)
+
+
+def _ranked(quest: Quest, plans: Sequence[Plan], sequences: int) -> tuple[Plan, ...]:
+    """Those that were measured on the first so many sequences, the lowest mean KL there first."""
+    keys = [known_choice(quest.problem, plan).tobytes() for plan in plans]
+    found = [
+        (float(kl[:sequences].mean()), plan)
+        for key, plan in zip(keys, plans, strict=True)
+        if (kl := quest.ledger.kl_of.get(key)) is not None
+    ]
+    measured = [(kl, plan) for kl, plan in found if not np.isnan(kl)]
+    return tuple(plan for _, plan in sorted(measured, key=lambda pair: pair[0]))
+
+
 def _found(
-    table: CostTable, start: Plan, constraints: Constraints, quest: Quest, interrupted: bool
+    table: CostTable,
+    start: Plan,
+    constraints: Constraints,
+    quest: Quest,
+    interrupted: bool,
+    ranked: tuple[Plan, ...],
 ) -> Found:
     ledger, plan = quest.ledger, start
     kl = ledger.known(quest.incumbent).mean()
@@ -137,4 +178,5 @@ def _found(
         measured=len(ledger.kl_of),
         accepted=quest.accepted,
         interrupted=interrupted,
+        ranked=ranked,
     )

@@ -29,7 +29,7 @@ def allocate(
     preset: Preset = None,
     refine_tokens: Annotated[
         int, typer.Option(min=0, help="Tokens that refinement may run; 0: none.")
-    ] = 50_000,
+    ] = 20_000,
     search: Annotated[
         str, typer.Option(help=f"How refinement searches: {', '.join(SEARCHES)}.")
     ] = "auto",

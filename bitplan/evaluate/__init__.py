@@ -2,6 +2,7 @@
 
 from bitplan.evaluate.divergence import Divergence as Divergence
 from bitplan.evaluate.divergence import Reference as Reference
+from bitplan.evaluate.divergence import batches as batches
 from bitplan.evaluate.divergence import compare as compare
 from bitplan.evaluate.divergence import make_reference as make_reference
 from bitplan.evaluate.evaluate import Report as Report

@@ -71,6 +71,19 @@ class Reference:
         """Of the reference model, if it predicts next tokens."""
         return _perplexity(self.nll)
 
+    def part(self, sequences: Sequence[int]) -> "Reference":
+        """Of some sequences, in memory: it can be sent to another process."""
+        chosen = list(sequences)
+        values = self.values()[chosen]
+        return Reference(
+            inputs=self.inputs[chosen],
+            stored=values.view(torch.uint8).flatten().numpy(),
+            shape=tuple(values.shape),
+            dtype=self.dtype,
+            says=self.says,
+            nll=None if self.nll is None else self.nll[chosen],
+        )
+
     def values(self) -> Float[Tensor, "sequences positions width"]:
         """Mapped from the file."""
         return torch.from_numpy(self.stored).view(self.dtype).reshape(self.shape)
@@ -158,17 +171,22 @@ def gaussian_kl(
     return (error / (2 * reference.square().mean()).clamp_min(1e-30)).item()
 
 
+def batches(inputs: Inputs) -> list[slice]:
+    """The sequences that go through a model at once."""
+    each = BATCH_TOKENS if inputs.ids is None else inputs.tokens_each
+    step = max(1, BATCH_TOKENS // each)
+    return [slice(start, start + step) for start in range(0, len(inputs), step)]
+
+
 def _forward(
     model: nn.Module, inputs: Inputs, progress: Progress, stage: str
 ) -> Iterator[tuple[Inputs, Outputs]]:
-    each = BATCH_TOKENS if inputs.ids is None else inputs.tokens_each
-    step = max(1, BATCH_TOKENS // each)
-    batches = -(-len(inputs) // step)
-    for done in range(batches):
-        progress(stage, done, batches)
-        batch = inputs[done * step : (done + 1) * step]
+    parts = batches(inputs)
+    for done, part in enumerate(parts):
+        progress(stage, done, len(parts))
+        batch = inputs[part]
         yield batch, read_outputs(model, batch)
-    progress(stage, batches, batches)
+    progress(stage, len(parts), len(parts))
 
 
 def _check_alike(outputs: Outputs, reference: Reference) -> None:

@@ -74,7 +74,7 @@ class ModelEvaluator:
         self, assignments: Sequence[Assignment], sequences: Sequence[int]
     ) -> list[np.ndarray]:
         """Of each plan the KL [sequences]."""
-        return [self.judge.measure(each, self.name, sequences).kl for each in assignments]
+        return [found.kl for found in self.judge.measure_many(assignments, self.name, sequences)]
 
     def slopes(self, assignment: Assignment, lessons: Sequence[int]) -> Slopes:
         """What every change of a weight would do; what is found of each sequence is kept."""

@@ -61,9 +61,12 @@ class Settings:
         context: tokens of each sequence whose keys and values the budget holds too; 0: none.
         batch: sequences whose keys and values it holds.
         cache_schemes: names of the schemes for them; None: 2, 4 and 8 bits, and as they are.
-        engine: who renders and judges: "auto", a name of `bitplan.sensitivity.ENGINES`, or the
-            address of a Ray cluster, as "ray://host:port". The table is the same, byte for byte.
-        workers: processes, or tasks on a cluster at a time; None: as many as there are cores.
+        engine: who renders and judges, and measures plans: "auto", a name of
+            `bitplan.sensitivity.ENGINES`, or the address of a Ray cluster, as "ray://host:port".
+            Table and plan are the same, byte for byte.
+        workers: processes, or tasks on a cluster at a time; None: as many as there are cores. To
+            measure plans each has as many threads as torch has here, so that there are fewer: of
+            many cores more is had with fewer threads (OMP_NUM_THREADS).
     """
 
     schemes: Sequence[str | Scheme] | None = None
@@ -84,7 +87,7 @@ class Settings:
     constraints: Constraints | None = None
     solver: str = "auto"
     preset: str | None = None
-    refine_tokens: int = 50_000
+    refine_tokens: int = 20_000
     search: str = "auto"
     start: Start = ()
     verify: bool = True

@@ -11,6 +11,7 @@ from bitplan.errors import ModelError
 from bitplan.models import Inputs
 from bitplan.pipeline.evaluator import ModelEvaluator, lessons_of
 from bitplan.pipeline.judge import Judge
+from bitplan.pipeline.rivals import best_rival, rivals
 from bitplan.pipeline.settings import Settings
 from bitplan.pipeline.workspace import Workspace
 from bitplan.progress import Progress
@@ -27,13 +28,19 @@ def verified(
     settings: Settings,
     progress: Progress,
 ) -> Plan:
-    """The best measured of the solved, the given, the refined and the uniform plans."""
+    """The best measured of the solved, the given, the refined, the uniform and one rival's plans.
+
+    Each of them takes a pass over the held-out tokens, so of the rivals (`rivals`) only the best is
+    judged: by the search tokens where there was a search, else by the table.
+    """
     sets: dict[str, Tensor | Inputs] = {"search": tokens.search, "held_out": tokens.held_out}
     refines = settings.refine_tokens >= 2 * Inputs.of(tokens.search).tokens
     if refines:
         sets["calibration"] = lessons_of(tokens)
     judge = Judge(workspace=workspace, meter=meter, tokens=sets, progress=progress)
-    interrupted = False
+    found, interrupted = None, False
+    # While the weights are the model's own.
+    others = rivals(workspace, table, solved, meter, tokens, settings, progress)
     with judge.borrowed():
         plans = {"solved": solved}
         given = [_recosted(plan, table, solved.budget_bytes) for plan in settings.starts]
@@ -45,6 +52,7 @@ def verified(
                 [solved, *given],
                 ModelEvaluator(judge=judge, table=table),
                 tokens=settings.refine_tokens,
+                others=others,
                 method=settings.search,
                 constraints=settings.all_constraints,
                 seed=settings.seed,
@@ -55,6 +63,9 @@ def verified(
         budget = Budget(bytes=solved.budget_bytes)
         for plan in uniforms(table, budget, settings.all_constraints):
             plans[plan.solver] = plan
+        rival = best_rival(others, found)
+        if rival is not None:
+            plans[rival.solver] = rival
         best = _best(plans, judge)
     if interrupted and INTERRUPTED not in best.status:
         best = best.model_copy(update={"status": f"{best.status} {INTERRUPTED}"})
@@ -74,8 +85,8 @@ def _recosted(plan: Plan, table: CostTable, budget_bytes: int) -> Plan:
 
 def _best(plans: Mapping[str, Plan], judge: Judge) -> Plan:
     measured = {}
-    for name, plan in plans.items():
-        found = judge.measure(plan.schemes, "held_out")
+    every = judge.measure_many([plan.schemes for plan in plans.values()], "held_out")
+    for (name, plan), found in zip(plans.items(), every, strict=True):
         if not found.is_finite:  # nothing to rank
             continue
         measured[name] = Measured(

@@ -23,6 +23,10 @@ WORTH_STARTING = 1_000_000_000
 """Weights times schemes to render, from which processes are worth their start. Each takes some five
 seconds of a core to start, and GPTQ renders about ten million weights a second on one."""
 
+WORTH_SHARING = 100_000_000_000
+"""Weights times tokens of all sets that plans are measured on, from which processes are worth it: a
+core forwards some fifty billion a second at best, and starting one takes it five."""
+
 COPIES = 4
 """Float32 copies of a layer's size that rendering and judging it may hold at a time."""
 
@@ -79,6 +83,31 @@ def choose_engine(
             f"{count} processes may hold {held:,} bytes, more than memory has to spare.",
         )
     return "processes", f"{count} processes of one thread each share {work:,} weights to render."
+
+
+def choose_workers(
+    engine: str, *, workers: int | None, threads: int, work: int, count: int | None = None
+) -> tuple[str, int | None, str]:
+    """The engine that measures plans, how many workers it has, and the reason in a sentence.
+
+    Where workers have as many threads as this process, more of them than that leaves cores for
+    would only stand in each other's way. `work` is weights times tokens of a pass over all of them;
+    `count` the cores, if not those that this process may use.
+
+    >>> choose_workers("auto", workers=None, threads=8, work=10**12, count=8)[:2]
+    ('serial', 1)
+    >>> choose_workers("auto", workers=None, threads=1, work=10**12, count=8)[:2]
+    ('processes', 8)
+    """
+    if engine not in (AUTO, "processes"):
+        return engine, workers, "It was asked for."
+    room = (count or cores()) // threads
+    most = max(1, min(room, workers or room))
+    if most == 1:
+        return "serial", 1, f"{threads} threads each leave no cores for a second process."
+    if engine == AUTO and work < WORTH_SHARING:
+        return "serial", 1, f"The work is done before {most} processes are started."
+    return "processes", most, f"{most} processes of {threads} threads each."
 
 
 _ADDRESS = re.compile(r"(ray://)?(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}")

@@ -35,7 +35,7 @@ def test_a_small_model_gets_the_best_plan_of_all():
 def test_the_gradient_is_worth_more_than_evolution_at_equal_tokens():
     """And both take off most of what interactions add to the table's plan."""
     ratios, falls = [], []
-    for seed in range(3):
+    for seed in range(6):
         model, budget = QuadraticKL(48, seed=seed, shared=0.2), Budget(bytes=48 * 300)
         found = found_by(model, budget=budget)
         other = found_by(model, budget=budget, method="evopress")
