@@ -26,28 +26,39 @@ def shrinkage(sums: Sums) -> Float[Tensor, "*experts"]:
     The squared size of one sequence's covariance comes from pairs of its sketches:
     E (z_k' z_l)^2 = |H_s|^2 for k != l.
     """
-    scale = sums["covariance"].diagonal(dim1=-2, dim2=-1).clone()
+    covariance, diagonals, sketches = (
+        sums[name] for name in ("covariance", "diagonals", "sketches")
+    )
+    if covariance.dim() == 2:
+        return _of_one(covariance, diagonals, sketches)
+    each = zip(covariance, diagonals.unbind(1), sketches.unbind(1), strict=True)
+    return torch.stack([_of_one(*one) for one in each])
+
+
+def _of_one(
+    covariance: Float[Tensor, "in in"],
+    diagonals: Float[Tensor, "sequences in"],
+    sketches: Float[Tensor, "sequences sketches in"],
+) -> Float[Tensor, ""]:
+    scale = covariance.diagonal().clone()
     scale = torch.where(scale > 0, scale.rsqrt(), 0.0)
-    diagonals = sums["diagonals"] * scale.square()
-    seen = diagonals.flatten(1).any(1)
-    if (count := int(seen.sum())) < 2:
-        return torch.zeros(scale.shape[:-1])
-    sketches = sums["sketches"] * scale.unsqueeze(-2)
-    one, other = torch.triu_indices(sketches.shape[-2], sketches.shape[-2], offset=1)
-    squares = (sketches @ sketches.mT)[..., one, other].square().mean(-1)
-    apart = (squares - diagonals.square().sum(-1)).sum(0)
-    together = _off_diagonal(sums["covariance"], scale)
+    diagonals, sketches = diagonals * scale.square(), sketches * scale
+    if (count := int(diagonals.any(1).sum())) < 2:
+        return torch.zeros(())
+    one, other = torch.triu_indices(sketches.shape[1], sketches.shape[1], offset=1)
+    squares = (sketches @ sketches.mT)[:, one, other].square().mean(1)
+    apart = (squares - diagonals.square().sum(1)).sum()
+    together = _off_diagonal(covariance, scale)
     variance = (apart - together / count) * (count / (count - 1))
-    return torch.where(together > 0, variance / together, 0.0).clamp(0, 1)
+    return (variance / together).clamp(0, 1) if together > 0 else torch.zeros(())
 
 
 def _off_diagonal(
-    covariance: Float[Tensor, "*experts in in"], scale: Float[Tensor, "*experts in"]
-) -> Float[Tensor, "*experts"]:
+    covariance: Float[Tensor, "in in"], scale: Float[Tensor, "in"]
+) -> Float[Tensor, ""]:
     """Sum of the squared correlations between different columns."""
-    found = -scale.gt(0).sum(-1).float()
-    for start in range(0, scale.shape[-1], ROWS_AT_ONCE):
+    found = -scale.gt(0).sum().float()
+    for start in range(0, len(scale), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
-        part = covariance[..., rows, :] * scale[..., rows].unsqueeze(-1) * scale.unsqueeze(-2)
-        found += part.square().sum((-2, -1))
-    return found.clamp_min(0)
+        found += (covariance[rows] * scale[rows, None] * scale).square().sum()
+    return found
