@@ -70,8 +70,8 @@ RUN = """This run: two cores of an x86-64 machine that did other work as well, t
 tells which experts are reached; where the quantizer reads no statistics they now make none.
 `output_fisher` and `operating_point` held more memory than they do now: allocations that stayed
 among the activations split the heap, and changes were kept beside the errors that they came
-from. GPTQ read each covariance as it was, not yet drawn to its diagonal: its errors were larger, and
-on text that calibration did not see larger than the tables say."""
+from. GPTQ read each covariance as it was, not yet drawn to its diagonal: its errors were larger,
+and on text that calibration did not see larger than the tables say."""
 
 SCALING = """## Scaling
 
