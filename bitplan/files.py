@@ -1,8 +1,9 @@
-"""Files written whole or not at all: to a temporary name beside the target, then renamed."""
+"""Files written whole or not at all: to a temporary place beside the target, then renamed."""
 
 import contextlib
 import os
 import re
+import shutil
 import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -36,8 +37,9 @@ def check_writable(*paths: str | Path) -> None:
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path to write to; it takes the name of `path` when the block succeeds.
 
-    What killed processes of this machine left of the same file is removed. Raises `OutputError`
-    when the disk is full or the place is not writable; `path` is then as it was before.
+    It is in a folder of this process, where whoever writes may have temporary files of his own, as
+    safetensors has. What killed processes of this machine left of the same file is removed. Raises
+    `OutputError` when the disk is full or the place is not writable; `path` is then as it was.
     """
     path = Path(path)
     temporary = temporary_name(path)
@@ -47,14 +49,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
         start, names = f".{path.name}.", os.listdir(path.parent)
         own = (name for name in names if name.startswith(start) and name.endswith(".tmp"))
         _remove_dead(path.parent / name for name in own)
-        yield temporary
-        temporary.replace(path)
+        temporary.mkdir(exist_ok=True)
+        yield temporary / path.name
+        (temporary / path.name).replace(path)
     except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
         reason = getattr(error, "strerror", None) or error
         raise OutputError(f"Cannot write {path}: {reason}. {_ADVICE}") from error
     finally:
-        with contextlib.suppress(OSError):  # there may be no such folder, which was said above
-            temporary.unlink()
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def temporary_name(path: Path) -> Path:
@@ -71,7 +73,9 @@ def _remove_dead(paths: Iterable[Path]) -> None:
     for path in paths:
         *_, host, process, _ = path.name.rsplit(".", 3)
         if host == _HOST and process.isdecimal() and not _is_alive(int(process)):
-            with contextlib.suppress(OSError):  # another process may do the same
+            # Another process may do the same.
+            shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):
                 path.unlink()
 
 

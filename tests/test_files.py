@@ -63,14 +63,14 @@ def test_what_fails_leaves_the_old_file_and_nothing_else(error, tmp_path):
 
 def test_two_processes_do_not_write_to_one_temporary_file(tmp_path):
     with replacing(tmp_path / "file.txt") as temporary:
-        assert str(os.getpid()) in temporary.name
-        assert temporary.parent == tmp_path  # on the same disk: renaming is one step
+        assert str(os.getpid()) in temporary.parent.name
+        assert temporary.parent.parent == tmp_path  # on the same disk: renaming is one step
         temporary.write_text("new")
 
 
 def test_what_dead_processes_of_this_machine_left_is_removed(tmp_path):
     with replacing(tmp_path / "deep" / "file.txt") as temporary:
-        mine = temporary.name
+        folder, mine = temporary.parent.parent, temporary.parent.name
         child = subprocess.Popen(["true"])
         child.wait()
         pid = str(os.getpid())
@@ -78,17 +78,20 @@ def test_what_dead_processes_of_this_machine_left_is_removed(tmp_path):
         machine = mine.removeprefix(".file.txt.").partition(".")[0]
         elsewhere = dead.replace(machine, "another")
         kept = [mine, elsewhere, ".hidden.tmp", ".a.b.c.tmp", dead.removesuffix(".tmp")]
-        for name in (dead, *kept):
-            (temporary.parent / name).write_text("half")
+        for name in (dead.replace("file", "older"), *kept[1:]):
+            (folder / name).write_text("half")
+        (folder / dead).mkdir()
+        (folder / dead / ".tmpx").write_text("what safetensors was writing")
         remove_stale(tmp_path)
-        assert names_in(temporary.parent) == sorted(kept)
+        assert names_in(folder) == sorted(kept)
+        temporary.write_text("whole")
 
 
 def test_what_was_killed_over_a_file_is_removed_when_it_is_written_again(tmp_path):
     """Also where no work folder is: a plan, a report, a downloaded asset."""
     path = tmp_path / "[my] plan*.json"
     kill = "import os; from bitplan.files import *\nwith replacing(NAME) as t:\n"
-    kill += "    t.write_text('half'); os.kill(os.getpid(), 9)"
+    kill += "    t.write_text('half'); t.with_name('.tmpx').touch(); os.kill(os.getpid(), 9)"
     for name in (str(path), str(tmp_path / "other.json")):
         program = kill.replace("NAME", repr(name))
         assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -9
