@@ -603,7 +603,8 @@ def test_no_time_to_find_anything_says_so() -> None:
 class Measured:
     """A model on which the embedding loses a tenth of what the table says."""
 
-    sequences, tokens_each = 4, 1
+    sequences = lessons = 4
+    tokens_each = lesson_tokens = 1
 
     def __init__(self, table: CostTable) -> None:
         self.loss = {row.layer.name: {c.scheme: c.loss for c in row.costs} for row in table.rows}
@@ -613,7 +614,7 @@ class Measured:
         self.seen += map(dict, assignments)
         return [np.full(len(sequences), self._kl(assignment)) for assignment in assignments]
 
-    def changes(self, assignment, sequences):
+    def slopes(self, assignment, lessons):
         return None
 
     def _kl(self, assignment) -> float:
