@@ -28,8 +28,13 @@ def allocate(
     solver: Solver = "auto",
     preset: Preset = None,
     refine_tokens: Annotated[
-        int, typer.Option(min=0, help="Tokens that refinement may run; 0: none.")
-    ] = 20_000,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Tokens that refinement may run; 0: none.",
+            show_default="ten times the search tokens",
+        ),
+    ] = None,
     search: Annotated[
         str, typer.Option(help=f"How refinement searches: {', '.join(SEARCHES)}.")
     ] = "auto",

@@ -16,11 +16,16 @@ from bitplan.calibration import (
 )
 from bitplan.compress import get_quantizer
 from bitplan.errors import InputError
+from bitplan.models import Inputs
 from bitplan.schema import Plan, Scheme
 from bitplan.sensitivity import AUTO, check_engine, check_estimator, check_pass
 
 Start: TypeAlias = Plan | str | Path | Sequence[Plan | str | Path]
 """A plan or its file, or several."""
+
+
+REFINE_PASSES = 10
+"""Passes over the search tokens that refinement takes by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +59,7 @@ class Settings:
         preset: a name of `bitplan.allocator.PRESETS`: a published method that solves the table, and
             with `estimator="auto"` chooses what is measured. Refining goes on from its plan.
         refine_tokens: tokens that refinement may send through the model, a pass forward and back
-            counted three times; 0 turns it off.
+            counted three times; 0 turns it off, and None takes ten times the search tokens.
         search: how it searches: a name of `bitplan.allocator.SEARCHES`.
         start: a plan, or several, or their files, that it begins with beside the solved one.
         verify: measure the plan on held-out tokens, beside the uniform plan.
@@ -87,7 +92,7 @@ class Settings:
     constraints: Constraints | None = None
     solver: str = "auto"
     preset: str | None = None
-    refine_tokens: int = 20_000
+    refine_tokens: int | None = None
     search: str = "auto"
     start: Start = ()
     verify: bool = True
@@ -115,7 +120,7 @@ class Settings:
         check_engine(self.engine, self.workers)
         check_search(self.search)
         _ = self.starts
-        if self.refine_tokens < 0:
+        if self.refine_tokens is not None and self.refine_tokens < 0:
             raise InputError(f"refine_tokens is {self.refine_tokens}; it must be 0 or more.")
         check_sources(self.calibration)
         check_temperature(self.temperature)
@@ -132,6 +137,12 @@ class Settings:
         """The plans of `start`. Raises `InputError` for a file that cannot be read."""
         several = [self.start] if isinstance(self.start, Plan | str | Path) else self.start
         return tuple(plan if isinstance(plan, Plan) else Plan.load(plan) for plan in several)
+
+    def tokens_to_refine(self, tokens: TokenSets) -> int:
+        """How many tokens refinement may send through the model."""
+        if self.refine_tokens is None:
+            return REFINE_PASSES * Inputs.of(tokens.search).tokens
+        return self.refine_tokens
 
     def _check_time_limit(self, limit_s: float) -> None:
         if not 0 < limit_s < math.inf:

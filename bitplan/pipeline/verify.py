@@ -34,7 +34,8 @@ def verified(
     judged: by the search tokens where there was a search, else by the table.
     """
     sets: dict[str, Tensor | Inputs] = {"search": tokens.search, "held_out": tokens.held_out}
-    refines = settings.refine_tokens >= 2 * Inputs.of(tokens.search).tokens
+    refine_tokens = settings.tokens_to_refine(tokens)
+    refines = refine_tokens >= 2 * Inputs.of(tokens.search).tokens
     if refines:
         sets["calibration"] = lessons_of(tokens)
     judge = Judge(workspace=workspace, meter=meter, tokens=sets, progress=progress)
@@ -51,7 +52,7 @@ def verified(
                 table,
                 [solved, *given],
                 ModelEvaluator(judge=judge, table=table),
-                tokens=settings.refine_tokens,
+                tokens=refine_tokens,
                 others=others,
                 method=settings.search,
                 constraints=settings.all_constraints,
