@@ -66,7 +66,10 @@ def temporary_name(path: Path) -> Path:
 
 def remove_stale(folder: Path) -> None:
     """Remove what processes of this machine that live no more were writing anywhere in a folder."""
-    _remove_dead(folder.rglob(".*.tmp"))
+    # A walk, unlike a glob, does not mind folders that other processes remove meanwhile.
+    for parent, folders, files in os.walk(folder):
+        names = (name for name in (*folders, *files) if re.fullmatch(r"\..*\.tmp", name))
+        _remove_dead(Path(parent, name) for name in names)
 
 
 def _remove_dead(paths: Iterable[Path]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import resource
 import shutil
 import signal
@@ -25,7 +26,11 @@ SETTINGS = {
 def files_under(folder: Path, suffix: str = "") -> dict[Path, tuple[int, int]]:
     """Which file it is, and when it was written: nobody wrote one again that stays the same."""
     found = {}
-    for path in folder.rglob(f"*{suffix}"):
+    # A walk does not mind folders that a process at work removes meanwhile.
+    paths = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
+    for path in paths:
+        if not path.name.endswith(suffix):
+            continue
         with suppress(FileNotFoundError):  # a process at work renames its temporary files meanwhile
             told = path.stat()
             if stat.S_ISREG(told.st_mode):
