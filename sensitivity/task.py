@@ -55,7 +55,7 @@ def run_task(task: LayerTask) -> LayerResult:
     The result is the same to the last bit wherever that is done. Sums round in another order on
     more threads and on columns that are not contiguous, so there is one thread, and rows are.
     """
-    with torch.no_grad(), _one_thread():
+    with torch.no_grad(), torch_threads(1):
         return _run(replace(task, weight=task.weight.contiguous()))
 
 
@@ -80,13 +80,14 @@ def _run(task: LayerTask) -> LayerResult:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def torch_threads(count: int) -> Iterator[None]:
+    """Within the block torch computes with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 def judge(task: LayerTask, packed: Packed) -> Losses:

@@ -26,7 +26,7 @@ from bitplan.models import rounded_caches, weight_of
 from bitplan.pipeline.shared_model import NotShared, bytes_of, open_copy, share
 from bitplan.progress import Progress
 from bitplan.schema import Layer, Scheme
-from bitplan.sensitivity import AbstractEngine, choose_workers, get_engine
+from bitplan.sensitivity import AbstractEngine, choose_workers, get_engine, torch_threads
 
 log = logging.getLogger(__name__)
 
@@ -61,23 +61,13 @@ def run_batch(task: BatchTask) -> tuple[int, int, Divergence | None]:
             model = _opened(task.skeleton, task.copy)
     if model is None:
         return task.plan, task.batch, None
-    with torch.no_grad(), _threads(task.threads), rounded_caches(model, task.caches):
+    with torch.no_grad(), torch_threads(task.threads), rounded_caches(model, task.caches):
         return task.plan, task.batch, compare(model, task.reference)
 
 
 @functools.lru_cache(maxsize=MOST_COPIES)
 def _opened(skeleton: Path, copy: Path) -> nn.Module:
     return open_copy(skeleton, copy)
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class Crew:
