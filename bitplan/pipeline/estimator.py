@@ -16,9 +16,10 @@ from bitplan.errors import InputError
 from bitplan.files import read_text, write_text
 from bitplan.memory import total_memory_bytes
 from bitplan.models import Source, predicts_next_token
+from bitplan.pipeline.fingerprint import short_digest
 from bitplan.pipeline.settings import Settings
 from bitplan.pipeline.time_limit import fewest_s
-from bitplan.pipeline.workspace import Workspace, short_digest
+from bitplan.pipeline.workspace import Workspace
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Layer
 from bitplan.sensitivity import (

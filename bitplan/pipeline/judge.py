@@ -20,7 +20,8 @@ from bitplan.files import read_text, write_text
 from bitplan.formats import Packed
 from bitplan.models import Inputs, rounded_caches, weight_of
 from bitplan.pipeline.crew import Crew, crew_for
-from bitplan.pipeline.workspace import Workspace, short_digest
+from bitplan.pipeline.fingerprint import short_digest
+from bitplan.pipeline.workspace import Workspace
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Layer, Scheme
 from bitplan.sensitivity import Meter

@@ -24,8 +24,9 @@ from bitplan.compress import reads_covariance, render
 from bitplan.errors import CalibrationError, InputError
 from bitplan.files import read_text, write_text
 from bitplan.models import eager_experts, weight_of, wide_matmuls
+from bitplan.pipeline.fingerprint import short_digest
 from bitplan.pipeline.settings import Settings
-from bitplan.pipeline.workspace import Workspace, short_digest
+from bitplan.pipeline.workspace import Workspace
 from bitplan.schema import Layer, Scheme
 from bitplan.sensitivity import LAYER_ESTIMATORS
 from bitplan.sensitivity.objective import objective

@@ -36,7 +36,7 @@ def verified(
     sets: dict[str, Tensor | Inputs] = {"search": tokens.search, "held_out": tokens.held_out}
     refine_tokens = settings.tokens_to_refine(tokens)
     refines = refine_tokens >= 2 * Inputs.of(tokens.search).tokens
-    if refines:
+    if refines and settings.search != "evopress":  # which takes no gradient
         sets["calibration"] = lessons_of(tokens)
     judge = Judge(workspace=workspace, meter=meter, tokens=sets, progress=progress)
     found, interrupted = None, False

@@ -1,6 +1,5 @@
 """A model being worked on, and the folder where the work on it is kept."""
 
-import hashlib
 import importlib.metadata
 import os
 from collections.abc import Iterable
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-import torch
 from torch import Tensor, nn
 
 from bitplan.calibration import (
@@ -39,6 +37,7 @@ from bitplan.models import (
     source_name,
     weight_of,
 )
+from bitplan.pipeline.fingerprint import fingerprint, short_digest
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Layer, Provenance, Scheme
 from bitplan.sensitivity import (
@@ -291,28 +290,6 @@ def _decode(model: nn.Module, store: Store, layer: Layer, scheme: Scheme) -> Ten
 def kept_scheme(dtype: str) -> Scheme:
     """The scheme that keeps what is stored in a dtype as it is."""
     return Scheme.parse(FLOAT_OF_DTYPE[dtype])
-
-
-def short_digest(*parts: object) -> str:
-    """16 hexadecimal digits that tell settings apart."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-
-def fingerprint(model: nn.Module, layers: Iterable[Layer], digest: str) -> str:
-    """What tells a model from all others, to the last bit, for the name of its folder.
-
-    `digest` is over the layers' weights as bfloat16. Norms, biases, buffers and wider weights make
-    a difference to all that is measured, and the folder holds originals to be given back.
-    """
-    weights = [weight_of(model, layer) for layer in layers]
-    digested = {weight.data_ptr() for weight in weights if weight.dtype is torch.bfloat16}
-    exact = hashlib.sha256(f"{type(model).__name__} {digest}\n".encode())
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        exact.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        if tensor.numel() and tensor.data_ptr() not in digested:
-            flat = tensor.detach().cpu().contiguous().flatten()
-            exact.update(flat.view(torch.uint8).numpy().data)
-    return exact.hexdigest()[:16]
 
 
 def _check_dtypes(model: nn.Module) -> None:
