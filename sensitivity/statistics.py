@@ -12,12 +12,16 @@ from torch import Tensor
 
 from bitplan.errors import InputError
 from bitplan.schema import Layer
-from bitplan.sensitivity.moments import MOMENTS
+from bitplan.sensitivity.moments import MOMENTS, AbstractMoment
 from bitplan.sensitivity.watch import Seen
+from bitplan.sensitivity.winsorize import KINDS, LOOKUP, PRODUCT, factor, mean_squares
 from bitplan.tensors import load_tensors, save_tensors
 
 LEFT_OUT = -1
 """What stands for the tokens of a sequence that had values which are not finite."""
+
+COUNTS = ("sequences", "rows", "reached", "squares")
+"""What is kept of every moment beside its own tensors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +31,7 @@ class Sums:
     `tensors` are the moment's own. `sequences` [sequences] counts the tokens that each sequence
     gave: 0 before it was seen, `LEFT_OUT` if it was left out. `rows` [*experts] counts the tokens
     that reached each matrix, and `reached` tells whether a gradient came with any of them.
+    `squares` [kinds, sequences] is each sequence's mean squared gradient, before it is winsorized.
     """
 
     moment: str
@@ -34,6 +39,7 @@ class Sums:
     sequences: Int[Tensor, "sequences"]
     rows: Int[Tensor, "*experts"]
     reached: Bool[Tensor, "*experts"]
+    squares: Float[Tensor, "kinds sequences"]
 
     @classmethod
     def zeros(cls, moment: str, layer: Layer, *, sequences: int) -> "Sums":
@@ -45,14 +51,20 @@ class Sums:
             sequences=torch.zeros(sequences, dtype=torch.int64),
             rows=torch.zeros(experts, dtype=torch.int64),
             reached=torch.zeros(experts, dtype=torch.bool),
+            squares=torch.zeros(KINDS, sequences, dtype=torch.float64),
         )
 
     def add(self, seen: Iterable[Seen], *, sequence: int, tokens: int) -> None:
-        """Add all that the layer saw of one sequence of so many tokens."""
+        """Add all that the layer saw of one sequence of so many tokens, winsorized."""
+        seen = list(seen)
+        moment = MOMENTS[self.moment]
+        weights = self._winsorize(moment, seen, sequence)
         generator = torch.Generator().manual_seed(sequence)
         for one in seen:
             at = () if one.expert is None else (one.expert,)
-            gradients, moment = one.gradients.float(), MOMENTS[self.moment]
+            gradients = one.gradients.float()
+            if (weight := weights[LOOKUP if one.is_lookup else PRODUCT]) < 1:
+                gradients = gradients * weight**0.5
             if one.is_lookup:
                 moment.add_lookup(self.tensors, one.inputs, gradients, sequence=sequence)
             else:
@@ -68,6 +80,26 @@ class Sums:
             self.rows[at] += len(gradients)
             self.reached[at] |= bool(gradients.any())
         self.sequences[sequence] = tokens
+
+    def _winsorize(
+        self, moment: AbstractMoment, seen: Sequence[Seen], sequence: int
+    ) -> list[float]:
+        """What to weigh the squared gradients by, of products and of lookups.
+
+        The first sequence had no other beside it: it is weighed when the second comes.
+        """
+        self.squares[:, sequence] = mean_squares(seen)
+        came = self.squares > 0
+        for kind in (PRODUCT, LOOKUP):
+            others = [int(one) for one in came[kind].nonzero() if one != sequence]
+            if came[kind, sequence] and len(others) == 1:
+                weight = factor(self.squares[kind], others[0])
+                if came[1 - kind].any():
+                    if kind == LOOKUP:
+                        moment.reweigh_lookup(self.tensors, weight, sequence=others[0])
+                else:
+                    moment.reweigh(self.tensors, weight)
+        return [factor(squares, sequence) for squares in self.squares]
 
     @property
     def is_complete(self) -> bool:
@@ -104,8 +136,7 @@ class Sums:
 
     def save(self, path: Path) -> None:
         """Write a safetensors file."""
-        counts = {"sequences": self.sequences, "rows": self.rows, "reached": self.reached}
-        named = {f"count/{name}": tensor for name, tensor in counts.items()}
+        named = {f"count/{name}": getattr(self, name) for name in COUNTS}
         save_tensors(path, self.tensors | named)
 
     @classmethod
@@ -114,10 +145,9 @@ class Sums:
         with torch.device("meta"):  # shapes alone
             empty = cls.zeros(moment, layer, sequences=sequences)
         found = load_tensors(path)
-        names = ("sequences", "rows", "reached")
-        if found is None or not {f"count/{name}" for name in names} <= found.keys():
+        if found is None or not {f"count/{name}" for name in COUNTS} <= found.keys():
             return None
-        counts = {name: found.pop(f"count/{name}") for name in names}
+        counts = {name: found.pop(f"count/{name}") for name in COUNTS}
         shapes = {name: tensor.shape for name, tensor in found.items()}
         if shapes != {name: tensor.shape for name, tensor in empty.tensors.items()}:
             return None
@@ -130,9 +160,7 @@ class Sums:
         return replace(
             self,
             tensors={name: tensor.clone() for name, tensor in self.tensors.items()},
-            sequences=self.sequences.clone(),
-            rows=self.rows.clone(),
-            reached=self.reached.clone(),
+            **{name: getattr(self, name).clone() for name in COUNTS},
         )
 
 

@@ -8,7 +8,7 @@ from bitplan.formats import Packed
 from bitplan.schema import Layer, Scheme
 from bitplan.tensors import load_tensors, save_tensors
 
-RENDERING = 2
+RENDERING = 3
 """Raised when a quantizer comes to make other weights of the same: the older ones are not read."""
 
 

@@ -17,6 +17,7 @@ class Inputs(AbstractMoment):
 
     name = "inputs"
     by_sequence = ("diagonals", "sketches", "lookup", "counts")
+    unweighted = ("inputs", *by_sequence)
 
     def zeros(self, layer: Layer, sequences: int) -> Sums:
         """Empty sums."""

@@ -20,6 +20,8 @@ one sequence's own sums. Of a covariance they are
     diagonals  [sequences, *experts, in]            of each sequence's covariance
     sketches   [sequences, *experts, sketches, in]  of `moments.sketches`
     lookup     [sequences, in]                      what lookups add, of an embedding: a diagonal
+
+`unweighted` are those that gradients have no part in.
 """
 
 
@@ -28,6 +30,7 @@ class AbstractMoment(ABC):
 
     name: ClassVar[str]
     by_sequence: ClassVar[tuple[str, ...]] = ()
+    unweighted: ClassVar[tuple[str, ...]] = ("lookups",)
 
     @abstractmethod
     def zeros(self, layer: Layer, sequences: int) -> Sums:
@@ -59,6 +62,19 @@ class AbstractMoment(ABC):
         sequence: int,
     ) -> None:
         """Add tokens that were looked up in an embedding, whose rows they chose."""
+
+    def reweigh(self, sums: Sums, weight: float) -> None:
+        """Make the sums what they are with all squared gradients so far times a weight."""
+        for name, tensor in sums.items():
+            if name not in self.unweighted:
+                tensor.mul_(weight**0.5 if name == "sketches" else weight)
+
+    def reweigh_lookup(self, sums: Sums, weight: float, *, sequence: int) -> None:
+        """The same of one sequence's lookups alone; without `lookup` they cannot be told apart."""
+        if "lookup" in sums and "lookup" not in self.unweighted:
+            own = sums["lookup"][sequence]
+            sums[self.name].diagonal(dim1=-2, dim2=-1).sub_(own, alpha=1 - weight)
+            own.mul_(weight)
 
     def mean(self, several: Sequence[Sums]) -> Sums:
         """The sums of a matrix that is the mean of several, each without experts."""
