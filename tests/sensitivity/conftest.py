@@ -9,11 +9,17 @@ from torch import Tensor, nn
 
 from bitplan.models import find_layers
 from bitplan.schema import Layer
-from bitplan.sensitivity import StatisticsFolder, WholeModel, gather
+from bitplan.sensitivity import StatisticsFolder, WholeModel, gather, winsorize
 from bitplan.sensitivity.moments import MOMENTS
 from bitplan.sensitivity.statistics import LayerStatistics
 
 Calls = dict[object, list[tuple[Tensor, Tensor]]]
+
+
+@pytest.fixture
+def as_they_are(monkeypatch) -> None:
+    """No sequence is winsorized: sums are those that the formulas give."""
+    monkeypatch.setattr(winsorize, "MOST", float("inf"))
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from bitplan.sensitivity.estimators import get_estimator
 
+pytestmark = pytest.mark.usefixtures("as_they_are")
+
 TOKENS = 3 * 24
 
 

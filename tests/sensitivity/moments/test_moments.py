@@ -8,8 +8,9 @@ from torch import Tensor
 
 from bitplan.models import find_layers
 from bitplan.schema import Kind, Layer
-from bitplan.sensitivity import winsorize
 from bitplan.sensitivity.moments import MOMENTS
+
+pytestmark = pytest.mark.usefixtures("as_they_are")
 
 
 def calls_of(layer: Layer, calls: dict, expert: int | None) -> list[tuple[Tensor, Tensor]]:
@@ -79,11 +80,6 @@ BY_HAND: dict[str, Callable] = {
 
 OF_EACH_SEQUENCE = {"diagonals", "sketches", "lookup", "columns", "rows"}
 """What only tells how a moment varies from sequence to sequence."""
-
-
-@pytest.fixture(autouse=True)
-def every_sequence_as_it_is(monkeypatch):
-    monkeypatch.setattr(winsorize, "MOST", float("inf"))
 
 
 @pytest.mark.parametrize("name", ["llama", "llama-tied", "gpt2", "mixtral"])
