@@ -10,10 +10,14 @@ minutes. What `measure` does by itself takes longer:
 
     python benchmarks/memory.py [--blocks 8 16 32] [--folder DIR]
     python benchmarks/memory.py --blocks 2 --quantizer gptq
+
+`--hidden 1024` makes the same model with all widths a quarter: a sixteenth of the bytes and of the
+time, so that the number of blocks alone can be varied in minutes.
 """
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -24,9 +28,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig
 
-HIDDEN, INNER, HEADS, KEY_HEADS, VOCABULARY = 4096, 14336, 32, 8, 128_256
-BLOCK_BYTES = 2 * HIDDEN * (2 * HIDDEN + 2 * HIDDEN * KEY_HEADS // HEADS + 3 * INNER)
-BOUND_BYTES = 2 * BLOCK_BYTES + 3 * 10**9
+HIDDEN, HEADS, KEY_HEADS, VOCABULARY = 4096, 32, 8, 128_256
 
 MEASURING = """
 import json, sys, time
@@ -72,13 +74,29 @@ print(
 """
 
 
-def make_checkpoint(folder: Path, blocks: int) -> None:
+def inner(hidden: int) -> int:
+    """Width of the MLP: 14,336 of 4,096."""
+    return hidden * 7 // 2
+
+
+def block_bytes(hidden: int) -> int:
+    """Of the matrices of one block in bfloat16."""
+    shapes = block_shapes("", hidden).values()
+    return sum(2 * math.prod(shape) for shape in shapes if len(shape) == 2)
+
+
+def bound_bytes(hidden: int) -> int:
+    """3 GB over two blocks."""
+    return 2 * block_bytes(hidden) + 3 * 10**9
+
+
+def make_checkpoint(folder: Path, blocks: int, hidden: int) -> None:
     """A file for each block, written before the next is drawn."""
     folder.mkdir(parents=True)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
-        hidden_size=HIDDEN,
-        intermediate_size=INNER,
+        hidden_size=hidden,
+        intermediate_size=inner(hidden),
         num_hidden_layers=blocks,
         num_attention_heads=HEADS,
         num_key_value_heads=KEY_HEADS,
@@ -89,11 +107,11 @@ def make_checkpoint(folder: Path, blocks: int) -> None:
     )
     config.save_pretrained(folder)
     shapes: dict[str, dict[str, tuple[int, ...]]] = {
-        "embed_tokens": {"model.embed_tokens.weight": (VOCABULARY, HIDDEN)}
+        "embed_tokens": {"model.embed_tokens.weight": (VOCABULARY, hidden)}
     }
     for index in range(blocks):
-        shapes[f"block-{index}"] = block_shapes(f"model.layers.{index}.")
-    shapes["head"] = {"model.norm.weight": (HIDDEN,), "lm_head.weight": (VOCABULARY, HIDDEN)}
+        shapes[f"block-{index}"] = block_shapes(f"model.layers.{index}.", hidden)
+    shapes["head"] = {"model.norm.weight": (hidden,), "lm_head.weight": (VOCABULARY, hidden)}
     places, total = {}, 0
     for number, (name, tensors) in enumerate(shapes.items()):
         drawn = {key: random_weight(shape, number) for key, shape in tensors.items()}
@@ -104,18 +122,18 @@ def make_checkpoint(folder: Path, blocks: int) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-def block_shapes(prefix: str) -> dict[str, tuple[int, ...]]:
-    narrow = HIDDEN * KEY_HEADS // HEADS
+def block_shapes(prefix: str, hidden: int) -> dict[str, tuple[int, ...]]:
+    narrow, wide = hidden * KEY_HEADS // HEADS, inner(hidden)
     return {
-        f"{prefix}input_layernorm.weight": (HIDDEN,),
-        f"{prefix}self_attn.q_proj.weight": (HIDDEN, HIDDEN),
-        f"{prefix}self_attn.k_proj.weight": (narrow, HIDDEN),
-        f"{prefix}self_attn.v_proj.weight": (narrow, HIDDEN),
-        f"{prefix}self_attn.o_proj.weight": (HIDDEN, HIDDEN),
-        f"{prefix}post_attention_layernorm.weight": (HIDDEN,),
-        f"{prefix}mlp.gate_proj.weight": (INNER, HIDDEN),
-        f"{prefix}mlp.up_proj.weight": (INNER, HIDDEN),
-        f"{prefix}mlp.down_proj.weight": (HIDDEN, INNER),
+        f"{prefix}input_layernorm.weight": (hidden,),
+        f"{prefix}self_attn.q_proj.weight": (hidden, hidden),
+        f"{prefix}self_attn.k_proj.weight": (narrow, hidden),
+        f"{prefix}self_attn.v_proj.weight": (narrow, hidden),
+        f"{prefix}self_attn.o_proj.weight": (hidden, hidden),
+        f"{prefix}post_attention_layernorm.weight": (hidden,),
+        f"{prefix}mlp.gate_proj.weight": (wide, hidden),
+        f"{prefix}mlp.up_proj.weight": (wide, hidden),
+        f"{prefix}mlp.down_proj.weight": (hidden, wide),
     }
 
 
@@ -132,7 +150,7 @@ def random_weight(shape: tuple[int, ...], seed: int) -> torch.Tensor:
 def run(folder: Path, blocks: int, arguments: argparse.Namespace) -> dict:
     start = time.monotonic()
     model = folder / f"blocks-{blocks}"
-    make_checkpoint(model, blocks)
+    make_checkpoint(model, blocks, arguments.hidden)
     made = time.monotonic()
     settings = [arguments.quantizer, arguments.estimator, arguments.schemes, arguments.through]
     work = str(folder / f"work-{blocks}")
@@ -155,13 +173,14 @@ def run(folder: Path, blocks: int, arguments: argparse.Namespace) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--blocks", type=int, nargs="+", default=[8, 16, 32])
+    parser.add_argument("--hidden", type=int, default=HIDDEN, help="a multiple of 32")
     parser.add_argument("--folder", type=Path, help="default: a temporary folder")
     parser.add_argument("--quantizer", default="rtn")
     parser.add_argument("--estimator", default="gradient_covariance")
     parser.add_argument("--schemes", default="int4g128")
     parser.add_argument("--through", default="blocks")
     arguments = parser.parse_args()
-    rows = []
+    rows, bound = [], bound_bytes(arguments.hidden)
     for blocks in arguments.blocks:
         # One checkpoint at a time, and gone when it is measured: 32 blocks and their statistics
         # take 16 GB and 40 GB.
@@ -170,11 +189,11 @@ def main() -> None:
         row = rows[-1]
         print(
             f"{blocks:3} blocks, {row['checkpoint_bytes'] / 1e9:5.1f} GB: "
-            f"{row['peak_bytes'] / 1e9:.2f} GB resident at most (bound {BOUND_BYTES / 1e9:.2f}), "
+            f"{row['peak_bytes'] / 1e9:.2f} GB resident at most (bound {bound / 1e9:.2f}), "
             f"{row['measuring_s']} s",
             flush=True,
         )
-    report = {"block_bytes": BLOCK_BYTES, "bound_bytes": BOUND_BYTES, "rows": rows}
+    report = {"block_bytes": block_bytes(arguments.hidden), "bound_bytes": bound, "rows": rows}
     print(json.dumps(report | {"torch": torch.__version__}, indent=2))
 
 
