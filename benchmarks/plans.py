@@ -6,7 +6,9 @@ is judged on (16 x 512) and, further on, searched on (32 x 256). A uniform plan 
 gives every other layer one bit more.
 
     python benchmarks/plans.py [--bits 3.0 3.5 4.0] [--workdir DIR] [--refine-tokens N]
-        [--searches auto evopress]
+        [--searches auto evopress] [--winsorize 3]
+
+`--winsorize inf` gathers every sequence as it is; give it a work folder of its own.
 """
 
 import argparse
@@ -26,6 +28,7 @@ from bitplan.pipeline.evaluator import ModelEvaluator, lessons_of
 from bitplan.pipeline.judge import Judge
 from bitplan.pipeline.stages import measure_in
 from bitplan.schema import CostTable, Plan, Scheme
+from bitplan.sensitivity import winsorize
 
 MENU = ["int2g64", "int3g64", "int4g64", "int5g64", "int6g64", "int8g64", "bf16"]
 
@@ -64,9 +67,11 @@ def main() -> None:
     parser.add_argument("--search-sequences", type=int, default=32)
     parser.add_argument("--estimator", default="gradient_covariance")
     parser.add_argument("--quantizer", default="gptq")
+    parser.add_argument("--winsorize", type=float, default=winsorize.MOST, help="times the median")
     parser.add_argument("--json", type=Path, help="write the rows here, too")
     args = parser.parse_args()
     torch.manual_seed(0)
+    winsorize.MOST = args.winsorize
     files = fetch()
     settings = Settings(
         schemes=MENU,

@@ -71,7 +71,8 @@ tells which experts are reached; where the quantizer reads no statistics they no
 `output_fisher` and `operating_point` held more memory than they do now: allocations that stayed
 among the activations split the heap, and changes were kept beside the errors that they came
 from. GPTQ read each covariance as it was, not yet drawn to its diagonal: its errors were larger,
-and on text that calibration did not see larger than the tables say."""
+and on text that calibration did not see larger than the tables say. Statistics were not yet
+winsorized by sequence."""
 
 SCALING = """## Scaling
 
