@@ -7,7 +7,8 @@ For a layer with inputs x_t and loss gradients g_t at its output, over the calib
 is the input covariance weighted by how much the loss cares for each token. With the loss summed
 over tokens, 1/2T tr(dW H dW') estimates the increase of KL in nats per token when the weight
 changes by dW: the Fisher information with the correlations between tokens and between outputs left
-out, and the squared gradient shared by the outputs (compare GuidedQuant, Kim et al., 2025).
+out, and the squared gradient shared by the outputs (compare GuidedQuant, Kim et al., 2025). Squared
+gradients far beyond those of other sequences are weighed down first: see `sensitivity.winsorize`.
 """
 
 import torch
