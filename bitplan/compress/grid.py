@@ -4,7 +4,7 @@ Everything is column-major here, [in, rows]: a column of the weight is then cont
 rows of several schemes are stacked so that one pass renders them all.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bitplan.formats import Packed
-from bitplan.formats.packed import SCALE_DTYPE
+from bitplan.formats.scales import SCALE_DTYPE
 from bitplan.schema import Scheme
 
 SHRINKS = tuple(1 - 0.05 * step for step in range(14))
@@ -60,9 +60,7 @@ def search_range(
     The range is shrunk step by step; the best is then refitted to its own codes by weighted least
     squares, for as long as the error falls.
     """
-    floor = importance.mean() * 1e-4
-    # Where nothing was seen, as by an expert that no token reached, all columns weigh the same.
-    importance = torch.where(floor > 0, importance.clamp_min(floor), 1.0).unsqueeze(1)
+    importance = floored(importance).unsqueeze(1)
     scale, offset = full_range(weight, levels)
     best = _error(weight, importance, levels, scale, offset)
     for shrink in SHRINKS[1:]:
@@ -76,6 +74,13 @@ def search_range(
             weight, importance, levels, (best, scale, offset), candidate
         )
     return scale, offset
+
+
+def floored(importance: Float[Tensor, "in"]) -> Float[Tensor, "in"]:
+    """The importance of columns, none of them nothing beside the others."""
+    floor = importance.mean() * 1e-4
+    # Where nothing was seen, as by an expert that no token reached, all columns weigh the same.
+    return torch.where(floor > 0, importance.clamp_min(floor), 1.0)
 
 
 def _range(weight: Tensor, levels: Levels, shrink: float) -> tuple[Tensor, Tensor]:
@@ -136,18 +141,6 @@ def _refit(
     slope = (centred * (weight - weight_mean)).sum(0) / variance
     slope = torch.where((variance > 0) & (slope > 0), slope, scale)
     return _stored(slope, weight_mean - slope * code_mean)
-
-
-def by_group_size(
-    schemes: Sequence[Scheme], quantize: Callable[[list[Scheme]], list[Packed]]
-) -> list[Packed]:
-    """Quantize the schemes of each group size together; give the weights in the schemes' order."""
-    alike: dict[int | None, list[Scheme]] = {}
-    for scheme in schemes:
-        alike.setdefault(scheme.group_size, []).append(scheme)
-    packed = [one for together in alike.values() for one in quantize(together)]
-    by_scheme = {one.scheme: one for one in packed}
-    return [by_scheme[scheme] for scheme in schemes]
 
 
 def stacked(weight: Float[Tensor, "out in"], schemes: Sequence[Scheme]) -> Tensor:

@@ -3,27 +3,28 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from bitplan.formats.bits import pack, unpack
+from bitplan.formats import base3, bits
+from bitplan.formats.codebook import codebook_of
+from bitplan.formats.scales import MATRIX_SCALE, SCALE_DTYPE, read_scale, store_scale
 from bitplan.schema import Scheme
 
 TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-
-SCALE_DTYPE = torch.bfloat16
-"""Of scales and offsets: the range of float32, and what torch's packed matmuls read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
     """A weight [out, in] or [experts, out, in] in a scheme.
 
-    `tensors` holds `weight` for a float scheme. For an integer scheme it holds `codes`
-    (uint8 [..., out, bytes], see `bits`), `scale` [..., out, groups] and, unless symmetric,
-    `offset` [..., out, groups]. Weight i of a row, in group j, is
+    `tensors` holds `weight` for a float scheme. For all others it holds `codes` (uint8 [..., out,
+    bytes], see `bits` and `base3`) and `scale` [..., out, groups] (see `scales`), with `offset`
+    [..., out, groups] for an integer scheme that is not symmetric, and `matrix_scale` [..., 1, 1]
+    for `nvfp4`. Weight i of a row, in group j, is
 
-        (code_i - 2^(bits - 1)) * scale_j + offset_j
+        (code_i - 2^(bits - 1)) * scale_j + offset_j    for an integer scheme,
+        table[code_i] * scale_j                         for all others, see `codebook`,
 
     evaluated in float32. The last group of a row may be shorter.
     """
@@ -36,15 +37,23 @@ class Packed:
     def encode(
         cls,
         scheme: Scheme,
-        codes: Tensor,
+        codes: UInt8[Tensor, "*out in"],
         scale: Float[Tensor, "*out groups"],
-        offset: Float[Tensor, "*out groups"] | None,
+        offset: Float[Tensor, "*out groups"] | None = None,
+        matrix_scale: Float[Tensor, "*experts 1 1"] | None = None,
     ) -> "Packed":
-        """Pack codes (uint8 [..., out, in]) with their scales and offsets."""
-        tensors = {"codes": pack(codes, scheme.bits), "scale": scale.to(SCALE_DTYPE).contiguous()}
+        """Pack codes with their scales, and with offsets or a matrix's scale where there are."""
+        kind = scheme.family.scale
+        stored = (
+            scale.to(SCALE_DTYPE) if scheme.is_integer else store_scale(kind, scale, matrix_scale)
+        )
+        tensors = {"codes": pack_codes(scheme, codes), "scale": stored.contiguous()}
         if not scheme.symmetric:
             assert offset is not None
             tensors["offset"] = offset.to(SCALE_DTYPE).contiguous()
+        if scheme.family.matrix_bytes:
+            assert matrix_scale is not None
+            tensors[MATRIX_SCALE] = matrix_scale
         return cls(scheme=scheme, shape=tuple(codes.shape), tensors=tensors)
 
     @classmethod
@@ -60,8 +69,11 @@ class Packed:
 
     def rows(self, rows: slice) -> "Packed":
         """Some rows of the weight, of every expert where there are experts; nothing is copied."""
-        tensors = {name: tensor[..., rows, :] for name, tensor in self.tensors.items()}
-        count = next(iter(tensors.values())).shape[-2]
+        tensors = {
+            name: tensor if name == MATRIX_SCALE else tensor[..., rows, :]
+            for name, tensor in self.tensors.items()
+        }
+        count = tensors["weight" if self.scheme.is_float else "codes"].shape[-2]
         shape = (*self.shape[:-2], count, self.shape[-1])
         return Packed(scheme=self.scheme, shape=shape, tensors=tensors)
 
@@ -69,23 +81,33 @@ class Packed:
         """The dense weight, as stored."""
         if self.scheme.is_float:
             return self.tensors["weight"].to(dtype)
-        return decode_integer(self.scheme, self.shape[-1], self.tensors, dtype)
+        decode = decode_integer if self.scheme.is_integer else decode_codebook
+        return decode(self.scheme, self.shape[-1], self.tensors, dtype)
+
+
+def pack_codes(scheme: Scheme, codes: UInt8[Tensor, "*out in"]) -> UInt8[Tensor, "*out bytes"]:
+    """Codes of a scheme as they are stored."""
+    return base3.pack(codes) if scheme.format == "ternary" else bits.pack(codes, int(scheme.bits))
+
+
+def unpack_codes(
+    scheme: Scheme, packed: UInt8[Tensor, "*out bytes"], columns: int
+) -> UInt8[Tensor, "*out columns"]:
+    """The codes that `pack_codes` packed."""
+    if scheme.format == "ternary":
+        return base3.unpack(packed, columns)
+    return bits.unpack(packed, int(scheme.bits), columns)
 
 
 def decode_integer(
     scheme: Scheme, columns: int, tensors: dict[str, Tensor], dtype: torch.dtype
 ) -> Tensor:
     """Dense weight of packed integer codes. Differentiable in scale and offset."""
-    codes = unpack(tensors["codes"], scheme.bits, columns)
+    codes = unpack_codes(scheme, tensors["codes"], columns)
     scale, offset = tensors["scale"].float(), tensors.get("offset")
-    *rows, groups = scale.shape
-    group = scheme.group_size or columns
-    padded = groups * group
-    if padded > columns:
-        codes = torch.nn.functional.pad(codes, (0, padded - columns))
     # One pass: q * scale + (offset - half * scale) differs from the definition in rounding only,
     # so the definition's order is kept: the centred code is exact in float32.
-    values = codes.reshape(*rows, groups, group).float().sub_(2 ** (scheme.bits - 1))
+    values = _in_groups(codes, scale.shape[-1], scheme).float().sub_(2 ** (scheme.bits - 1))
     values = (
         values * scale.unsqueeze(-1) if scale.requires_grad else values.mul_(scale.unsqueeze(-1))
     )
@@ -93,4 +115,26 @@ def decode_integer(
         moved = offset.float().unsqueeze(-1)
         needs_graph = values.requires_grad or moved.requires_grad
         values = values + moved if needs_graph else values.add_(moved)
-    return values.reshape(*rows, padded)[..., :columns].to(dtype)
+    return values.flatten(-2)[..., :columns].to(dtype)
+
+
+def decode_codebook(
+    scheme: Scheme, columns: int, tensors: dict[str, Tensor], dtype: torch.dtype
+) -> Tensor:
+    """Dense weight of packed codes of a codebook. Differentiable in bfloat16 and float32 scales."""
+    codes = unpack_codes(scheme, tensors["codes"], columns)
+    scale = read_scale(scheme.family.scale, tensors["scale"], tensors.get(MATRIX_SCALE))
+    values = codebook_of(scheme).values_of(codes)
+    values = _in_groups(values, scale.shape[-1], scheme)
+    values = (
+        values * scale.unsqueeze(-1) if scale.requires_grad else values.mul_(scale.unsqueeze(-1))
+    )
+    return values.flatten(-2)[..., :columns].to(dtype)
+
+
+def _in_groups(row: Tensor, groups: int, scheme: Scheme) -> Tensor:
+    """[..., groups, group], the last one filled up with zeros."""
+    group = scheme.group_size or row.shape[-1]
+    if lacking := groups * group - row.shape[-1]:
+        row = torch.nn.functional.pad(row, (0, lacking))
+    return row.unflatten(-1, (groups, group))

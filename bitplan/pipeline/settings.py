@@ -16,6 +16,7 @@ from bitplan.calibration import (
 )
 from bitplan.compress import get_quantizer
 from bitplan.errors import InputError
+from bitplan.formats import check_cached
 from bitplan.models import Inputs
 from bitplan.schema import Plan, Scheme
 from bitplan.sensitivity import AUTO, check_engine, check_estimator, check_pass
@@ -112,6 +113,8 @@ class Settings:
         _ = self.all_constraints
         for menu in (self.schemes, self.measured, self.cache_schemes):
             _check_menu(menu)
+        for scheme in self.cache_schemes or ():
+            check_cached(Scheme.parse(scheme))
         if self.context < 0 or self.batch < 1:
             raise InputError(
                 f"The cache is of {self.batch} sequences of {self.context} tokens; it needs a "
