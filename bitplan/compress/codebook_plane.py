@@ -57,7 +57,7 @@ class CodebookPlane(AbstractPlane):
         covering = self._covering(weight)
         scale = self._stored(covering)
         best = error(scale)
-        start = weight.abs().mean(0) if self.book.levels.numel() <= 3 else covering
+        start = weight.abs().mean(0) if self._is_coarse else covering
         for share in self._shares():
             best, scale = _better(best, scale, self._stored(start * share), error)
         for _ in range(REFITS):
@@ -90,12 +90,12 @@ class CodebookPlane(AbstractPlane):
         the weights above a threshold (Li et al., Ternary weight networks, 2016).
         """
         size = weight.abs()
-        match self.scheme.format:
-            case "sign":
-                return size.mean(0)
-            case "ternary":
-                large = size > TERNARY_THRESHOLD * size.mean(0)
-                return size.mul_(large).sum(0) / large.sum(0).clamp_min(1)
+        if self._is_coarse:
+            mean = size.div(len(size)).sum(0)  # a sum before the division could overflow
+            if self.scheme.format == "sign":
+                return mean
+            large = size > TERNARY_THRESHOLD * mean
+            return size.mul_(large).div_(large.sum(0).clamp_min(1)).sum(0)
         if self.scheme.family.scale == "e8m0":
             exponent = torch.frexp(size.amax(0)).exponent
             highest = math.frexp(self.book.highest)[1]
@@ -103,8 +103,13 @@ class CodebookPlane(AbstractPlane):
         above, below = weight.amax(0) / self.book.highest, weight.amin(0) / self.book.lowest
         return torch.maximum(above, below).clamp_min_(0)
 
+    @property
+    def _is_coarse(self) -> bool:
+        """Whether levels are so few that the best scale leaves most weights beyond them."""
+        return self.scheme.format in ("sign", "ternary")
+
     def _shares(self) -> tuple[float, ...]:
-        if self.book.levels.numel() <= 3:
+        if self._is_coarse:
             return MEANS
         return {"bf16": SHRINKS, "e8m0": POWERS, "e4m3": NEIGHBOURS}[self.scheme.family.scale][1:]
 

@@ -14,8 +14,8 @@ from bitplan.formats import MATRIX_SCALE, Packed
 from bitplan.schema import Scheme
 
 Quantizer = Callable[[Tensor, Sequence[Scheme], Curvature | None, Tensor | None], list[Packed]]
-"""(some rows of a weight [out, in], coded schemes, H, the largest absolute value of all its rows) ->
-the packed rows for each scheme"""
+"""(some rows of a weight [out, in], coded schemes, H, the largest absolute value of all rows)
+-> the packed rows for each scheme"""
 
 QUANTIZERS: dict[str, Quantizer] = {"gptq": gptq, "clip": clip, "rtn": rtn}
 """In order of preference."""
