@@ -3,7 +3,8 @@
 A coded matrix [out, in] is packed row by row. A row of codes is padded to a multiple of 8, and 8
 codes of B bits take B bytes, so that every width from 1 to 8 bits ends on whole bytes; 5 ternary
 codes take a byte. Each group of a row has a scale, and in an asymmetric integer scheme an offset:
-bfloat16 numbers, or scales of one byte. `nvfp4` has a float32 number for each matrix as well.
+bfloat16 numbers; or bytes, with a bfloat16 step for every 256 of them; or a scale of one byte.
+`nvfp4` has a float32 number for each matrix as well.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,8 @@ from bitplan.schema import FLOAT_BITS, Layer, Scheme, scheme_names
 
 CODES_A_PACK = 8
 TERNARY_A_BYTE = 5
+SCALES_A_STEP = 256
+STEP_BYTES = 2
 
 FLOAT_OF_DTYPE = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 """The scheme that keeps what is stored in a dtype as it is."""
@@ -47,7 +50,11 @@ def scheme_bytes(shape: Sequence[int], scheme: Scheme) -> int:
     family = scheme.family
     groups = -(-row // (scheme.group_size or row))
     numbers_a_group = 1 if scheme.symmetric else 2
-    scales = groups * numbers_a_group * family.scale_bytes
+    scales = numbers_a_group * (
+        groups + -(-groups // SCALES_A_STEP) * STEP_BYTES
+        if scheme.double
+        else groups * family.scale_bytes
+    )
     return rows * (code_bytes(row, scheme) + scales) + prod(shape[:-2]) * family.matrix_bytes
 
 
@@ -81,7 +88,9 @@ def canonical(scheme: Scheme, shape: Sequence[int]) -> Scheme:
     """
     if scheme.is_float or scheme.family.group_size or scheme.group_size is None:
         return scheme
-    return replace(scheme, group_size=None) if scheme.group_size >= shape[-1] else scheme
+    if scheme.group_size < shape[-1]:
+        return scheme
+    return replace(scheme, group_size=None, double=False)
 
 
 def legal_schemes(

@@ -34,6 +34,10 @@ def layer(*shape: int) -> Layer:
         ((2, 33), "mxfp4", 2 * (20 + 2)),
         ((2, 8), "mxfp8", 2 * (8 + 1)),
         ((2, 33), "nvfp4", 2 * (20 + 3) + 4),
+        ((2, 65), "int5g64d", 2 * (9 * 5 + 2 * (2 + 2))),
+        ((2, 65), "int5g64sd", 2 * (9 * 5 + 2 + 2)),
+        ((3, 16 * 256), "nf4g16d", 3 * (2048 + 256 + 2)),
+        ((3, 16 * 257), "nf4g16d", 3 * (2056 + 257 + 4)),
         ((5, 2, 33), "nvfp4", 5 * (2 * (20 + 3) + 4)),
     ],
 )
@@ -60,11 +64,16 @@ def test_more_bits_or_smaller_groups_are_never_smaller():
 @pytest.mark.parametrize("row", [1, 31, 32, 33, 64, 96, 128, 129])
 def test_a_group_that_spans_the_row_is_the_whole_row(row):
     shape = (4, row)
-    for name in ["int4g32", "int4g64s", "int4g128"]:
+    for name in ["int4g32", "int4g64s", "int4g128", "nf4g32", "bfp4g64"]:
         scheme = Scheme.parse(name)
         plain = canonical(scheme, shape)
         assert scheme_bytes(shape, plain) == scheme_bytes(shape, scheme)
         assert (plain.group_size is None) == (scheme.group_size >= row)
+
+
+def test_a_whole_row_has_a_scale_that_is_no_code():
+    assert str(canonical(Scheme.parse("int4g64d"), (4, 64))) == "int4"
+    assert str(canonical(Scheme.parse("int4g64d"), (4, 65))) == "int4g64d"
 
 
 @pytest.mark.parametrize("name", ["mxfp4", "nvfp4", "mxfp8"])
@@ -84,8 +93,9 @@ def test_a_short_row_has_no_duplicates():
     legal = [str(scheme) for scheme in legal_schemes(layer(4, 64), "float32")]
     assert len(set(legal)) == len(legal)
     free = [family for family in FAMILIES.values() if not family.group_size]
-    groups = ("g16", "g32", "")
-    coded = len(groups) * sum(1 + family.offset for family in free) + len(FAMILIES) - len(free)
+    one_group = sum((1 + family.offset) * (1 + family.can_double) for family in free)
+    whole_row = sum(1 + family.offset for family in free)
+    coded = 2 * one_group + whole_row + len(FAMILIES) - len(free)
     assert len(legal) == coded + len(FLOAT_BITS)
     assert "int4g32" in legal
     assert "int4" in legal

@@ -11,7 +11,7 @@ from bitplan.modules import PackedConvolution, PackedEmbedding, PackedLinear, Pa
 from bitplan.schema import Scheme
 
 REFERENCE = ["int2g32", "int3", "int5g64s", "int8g32", "int4g16", "sign", "ternaryg16", "fp8g64"]
-REFERENCE += ["mxfp4", "nvfp4", "nf4", "bfp4g16"]
+REFERENCE += ["int4g32d", "nf4g16d", "mxfp4", "nvfp4", "nf4", "bfp4g16"]
 CPU = ["int4g32", "int8s"]
 FLOAT = ["bf16", "fp16", "fp32"]
 # RMS(error) / RMS(expected): measured, and doubled.
@@ -172,6 +172,8 @@ def test_scales_and_offsets_take_gradients(name):
         expected = (slope * error).unflatten(1, (-1, group)).sum(-1)
         if key == MATRIX_SCALE:
             expected = expected.sum().view(1, 1)
+        elif key.endswith("_step"):  # of all groups of a row
+            expected = expected.sum(1, keepdim=True)
         assert relative_error(parameter.grad, expected) < 4e-3  # gradients are kept in bfloat16
 
 

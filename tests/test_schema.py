@@ -339,24 +339,26 @@ ALL_SCHEMES = scheme_names()
 
 
 def test_all_schemes_are_those_of_the_grammar():
-    integers = [
-        f"int{bits}{group}{symmetric}"
-        for bits in range(2, 9)
-        for group in ("", "g16", "g32", "g64", "g128")
-        for symmetric in ("", "s")
-    ]
+    groups = ["g16", "g32", "g64", "g128"]
+    integers = [f"int{bits}" for bits in range(2, 9)]
     free = ["sign", "ternary", "fp8", "fp8e5m2", "fp6", "fp6e3m2", "fp4", "nf4", "nf3"]
-    free += [f"bfp{bits}" for bits in range(3, 9)]
-    coded = [f"{stem}{group}" for stem in free for group in ("", "g16", "g32", "g64", "g128")]
-    fixed = ["mxfp8", "mxfp8e5m2", "mxfp6", "mxfp6e3m2", "mxfp4", "nvfp4"]
-    assert sorted(ALL_SCHEMES) == sorted([*FLOAT_BITS, *integers, *coded, *fixed])
+    expected = [
+        *("bf16", "fp16", "fp32"),
+        *("mxfp8", "mxfp8e5m2", "mxfp6", "mxfp6e3m2", "mxfp4", "nvfp4"),
+        *(f"bfp{bits}{group}" for bits in range(3, 9) for group in ("", *groups)),
+        *(f"{stem}{tail}" for stem in integers for tail in ("", "s")),
+        *(f"{stem}{g}{tail}" for stem in integers for g in groups for tail in ("", "s", "d", "sd")),
+        *free,
+        *(f"{stem}{g}{tail}" for stem in free for g in groups for tail in ("", "d")),
+    ]
+    assert sorted(scheme_names()) == sorted(expected)
 
 
 def test_the_json_schema_knows_every_name_and_no_other():
     pattern = json.loads(json_schema(Plan))["$defs"]["Choice"]["properties"]["scheme"]["pattern"]
     for name in ALL_SCHEMES:
         assert re.search(pattern, name)
-        for other in (f"{name}x", f"x{name}", f"{name}g", f"{name}+"):
+        for other in (f"{name}x", f"x{name}", f"{name}g", f"{name}dd", f"{name}+"):
             assert not re.search(pattern, other)
 
 
@@ -401,6 +403,11 @@ def test_what_is_no_scheme_is_told_those_there_are(name):
         ("nvfp4g16", "that of nvfp4 is always 16"),
         ("fp8g64s", "fp8 has no offset to do without"),
         ("signs", "sign has no offset"),
+        ("int4d", "it has not a group"),
+        ("nf4d", "it has not a group"),
+        ("bfp4g16d", "it has not scales in bfloat16"),
+        ("mxfp4d", "it has not scales in bfloat16"),
+        ("nvfp4d", "it has not scales in bfloat16"),
     ],
 )
 def test_parts_that_do_not_go_together_are_refused_by_name(name, why):

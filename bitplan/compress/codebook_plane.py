@@ -1,6 +1,7 @@
 """A scheme whose codes stand for the levels of a codebook."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -9,9 +10,11 @@ from torch import Tensor
 
 from bitplan.compress.grid import REFITS, SHRINKS, floored, stacked
 from bitplan.compress.plane import AbstractPlane, Grid
+from bitplan.compress.steps import Steps, steps_of, stored_in
+from bitplan.compress.stored import AsKind
 from bitplan.formats import Packed
 from bitplan.formats.codebook import codebook_of
-from bitplan.formats.scales import matrix_scale_for, read_scale, store_scale
+from bitplan.formats.scales import matrix_scale_for
 from bitplan.schema import Scheme
 
 POWERS = (1.0, 2.0, 0.5, 0.25)
@@ -45,23 +48,30 @@ class CodebookPlane(AbstractPlane):
             reach = self.work.abs().amax() if reach is None else reach
             scale = matrix_scale_for(reach.item(), self.book.highest)
             self.matrix_scale = torch.tensor(scale, device=weight.device)
+        self.kind = AsKind(kind=scheme.family.scale, matrix_scale=self.matrix_scale)
+        self.steps: Steps | None = None
+        if scheme.double:
+            self.steps = steps_of(
+                lambda group: (self._covering(self.work[group]),), weight.shape[1], self.group
+            )
 
-    def full(self, weight: Tensor) -> Grid:
+    def full(self, group: slice) -> Grid:
         """See `_covering`."""
-        return (self._stored(self._covering(weight)),)
+        return (self._stored(group)(self._covering(self.work[group])),)
 
-    def search(self, weight: Tensor, importance: Tensor) -> Grid:
+    def search(self, group: slice, importance: Tensor) -> Grid:
         """Shares of the covering scale; the best is refitted to its codes by least squares."""
+        weight, stored = self.work[group], self._stored(group)
         importance = floored(importance).unsqueeze(1)
         error = partial(self._error, weight, importance)
         covering = self._covering(weight)
-        scale = self._stored(covering)
+        scale = stored(covering)
         best = error(scale)
         start = weight.abs().mean(0) if self._is_coarse else covering
         for share in self._shares():
-            best, scale = _better(best, scale, self._stored(start * share), error)
+            best, scale = _better(best, scale, stored(start * share), error)
         for _ in range(REFITS):
-            candidate = self._stored(self._refit(weight, importance, scale))
+            candidate = stored(self._refit(weight, importance, scale))
             best, scale = _better(best, scale, candidate, error)
         return (scale,)
 
@@ -79,7 +89,10 @@ class CodebookPlane(AbstractPlane):
         scale = torch.stack([scale for (scale,) in grids], dim=1)
         whole = None if self.matrix_scale is None else self.matrix_scale.view(1, 1)
         codes, scale = codes[:, : self.rows].t(), scale[: self.rows]
-        return [Packed.encode(self.scheme, codes, scale, matrix_scale=whole)]
+        steps = None
+        if self.steps is not None:
+            steps = {name: of_all[: self.rows] for name, of_all in self.steps.items()}
+        return [Packed.encode(self.scheme, codes, scale, matrix_scale=whole, steps=steps)]
 
     def _covering(self, weight: Tensor) -> Float[Tensor, "rows"]:
         """The scale from which a group is rounded without a search.
@@ -113,10 +126,11 @@ class CodebookPlane(AbstractPlane):
             return MEANS
         return {"bf16": SHRINKS, "e8m0": POWERS, "e4m3": NEIGHBOURS}[self.scheme.family.scale][1:]
 
-    def _stored(self, scale: Tensor) -> Tensor:
-        """A scale as it will be decoded."""
-        kind = self.scheme.family.scale
-        return read_scale(kind, store_scale(kind, scale, self.matrix_scale), self.matrix_scale)
+    def _stored(self, group: slice) -> Callable[[Tensor], Tensor]:
+        """What makes of a group's scales those that decode will see."""
+        if self.steps is None:
+            return self.kind.scale
+        return stored_in(self.steps, group, self.group).scale
 
     def _nearest(self, weight: Tensor, scale: Tensor) -> Tensor:
         return self.book.nearest(weight / torch.where(scale > 0, scale, 1.0))

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bitplan.compress.stored import AS_BFLOAT16, AbstractStored
 from bitplan.formats import Packed
-from bitplan.formats.scales import SCALE_DTYPE
 from bitplan.schema import Scheme
 
 SHRINKS = tuple(1 - 0.05 * step for step in range(14))
@@ -32,6 +32,7 @@ class Levels:
 
     half: Float[Tensor, "rows"]
     symmetric: Tensor  # bool [rows]
+    stored: AbstractStored = AS_BFLOAT16
 
     @classmethod
     def of(cls, schemes: Sequence[Scheme], work: Float[Tensor, "in rows"]) -> "Levels":
@@ -95,14 +96,9 @@ def _range(weight: Tensor, levels: Levels, shrink: float) -> tuple[Tensor, Tenso
     offset = torch.where(levels.symmetric, 0.0, middle + scale / 2)
     # Far from zero an offset is stored more coarsely than a narrow group needs: what its rounding
     # moves the grid by, beyond half a step, the grid is widened by.
-    moved = (offset.to(SCALE_DTYPE).float() - offset).abs()
-    return _stored(scale + (moved - scale / 2).clamp_min(0) / (levels.half - 0.5), offset)
-
-
-def _stored(scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-    scale = scale.to(SCALE_DTYPE).float()
-    # A group of equal weights has no range: any positive scale gives the exact offset.
-    return torch.where(scale > 0, scale, 1.0), offset.to(SCALE_DTYPE).float()
+    moved = (levels.stored.offset(offset) - offset).abs()
+    scale = scale + (moved - scale / 2).clamp_min(0) / (levels.half - 0.5)
+    return levels.stored.positive_scale(scale), levels.stored.offset(offset)
 
 
 def _error(
@@ -140,7 +136,9 @@ def _refit(
     variance = (centred * (codes - code_mean)).sum(0)
     slope = (centred * (weight - weight_mean)).sum(0) / variance
     slope = torch.where((variance > 0) & (slope > 0), slope, scale)
-    return _stored(slope, weight_mean - slope * code_mean)
+    return levels.stored.positive_scale(slope), levels.stored.offset(
+        weight_mean - slope * code_mean
+    )
 
 
 def stacked(weight: Float[Tensor, "out in"], schemes: Sequence[Scheme]) -> Tensor:
@@ -153,13 +151,17 @@ def stacked(weight: Float[Tensor, "out in"], schemes: Sequence[Scheme]) -> Tenso
 
 
 def unstacked(
-    codes: Tensor, grids: Sequence[tuple[Tensor, Tensor]], schemes: Sequence[Scheme], rows: int
+    codes: Tensor,
+    grids: Sequence[tuple[Tensor, Tensor]],
+    schemes: Sequence[Scheme],
+    rows: int,
+    steps: dict[str, Tensor] | None = None,
 ) -> list[Packed]:
     """The packed weight [rows, in] of every scheme: what `stacked` laid side by side."""
     stride = codes.shape[1] // len(schemes)
     scale, offset = (torch.stack(parts, dim=1) for parts in zip(*grids, strict=True))
     return [
-        Packed.encode(scheme, codes[:, part].t(), scale[part], offset[part])
+        Packed.encode(scheme, codes[:, part].t(), scale[part], offset[part], steps=steps)
         for scheme, part in (
             (scheme, slice(i * stride, i * stride + rows)) for i, scheme in enumerate(schemes)
         )

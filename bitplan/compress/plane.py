@@ -27,13 +27,11 @@ class AbstractPlane(ABC):
     group: int
 
     @abstractmethod
-    def full(self, weight: Float[Tensor, "group rows"]) -> Grid:
-        """The grid that covers a group: no search, no data."""
+    def full(self, group: slice) -> Grid:
+        """The grid that covers a group of columns as they are now: no search, no data."""
 
     @abstractmethod
-    def search(
-        self, weight: Float[Tensor, "group rows"], importance: Float[Tensor, "group"]
-    ) -> Grid:
+    def search(self, group: slice, importance: Float[Tensor, "group"]) -> Grid:
         """The grid that minimises the squared error weighted by `importance`."""
 
     @abstractmethod

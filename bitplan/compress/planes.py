@@ -17,20 +17,22 @@ def planes(
     schemes: Sequence[Scheme],
     reach: Float[Tensor, ""] | None = None,
 ) -> Iterator[AbstractPlane]:
-    """One for the integer schemes of each group size, and one for every other scheme.
+    """One for the plain integer schemes of each group size, and one for every other scheme.
 
     `reach` is the largest absolute value of the matrix that the weight is some rows of; None: of
     the weight.
     """
     alike: dict[int | None, list[Scheme]] = {}
     for scheme in schemes:
-        if scheme.is_integer:
+        if scheme.is_integer and not scheme.double:
             alike.setdefault(scheme.group_size, []).append(scheme)
     for together in alike.values():
         yield IntegerPlane(weight, together)
     for scheme in schemes:
         if not scheme.is_integer:
             yield CodebookPlane(weight, scheme, reach)
+        elif scheme.double:
+            yield IntegerPlane(weight, [scheme])
 
 
 def in_order(packed: Sequence[Packed], schemes: Sequence[Scheme]) -> list[Packed]:

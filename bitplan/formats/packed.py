@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from bitplan.formats import base3, bits
+from bitplan.formats import base3, bits, double
 from bitplan.formats.codebook import codebook_of
 from bitplan.formats.scales import MATRIX_SCALE, SCALE_DTYPE, read_scale, store_scale
 from bitplan.schema import Scheme
@@ -20,8 +20,9 @@ class Packed:
 
     `tensors` holds `weight` for a float scheme. For all others it holds `codes` (uint8 [..., out,
     bytes], see `bits` and `base3`) and `scale` [..., out, groups] (see `scales`), with `offset`
-    [..., out, groups] for an integer scheme that is not symmetric, and `matrix_scale` [..., 1, 1]
-    for `nvfp4`. Weight i of a row, in group j, is
+    [..., out, groups] for an integer scheme that is not symmetric, `matrix_scale` [..., 1, 1] for
+    `nvfp4`, and `scale_step` and `offset_step` [..., out, blocks] where scales are codes (see
+    `double`). Weight i of a row, in group j, is
 
         (code_i - 2^(bits - 1)) * scale_j + offset_j    for an integer scheme,
         table[code_i] * scale_j                         for all others, see `codebook`,
@@ -41,16 +42,26 @@ class Packed:
         scale: Float[Tensor, "*out groups"],
         offset: Float[Tensor, "*out groups"] | None = None,
         matrix_scale: Float[Tensor, "*experts 1 1"] | None = None,
+        steps: dict[str, Float[Tensor, "*out blocks"]] | None = None,
     ) -> "Packed":
-        """Pack codes with their scales, and with offsets or a matrix's scale where there are."""
-        kind = scheme.family.scale
-        stored = (
-            scale.to(SCALE_DTYPE) if scheme.is_integer else store_scale(kind, scale, matrix_scale)
+        """Pack codes with their scales, and with offsets, a matrix's scale or steps if it has."""
+        tensors = {"codes": pack_codes(scheme, codes)}
+        numbers = (
+            {"scale": scale}
+            if offset is None or scheme.symmetric
+            else {"scale": scale, "offset": offset}
         )
-        tensors = {"codes": pack_codes(scheme, codes), "scale": stored.contiguous()}
-        if not scheme.symmetric:
-            assert offset is not None
-            tensors["offset"] = offset.to(SCALE_DTYPE).contiguous()
+        assert scheme.symmetric or offset is not None
+        for name, number in numbers.items():
+            if scheme.double:
+                assert steps is not None
+                stored = double.store(number, steps[name], centre=double.CENTRES[name])
+                tensors[name + double.STEP] = steps[name].to(SCALE_DTYPE).contiguous()
+            elif scheme.is_integer:
+                stored = number.to(SCALE_DTYPE)
+            else:
+                stored = store_scale(scheme.family.scale, number, matrix_scale)
+            tensors[name] = stored.contiguous()
         if scheme.family.matrix_bytes:
             assert matrix_scale is not None
             tensors[MATRIX_SCALE] = matrix_scale
@@ -104,7 +115,9 @@ def decode_integer(
 ) -> Tensor:
     """Dense weight of packed integer codes. Differentiable in scale and offset."""
     codes = unpack_codes(scheme, tensors["codes"], columns)
-    scale, offset = tensors["scale"].float(), tensors.get("offset")
+    scale, offset = read_number(scheme, tensors, "scale"), None
+    if not scheme.symmetric:
+        offset = read_number(scheme, tensors, "offset")
     # One pass: q * scale + (offset - half * scale) differs from the definition in rounding only,
     # so the definition's order is kept: the centred code is exact in float32.
     values = _in_groups(codes, scale.shape[-1], scheme).float().sub_(2 ** (scheme.bits - 1))
@@ -112,7 +125,7 @@ def decode_integer(
         values * scale.unsqueeze(-1) if scale.requires_grad else values.mul_(scale.unsqueeze(-1))
     )
     if offset is not None:
-        moved = offset.float().unsqueeze(-1)
+        moved = offset.unsqueeze(-1)
         needs_graph = values.requires_grad or moved.requires_grad
         values = values + moved if needs_graph else values.add_(moved)
     return values.flatten(-2)[..., :columns].to(dtype)
@@ -123,13 +136,25 @@ def decode_codebook(
 ) -> Tensor:
     """Dense weight of packed codes of a codebook. Differentiable in bfloat16 and float32 scales."""
     codes = unpack_codes(scheme, tensors["codes"], columns)
-    scale = read_scale(scheme.family.scale, tensors["scale"], tensors.get(MATRIX_SCALE))
+    scale = read_number(scheme, tensors, "scale")
     values = codebook_of(scheme).values_of(codes)
     values = _in_groups(values, scale.shape[-1], scheme)
     values = (
         values * scale.unsqueeze(-1) if scale.requires_grad else values.mul_(scale.unsqueeze(-1))
     )
     return values.flatten(-2)[..., :columns].to(dtype)
+
+
+def read_number(
+    scheme: Scheme, tensors: dict[str, Tensor], name: str
+) -> Float[Tensor, "*out groups"]:
+    """The `scale` or `offset` of each group, in float32."""
+    if scheme.double:
+        steps = tensors[name + double.STEP]
+        return double.read(tensors[name], steps, centre=double.CENTRES[name])
+    if name == "offset":
+        return tensors[name].float()
+    return read_scale(scheme.family.scale, tensors[name], tensors.get(MATRIX_SCALE))
 
 
 def _in_groups(row: Tensor, groups: int, scheme: Scheme) -> Tensor:

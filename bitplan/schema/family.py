@@ -22,6 +22,11 @@ class Family:
     offset: bool = False
 
     @property
+    def can_double(self) -> bool:
+        """Whether its scales may be stored as codes themselves."""
+        return self.scale == "bf16"
+
+    @property
     def scale_bytes(self) -> int:
         """Bytes of a scale."""
         return 2 if self.scale == "bf16" else 1

@@ -1,6 +1,5 @@
 """How one matrix is stored."""
 
-import itertools
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +22,8 @@ class Scheme:
     `bf16`, `fp16` and `fp32` keep the layer in that floating-point type. All others are codes with
     a scale for every G weights of a row, or for the whole row without `gG`:
 
-    - `intBgG`: integers of B bits with an offset beside the scale; a final `s` makes them
-      symmetric: no offset;
+    - `intBgG`: integers of B bits with an offset beside the scale; an `s` makes them symmetric: no
+      offset;
     - `sign` and `ternary`: -1 and 1; -1, 0 and 1, five in a byte;
     - `fp8`, `fp6`, `fp4`: floating-point codes e4m3, e2m3 and e2m1; `fp8e5m2`, `fp6e3m2`;
     - `nf4`, `nf3`: quantiles of the normal distribution;
@@ -32,7 +31,9 @@ class Scheme:
     - `mxfp8`, `mxfp6`, `mxfp4`, `mxfp8e5m2`, `mxfp6e3m2`: floating-point codes, a power of two for
       every 32 weights; `nvfp4`: e2m1, an e4m3 scale for every 16 and one float32 a matrix.
 
-    `bits` are those of a code, as it is packed; `symmetric` says that there is no offset.
+    A final `d` after a group says that bfloat16 scales and offsets become bytes, of which every 256
+    of a row share a step (double quantization). `bits` are those of a code, as it is packed;
+    `symmetric` says that there is no offset.
 
     >>> Scheme.parse("int3g128s").group_size
     128
@@ -44,6 +45,7 @@ class Scheme:
     bits: float
     group_size: int | None = None
     symmetric: bool = True
+    double: bool = False
 
     @classmethod
     def parse(cls, name: "str | Scheme") -> "Scheme":
@@ -64,6 +66,12 @@ class Scheme:
                 f"{name!r} names a group, but that of {stem} is always {family.group_size} "
                 f"weights: write {stem}."
             )
+        if match["double"] and not (size and family.can_double):
+            needed = "a group" if family.can_double else "scales in bfloat16"
+            raise SchemeError(
+                f"{name!r} ends on d, for scales that are codes themselves, but it has not "
+                f"{needed}. Write int4g64d, nf4g64d or the like."
+            )
         group = int(size) if size else family.group_size
         if size and group not in GROUP_SIZES:
             raise SchemeError(
@@ -77,6 +85,7 @@ class Scheme:
             bits=bits,
             group_size=group,
             symmetric=symmetric or not family.offset,
+            double=bool(match["double"]),
         )
 
     @property
@@ -91,7 +100,7 @@ class Scheme:
 
     @property
     def stem(self) -> str:
-        """The name without group and `s`."""
+        """The name without group, `s` and `d`."""
         return f"{self.format}{self.bits}" if self.format in WIDE else self.format
 
     @property
@@ -106,7 +115,8 @@ class Scheme:
             return self.format
         free = self.group_size and self.family.group_size is None
         group = f"g{self.group_size}" if free else ""
-        return f"{self.stem}{group}{'s' if self.symmetric and self.family.offset else ''}"
+        symmetric = "s" if self.symmetric and self.family.offset else ""
+        return f"{self.stem}{group}{symmetric}{'d' if self.double else ''}"
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:
@@ -123,24 +133,26 @@ class Scheme:
 
 def scheme_names() -> tuple[str, ...]:
     """The names of all schemes there are."""
-    groups = ("", *(f"g{size}" for size in GROUP_SIZES))
-    coded = (
-        "".join(parts)
-        for stem, family in FAMILIES.items()
-        for parts in itertools.product(
-            [stem], [""] if family.group_size else groups, ["", "s"] if family.offset else [""]
-        )
-    )
+    coded = []
+    for stem, family in FAMILIES.items():
+        groups = [f"g{size}" for size in GROUP_SIZES] if family.group_size is None else []
+        for group in ("", *groups):
+            symmetries = ("", "s") if family.offset else ("",)
+            doubles = ("", "d") if group and family.can_double else ("",)
+            coded += ["".join((stem, group, s, d)) for s in symmetries for d in doubles]
     return (*coded, *FLOAT_BITS)
 
 
 def _pattern() -> str:
     """Of names, as ECMA-262 and Python read it."""
-    group = f"(g({'|'.join(map(str, GROUP_SIZES))}))?"
+    group = f"g({'|'.join(map(str, GROUP_SIZES))})"
     tails: dict[str, list[str]] = {}
     for stem, family in FAMILIES.items():
-        tail = ("" if family.group_size else group) + ("s?" if family.offset else "")
-        tails.setdefault(tail, []).append(stem)
+        symmetric = "s?" if family.offset else ""
+        tail = f"({group}{symmetric}{'d?' if family.can_double else ''})?"
+        if family.offset:
+            tail = f"({tail}|s)"
+        tails.setdefault("" if family.group_size else tail, []).append(stem)
     coded = (f"({'|'.join(stems)}){tail}" for tail, stems in tails.items())
     return f"^({'|'.join((*FLOAT_BITS, *coded))})$"
 
@@ -154,11 +166,11 @@ def _known() -> str:
         f"Schemes are {', '.join(FLOAT_BITS)}; {', '.join((*integers, *free))}, each with an "
         f"optional group ({sizes}; the whole row without), the int ones with an optional s for "
         f"symmetric, as in int4g64, int8s or nf4g64; and {', '.join(fixed)}, whose groups are "
-        "fixed."
+        "fixed. A final d after a group makes bytes of scales, as in nf4g64d."
     )
 
 
 _NAME = re.compile(
     rf"(?P<stem>{'|'.join(sorted(FAMILIES, key=len, reverse=True))})"
-    r"(?:g(?P<group>[1-9][0-9]*))?(?P<symmetric>s?)"
+    r"(?:g(?P<group>[1-9][0-9]*))?(?P<symmetric>s?)(?P<double>d?)"
 )

@@ -87,7 +87,16 @@ def test_the_same_model_is_saved_as_the_same_bytes(tmp_path, packed):
 @pytest.mark.parametrize("turn", range(4))
 @pytest.mark.parametrize("name", ["llama", "mixtral"])
 def test_all_families_are_saved_side_by_side(tmp_path, packed, said, name, turn):
-    stems = [*FAMILIES, "ternaryg16", "fp8g16", "nf4g16", "bfp4g16", "fp6g32"]
+    stems = [
+        *FAMILIES,
+        "ternaryg16",
+        "fp8g16",
+        "nf4g16",
+        "bfp4g16",
+        "fp6g32",
+        "int4g16d",
+        "nf4g16d",
+    ]
     case = packed(name, torch.bfloat16, tuple(stems[turn::4]))
     save(case.model, tmp_path, case.plan)
     size = sum(tensor.nbytes for tensor in load_file(tmp_path / "model.safetensors").values())

@@ -22,6 +22,7 @@ from bitplan.schema import Scheme
         ("int3g64", (64, 64), "reference", "int8s alone"),
         ("int8s", (3, 48, 80), "reference", "canonical layout"),
         ("int4g16", (64, 64), "reference", "int8s alone"),
+        ("int4g64d", (64, 64), "reference", "int8s alone"),
         ("fp8", (64, 64), "reference", "int8s alone"),
         ("fp4g64", (64, 64), "reference", "int8s alone"),
         ("mxfp4", (64, 64), "reference", "int8s alone"),

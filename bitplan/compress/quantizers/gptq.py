@@ -49,7 +49,7 @@ def _gptq(plane: AbstractPlane, importance: Tensor, factor: Tensor) -> list[Pack
         for column in range(start, stop):
             if column % group == 0:
                 ahead = slice(column, min(column + group, columns))
-                grids.append(plane.search(work[ahead], importance[ahead]))
+                grids.append(plane.search(ahead, importance[ahead]))
             codes[column], values = plane.codes_and_values(work[column], grids[-1])
             error = work[column].sub(values).div_(factor[column, column])
             errors[column - start] = error

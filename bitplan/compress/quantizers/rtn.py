@@ -27,7 +27,7 @@ def rtn(
     reach: Float[Tensor, ""] | None = None,
 ) -> list[Packed]:
     """Render one weight in several coded schemes; H is not read."""
-    return _round(weight, schemes, reach, lambda plane, group: plane.full(plane.work[group]))
+    return _round(weight, schemes, reach, lambda plane, group: plane.full(group))
 
 
 def clip(
@@ -43,7 +43,7 @@ def clip(
         weight,
         schemes,
         reach,
-        lambda plane, group: plane.search(plane.work[group], importance[group]),
+        lambda plane, group: plane.search(group, importance[group]),
     )
 
 

@@ -8,16 +8,18 @@ from bitplan.compress import QUANTIZERS, render
 from bitplan.footprint import scheme_bytes
 from bitplan.formats import MATRIX_SCALE, Packed
 from bitplan.formats.codebook import codebook_of
-from bitplan.formats.packed import unpack_codes
-from bitplan.formats.scales import read_scale
+from bitplan.formats.packed import read_number, unpack_codes
 from bitplan.schema import FAMILIES, Scheme
 
+DOUBLED = ["nf4g16d", "fp4g64d", "signg16d", "ternaryg64d"]
 STEMS = [stem for stem, family in FAMILIES.items() if not family.offset]
 NAMES = [
     f"{stem}{group}"
     for stem in STEMS
     for group in ([""] if FAMILIES[stem].group_size else ["", "g16", "g64"])
+    if not (stem.startswith("bfp") and stem not in ("bfp3", "bfp8"))
 ]
+NAMES += DOUBLED
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -43,21 +45,20 @@ def expected_loss(weight: Tensor, packed: Packed, covariance: Tensor) -> float:
 
 def scales(packed: Packed) -> Tensor:
     """The scale of every weight."""
-    kind, tensors = packed.scheme.family.scale, packed.tensors
-    scale = read_scale(kind, tensors["scale"], tensors.get(MATRIX_SCALE))
+    scale = read_number(packed.scheme, packed.tensors, "scale")
     group = packed.scheme.group_size or packed.shape[-1]
     return scale.repeat_interleave(group, dim=-1)[..., : packed.shape[-1]]
 
 
-@pytest.mark.parametrize("quantizer", QUANTIZERS)
 @pytest.mark.parametrize("shape", [(1, 1), (3, 7), (1, 129), (65, 31), (4, 300)], ids=str)
-@pytest.mark.parametrize("name", NAMES)
-def test_any_shape(quantizer, shape, name):
-    weight = random(*shape)
-    packed = one(weight, name, quantizer, correlated(shape[1]))
-    assert packed.shape == shape
-    assert packed.nbytes == scheme_bytes(shape, packed.scheme)
-    assert (packed.decode() - weight).norm() < weight.norm() * 0.75
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
+def test_any_shape(quantizer, shape):
+    weight, schemes = random(*shape), [Scheme.parse(name) for name in NAMES]
+    rendered = render(weight, schemes, quantizer=quantizer, covariance=correlated(shape[1]))
+    for scheme, packed in rendered.items():
+        assert packed.shape == shape, scheme
+        assert packed.nbytes == scheme_bytes(shape, scheme), scheme
+        assert (packed.decode() - weight).norm() < weight.norm() * 0.75, scheme
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -86,7 +87,9 @@ def test_each_weight_gets_the_nearest_level_of_its_group(quantizer, name):
     assert (error <= nearest * (1 + 1e-4) + 1e-7).all()
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name[:4] not in ("sign", "tern")])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name[:4] not in ("sign", "tern") and name not in DOUBLED]
+)
 def test_without_a_search_no_weight_is_far_beyond_the_levels(name):
     weight = random(20, 200)
     packed = one(weight, name, "rtn")
@@ -171,19 +174,21 @@ def hard_weights() -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
 @pytest.mark.parametrize("case", hard_weights())
-@pytest.mark.parametrize("name", STEMS)
-def test_takes_any_weight(case, name, quantizer):
+def test_takes_any_weight(case, quantizer):
     weight = hard_weights()[case]
-    packed = one(weight, name, quantizer, correlated(70))
-    decoded = packed.decode()
-    assert decoded.isfinite().all()
-    assert not decoded[(weight == 0).all(1)].any()
-    if case == "a group of zeros" and quantizer != "gptq" and Scheme.parse(name).group_size:
-        assert not decoded[:, 32:64].any()
-    if case == "huge":
-        return  # squares overflow: nothing is promised but numbers
-    # Sane: no worse than giving up on the weight.
-    assert (decoded - weight).double().norm() <= weight.double().norm() * (1 + 1e-6)
+    schemes = [Scheme.parse(name) for name in (*STEMS, *DOUBLED)]
+    rendered = render(weight, schemes, quantizer=quantizer, covariance=correlated(70))
+    for scheme, packed in rendered.items():
+        decoded = packed.decode()
+        assert decoded.isfinite().all(), scheme
+        assert not decoded[(weight == 0).all(1)].any(), scheme
+        if case == "a group of zeros" and quantizer != "gptq" and scheme.group_size in (16, 32):
+            assert not decoded[:, 32:64].any(), scheme
+        if case == "huge":
+            continue  # squares overflow: nothing is promised but numbers
+        # Sane: no worse than giving up on the weight. gptq minimises another error: 1.033.
+        slack = 1.05 if quantizer == "gptq" else 1 + 1e-6
+        assert (decoded - weight).double().norm() <= weight.double().norm() * slack, scheme
 
 
 def test_a_matrix_of_nvfp4_has_one_scale_and_experts_one_each():

@@ -8,7 +8,18 @@ from bitplan.kernels.codebook import reference
 from bitplan.kernels.integer import reference as integer
 from bitplan.schema import Scheme
 
-NAMES = ["sign", "ternaryg16", "fp8", "fp6g32", "fp4g64", "nf4g64", "bfp3g16", "mxfp4", "nvfp4"]
+NAMES = [
+    "sign",
+    "ternaryg16",
+    "fp8",
+    "fp6g32",
+    "fp4g64",
+    "nf4g64",
+    "bfp3g16",
+    "mxfp4",
+    "nvfp4",
+    "nf4g16d",
+]
 
 
 def packed(name: str, *shape: int) -> Packed:
