@@ -4,7 +4,8 @@ A coded matrix [out, in] is packed row by row. A row of codes is padded to a mul
 codes of B bits take B bytes, so that every width from 1 to 8 bits ends on whole bytes; 5 ternary
 codes take a byte. Each group of a row has a scale, and in an asymmetric integer scheme an offset:
 bfloat16 numbers; or bytes, with a bfloat16 step for every 256 of them; or a scale of one byte.
-`nvfp4` has a float32 number for each matrix as well.
+`nvfp4` has a float32 number for each matrix as well, `bitmod` 2 bits for each group, packed as
+codes are.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,7 @@ CODES_A_PACK = 8
 TERNARY_A_BYTE = 5
 SCALES_A_STEP = 256
 STEP_BYTES = 2
+CHOICE_BITS = 2
 
 FLOAT_OF_DTYPE = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 """The scheme that keeps what is stored in a dtype as it is."""
@@ -55,7 +57,10 @@ def scheme_bytes(shape: Sequence[int], scheme: Scheme) -> int:
         if scheme.double
         else groups * family.scale_bytes
     )
-    return rows * (code_bytes(row, scheme) + scales) + prod(shape[:-2]) * family.matrix_bytes
+    choices = -(-groups // CODES_A_PACK) * CHOICE_BITS if family.choices > 1 else 0
+    return (
+        rows * (code_bytes(row, scheme) + scales + choices) + prod(shape[:-2]) * family.matrix_bytes
+    )
 
 
 def code_bytes(row: int, scheme: Scheme) -> int:

@@ -11,7 +11,7 @@ from bitplan.modules import PackedConvolution, PackedEmbedding, PackedLinear, Pa
 from bitplan.schema import Scheme
 
 REFERENCE = ["int2g32", "int3", "int5g64s", "int8g32", "int4g16", "sign", "ternaryg16", "fp8g64"]
-REFERENCE += ["int4g32d", "nf4g16d", "mxfp4", "nvfp4", "nf4", "bfp4g16"]
+REFERENCE += ["bitmod3g16", "int4g32d", "nf4g16d", "mxfp4", "nvfp4", "nf4", "bfp4g16"]
 CPU = ["int4g32", "int8s"]
 FLOAT = ["bf16", "fp16", "fp32"]
 # RMS(error) / RMS(expected): measured, and doubled.

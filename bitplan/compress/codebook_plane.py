@@ -33,16 +33,24 @@ TERNARY_THRESHOLD = 0.7
 class CodebookPlane(AbstractPlane):
     """The weight in one scheme; a grid is a scale, as it is stored.
 
-    `reach` is the largest absolute value of the whole matrix that the rows are of.
+    Args:
+        weight: some rows of a matrix.
+        scheme: neither float nor integer.
+        reach: the largest absolute value of the whole matrix; None: of the weight.
+        choice: which of the scheme's codebooks.
     """
 
     def __init__(
-        self, weight: Float[Tensor, "out in"], scheme: Scheme, reach: Float[Tensor, ""] | None
+        self,
+        weight: Float[Tensor, "out in"],
+        scheme: Scheme,
+        reach: Float[Tensor, ""] | None = None,
+        choice: int = 0,
     ) -> None:
         self.scheme, self.rows = scheme, len(weight)
         self.work = stacked(weight, [scheme])
         self.group = scheme.group_size or weight.shape[1]
-        self.book = codebook_of(scheme)
+        self.book = codebook_of(scheme, choice)
         self.matrix_scale = None
         if scheme.family.matrix_bytes:
             reach = self.work.abs().amax() if reach is None else reach
@@ -52,19 +60,19 @@ class CodebookPlane(AbstractPlane):
         self.steps: Steps | None = None
         if scheme.double:
             self.steps = steps_of(
-                lambda group: (self._covering(self.work[group]),), weight.shape[1], self.group
+                lambda group: (self.covering(group),), weight.shape[1], self.group
             )
 
     def full(self, group: slice) -> Grid:
-        """See `_covering`."""
-        return (self._stored(group)(self._covering(self.work[group])),)
+        """See `covering`."""
+        return (self._stored(group)(self.covering(group)),)
 
     def search(self, group: slice, importance: Tensor) -> Grid:
         """Shares of the covering scale; the best is refitted to its codes by least squares."""
         weight, stored = self.work[group], self._stored(group)
         importance = floored(importance).unsqueeze(1)
-        error = partial(self._error, weight, importance)
-        covering = self._covering(weight)
+        error = partial(self.error, weight, importance)
+        covering = self.covering(group)
         scale = stored(covering)
         best = error(scale)
         start = weight.abs().mean(0) if self._is_coarse else covering
@@ -94,7 +102,14 @@ class CodebookPlane(AbstractPlane):
             steps = {name: of_all[: self.rows] for name, of_all in self.steps.items()}
         return [Packed.encode(self.scheme, codes, scale, matrix_scale=whole, steps=steps)]
 
-    def _covering(self, weight: Tensor) -> Float[Tensor, "rows"]:
+    def error(
+        self, weight: Tensor, importance: Float[Tensor, "group 1"], scale: Tensor
+    ) -> Float[Tensor, "rows"]:
+        """The weighted squared error of a group at a scale."""
+        values = self.book.levels_at(self._nearest(weight, scale))
+        return values.mul_(scale).sub_(weight).square_().mul_(importance).sum(0)
+
+    def covering(self, group: slice) -> Float[Tensor, "rows"]:
         """The scale from which a group is rounded without a search.
 
         The smallest at which no weight is beyond the levels. Of powers of two, that which puts the
@@ -102,6 +117,7 @@ class CodebookPlane(AbstractPlane):
         `sign`, the mean absolute weight (Rastegari et al., XNOR-Net, 2016); of `ternary`, that of
         the weights above a threshold (Li et al., Ternary weight networks, 2016).
         """
+        weight = self.work[group]
         size = weight.abs()
         if self._is_coarse:
             mean = size.div(len(size)).sum(0)  # a sum before the division could overflow
@@ -134,10 +150,6 @@ class CodebookPlane(AbstractPlane):
 
     def _nearest(self, weight: Tensor, scale: Tensor) -> Tensor:
         return self.book.nearest(weight / torch.where(scale > 0, scale, 1.0))
-
-    def _error(self, weight: Tensor, importance: Tensor, scale: Tensor) -> Tensor:
-        values = self.book.levels_at(self._nearest(weight, scale))
-        return values.mul_(scale).sub_(weight).square_().mul_(importance).sum(0)
 
     def _refit(self, weight: Tensor, importance: Tensor, scale: Tensor) -> Tensor:
         """The scale of least squares for the codes of another."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bitplan.compress.codebook_plane import CodebookPlane
 from bitplan.compress.integer_plane import IntegerPlane
+from bitplan.compress.mixed_plane import MixedPlane
 from bitplan.compress.plane import AbstractPlane
 from bitplan.formats import Packed
 from bitplan.schema import Scheme
@@ -29,7 +30,9 @@ def planes(
     for together in alike.values():
         yield IntegerPlane(weight, together)
     for scheme in schemes:
-        if not scheme.is_integer:
+        if not scheme.is_integer and scheme.family.choices > 1:
+            yield MixedPlane(weight, scheme)
+        elif not scheme.is_integer:
             yield CodebookPlane(weight, scheme, reach)
         elif scheme.double:
             yield IntegerPlane(weight, [scheme])

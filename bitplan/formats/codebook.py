@@ -96,14 +96,16 @@ def look_up(table: Float[Tensor, "entries"], index: Tensor) -> Tensor:
     return table.to(index.device).index_select(0, index.flatten()).view(index.shape)
 
 
-def codebook_of(scheme: Scheme) -> Codebook:
-    """The codebook of a scheme that is neither float nor integer."""
-    return _codebook(scheme.format, int(scheme.bits))
+def codebook_of(scheme: Scheme, choice: int = 0) -> Codebook:
+    """The codebook of a scheme that is neither float nor integer; the chosen one of several."""
+    return _codebook(scheme.format, int(scheme.bits), choice)
 
 
 @cache
-def _codebook(format: str, bits: int) -> Codebook:
+def _codebook(format: str, bits: int, choice: int) -> Codebook:
     match format:
+        case "bitmod3" | "bitmod4":
+            return Codebook.of(_bitmod(bits)[choice], to_even=False)
         case "sign":
             return Codebook.of(list(SIGN), to_even=False)
         case "ternary":
@@ -115,6 +117,20 @@ def _codebook(format: str, bits: int) -> Codebook:
     return Codebook.of(
         minifloat.values(*FLOATS[format.removeprefix("mx").removeprefix("nv")]), to_even=True
     )
+
+
+def _bitmod(bits: int) -> list[list[float]]:
+    """Of four lists the values: those of a small float, with another in place of its negative zero.
+
+    BitMoD (Chen et al., HPCA 2025), table II: in 3 bits 3 and -3 for extra resolution, 6 and -6 for
+    extra range on one side; in 4 bits 5, -5, 8 and -8.
+    """
+    if bits == 3:
+        magnitudes, extra = [0.0, 1.0, 2.0, 4.0], (3.0, -3.0, 6.0, -6.0)
+    else:
+        magnitudes, extra = minifloat.values(*FLOATS["fp4"])[:8], (5.0, -5.0, 8.0, -8.0)
+    negative = [-value for value in magnitudes[1:]]
+    return [[*magnitudes, value, *negative] for value in extra]
 
 
 def _block_floating_point(bits: int) -> Codebook:

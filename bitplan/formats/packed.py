@@ -7,11 +7,14 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from bitplan.formats import base3, bits, double
-from bitplan.formats.codebook import codebook_of
+from bitplan.formats.codebook import codebook_of, look_up
 from bitplan.formats.scales import MATRIX_SCALE, SCALE_DTYPE, read_scale, store_scale
 from bitplan.schema import Scheme
 
 TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+CHOICE_BITS = 2
+"""Of a group's choice among four codebooks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +25,8 @@ class Packed:
     bytes], see `bits` and `base3`) and `scale` [..., out, groups] (see `scales`), with `offset`
     [..., out, groups] for an integer scheme that is not symmetric, `matrix_scale` [..., 1, 1] for
     `nvfp4`, and `scale_step` and `offset_step` [..., out, blocks] where scales are codes (see
-    `double`). Weight i of a row, in group j, is
+    `double`), and `choice` [..., out, bytes], 2 bits a group, for `bitmod`. Weight i
+    of a row, in group j, is
 
         (code_i - 2^(bits - 1)) * scale_j + offset_j    for an integer scheme,
         table[code_i] * scale_j                         for all others, see `codebook`,
@@ -43,6 +47,7 @@ class Packed:
         offset: Float[Tensor, "*out groups"] | None = None,
         matrix_scale: Float[Tensor, "*experts 1 1"] | None = None,
         steps: dict[str, Float[Tensor, "*out blocks"]] | None = None,
+        choice: UInt8[Tensor, "*out groups"] | None = None,
     ) -> "Packed":
         """Pack codes with their scales, and with offsets, a matrix's scale or steps if it has."""
         tensors = {"codes": pack_codes(scheme, codes)}
@@ -65,6 +70,9 @@ class Packed:
         if scheme.family.matrix_bytes:
             assert matrix_scale is not None
             tensors[MATRIX_SCALE] = matrix_scale
+        if scheme.family.choices > 1:
+            assert choice is not None
+            tensors["choice"] = bits.pack(choice, CHOICE_BITS)
         return cls(scheme=scheme, shape=tuple(codes.shape), tensors=tensors)
 
     @classmethod
@@ -137,8 +145,14 @@ def decode_codebook(
     """Dense weight of packed codes of a codebook. Differentiable in bfloat16 and float32 scales."""
     codes = unpack_codes(scheme, tensors["codes"], columns)
     scale = read_number(scheme, tensors, "scale")
-    values = codebook_of(scheme).values_of(codes)
-    values = _in_groups(values, scale.shape[-1], scheme)
+    groups = scale.shape[-1]
+    if scheme.family.choices > 1:
+        chosen = bits.unpack(tensors["choice"], CHOICE_BITS, groups).int().unsqueeze(-1)
+        tables = torch.cat([codebook_of(scheme, n).table for n in range(scheme.family.choices)])
+        index = _in_groups(codes, groups, scheme).int() + (chosen << int(scheme.bits))
+        values = look_up(tables, index)
+    else:
+        values = _in_groups(codebook_of(scheme).values_of(codes), groups, scheme)
     values = (
         values * scale.unsqueeze(-1) if scale.requires_grad else values.mul_(scale.unsqueeze(-1))
     )

@@ -14,12 +14,14 @@ class Family:
             multiplies one float32 of the whole matrix.
         group_size: weights that share a scale, where the format fixes it; None: a scheme says.
         offset: whether a group may have an offset beside its scale.
+        choices: lists of values that each group has the choice of.
     """
 
     bits: float
     scale: Literal["bf16", "e8m0", "e4m3"] = "bf16"
     group_size: int | None = None
     offset: bool = False
+    choices: int = 1
 
     @property
     def can_double(self) -> bool:
@@ -52,6 +54,8 @@ FAMILIES: dict[str, Family] = {
     "fp4": Family(bits=4),
     "nf4": Family(bits=4),
     "nf3": Family(bits=3),
+    "bitmod4": Family(bits=4, choices=4),
+    "bitmod3": Family(bits=3, choices=4),
     **{f"bfp{bits}": Family(bits=bits, scale="e8m0") for bits in BFP_BITS},
     "mxfp8": Family(bits=8, scale="e8m0", group_size=32),
     "mxfp8e5m2": Family(bits=8, scale="e8m0", group_size=32),

@@ -27,6 +27,7 @@ class Scheme:
     - `sign` and `ternary`: -1 and 1; -1, 0 and 1, five in a byte;
     - `fp8`, `fp6`, `fp4`: floating-point codes e4m3, e2m3 and e2m1; `fp8e5m2`, `fp6e3m2`;
     - `nf4`, `nf3`: quantiles of the normal distribution;
+    - `bitmod4`, `bitmod3`: of four lists of floating-point values the one that suits the group;
     - `bfpB`: B-bit integers, the scale a power of two (block floating point);
     - `mxfp8`, `mxfp6`, `mxfp4`, `mxfp8e5m2`, `mxfp6e3m2`: floating-point codes, a power of two for
       every 32 weights; `nvfp4`: e2m1, an e4m3 scale for every 16 and one float32 a matrix.

@@ -8,7 +8,7 @@ import torch
 from bitplan.formats.codebook import Codebook, codebook_of
 from bitplan.schema import FAMILIES, Scheme
 
-STEMS = [stem for stem, family in FAMILIES.items() if not family.offset]
+STEMS = [s for s, family in FAMILIES.items() if not family.offset and family.choices == 1]
 FLOATS = {
     "fp8": (ml_dtypes.float8_e4m3fn, 448),
     "mxfp8": (ml_dtypes.float8_e4m3fn, 448),
@@ -108,3 +108,15 @@ def test_block_floating_point_is_twos_complement(bits):
     signed = torch.where(codes < 2 ** (bits - 1), codes, codes - 2**bits)
     assert torch.equal(table, signed / 2.0 ** (bits - 2))
     assert book(f"bfp{bits}").lowest == -book(f"bfp{bits}").highest
+
+
+@pytest.mark.parametrize(
+    ("bits", "base", "extra"),
+    [(3, [0, 1, 2, 4], [3, -3, 6, -6]), (4, [0, 0.5, 1, 1.5, 2, 3, 4, 6], [5, -5, 8, -8])],
+)
+def test_bitmod_replaces_the_negative_zero(bits, base, extra):
+    for choice, value in enumerate(extra):
+        ours = codebook_of(Scheme.parse(f"bitmod{bits}"), choice)
+        assert ours.levels.tolist() == sorted({*base, *(-one for one in base), value})
+        assert ours.table[2 ** (bits - 1)] == value
+        assert torch.equal(ours.values_of(ours.codes), ours.levels)

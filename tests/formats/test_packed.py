@@ -48,6 +48,9 @@ def some(name: str, shape: tuple[int, ...]) -> Packed:
         None if scheme.symmetric else offset,
         matrix_scale if scheme.format == "nvfp4" else None,
         steps,
+        torch.randint(0, 4, (*shape[:-1], groups), generator=generator, dtype=torch.uint8)
+        if scheme.family.choices > 1
+        else None,
     )
 
 
@@ -76,6 +79,12 @@ def numbers_of(packed: Packed, name: str) -> np.ndarray:
     )
 
 
+def choice_of(packed: Packed, row: tuple[int, ...], group: int) -> int:
+    if "choice" not in packed.tensors:
+        return 0
+    return int(packed.tensors["choice"][row][group // 4]) >> 2 * (group % 4) & 3
+
+
 def decoded_by_loops(packed: Packed) -> np.ndarray:
     """The docstring's formula, weight by weight."""
     scheme = packed.scheme
@@ -89,7 +98,7 @@ def decoded_by_loops(packed: Packed) -> np.ndarray:
             if scheme.is_integer:
                 value = np.float32(code - 2 ** (scheme.bits - 1))
             else:
-                value = codebook_of(scheme).table.numpy()[code]
+                value = codebook_of(scheme, choice_of(packed, row, j)).table.numpy()[code]
             value = value * scales[row][j]
             if offsets is not None:
                 value = value + offsets[row][j]

@@ -5,21 +5,23 @@ import torch
 from torch import Tensor
 
 from bitplan.compress import QUANTIZERS, render
+from bitplan.compress.codebook_plane import CodebookPlane
 from bitplan.footprint import scheme_bytes
-from bitplan.formats import MATRIX_SCALE, Packed
+from bitplan.formats import MATRIX_SCALE, Packed, unpack
 from bitplan.formats.codebook import codebook_of
 from bitplan.formats.packed import read_number, unpack_codes
 from bitplan.schema import FAMILIES, Scheme
 
-DOUBLED = ["nf4g16d", "fp4g64d", "signg16d", "ternaryg64d"]
+DOUBLED = ["bitmod3g16d", "bitmod4g64d", "nf4g16d", "fp4g64d", "signg16d", "ternaryg64d"]
 STEMS = [stem for stem, family in FAMILIES.items() if not family.offset]
 NAMES = [
     f"{stem}{group}"
     for stem in STEMS
-    for group in ([""] if FAMILIES[stem].group_size else ["", "g16", "g64"])
-    if not (stem.startswith("bfp") and stem not in ("bfp3", "bfp8"))
+    for group in ([""] if FAMILIES[stem].group_size else ["", "g16"])
+    if stem not in ("bfp4", "bfp5", "bfp6", "bfp7")
 ]
 NAMES += DOUBLED
+ONE_BOOK = [name for name in NAMES if not name.startswith("bitmod")]
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -62,7 +64,9 @@ def test_any_shape(quantizer, shape):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name in ONE_BOOK or not name.endswith("d")]
+)
 def test_what_was_encoded_once_is_encoded_to_itself(name, dtype):
     weight = (random(9, 150) * torch.logspace(-3, 1, 9)[:, None]).to(dtype)
     weight[3], weight[4, 64:80] = 0, 0
@@ -70,11 +74,12 @@ def test_what_was_encoded_once_is_encoded_to_itself(name, dtype):
     again = one(packed.decode(), name, "rtn")
     assert torch.equal(again.decode(), packed.decode())
     for key, tensor in packed.tensors.items():
-        assert torch.equal(again.tensors[key], tensor), key
+        if name in ONE_BOOK:  # what two codebooks hold may be encoded in either
+            assert torch.equal(again.tensors[key], tensor), key
 
 
 @pytest.mark.parametrize("quantizer", ["rtn", "clip"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ONE_BOOK)
 def test_each_weight_gets_the_nearest_level_of_its_group(quantizer, name):
     weight = random(7, 100) * 0.05 + 0.02
     packed = one(weight, name, quantizer, correlated(100))
@@ -88,7 +93,7 @@ def test_each_weight_gets_the_nearest_level_of_its_group(quantizer, name):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in NAMES if name[:4] not in ("sign", "tern") and name not in DOUBLED]
+    "name", [name for name in ONE_BOOK if name[:4] not in ("sign", "tern") and name not in DOUBLED]
 )
 def test_without_a_search_no_weight_is_far_beyond_the_levels(name):
     weight = random(20, 200)
@@ -189,6 +194,28 @@ def test_takes_any_weight(case, quantizer):
         # Sane: no worse than giving up on the weight. gptq minimises another error: 1.033.
         slack = 1.05 if quantizer == "gptq" else 1 + 1e-6
         assert (decoded - weight).double().norm() <= weight.double().norm() * slack, scheme
+
+
+@pytest.mark.parametrize("quantizer", ["rtn", "clip"])
+@pytest.mark.parametrize("bits", [3, 4])
+def test_each_group_of_bitmod_has_its_best_codebook(quantizer, bits):
+    scheme = Scheme.parse(f"bitmod{bits}g16")
+    weight = random(12, 70) + random(12, 1, seed=1) * 0.5
+    packed = one(weight, str(scheme), quantizer)
+    choice = unpack(packed.tensors["choice"], 2, 5)
+    assert len(choice.unique()) == 4
+    found = (packed.decode() - weight).square()
+    for number in range(4):
+        plane = CodebookPlane(weight, scheme, choice=number)
+        for group in range(5):
+            part = slice(16 * group, min(16 * group + 16, 70))
+            ones = torch.ones(part.stop - part.start)
+            (scale,) = plane.full(part) if quantizer == "rtn" else plane.search(part, ones)
+            error = plane.error(plane.work[part], ones[:, None], scale)[:12]
+            ours = found[:, part].sum(1)
+            assert (ours <= error * (1 + 1e-5)).all()
+            chosen = choice[:, group] == number
+            torch.testing.assert_close(ours[chosen], error[chosen], rtol=1e-5, atol=0)
 
 
 def test_a_matrix_of_nvfp4_has_one_scale_and_experts_one_each():

@@ -9,6 +9,7 @@ from bitplan.kernels.integer import reference as integer
 from bitplan.schema import Scheme
 
 NAMES = [
+    "bitmod4g16",
     "sign",
     "ternaryg16",
     "fp8",
