@@ -98,7 +98,8 @@ def _render(
         curvature = Curvature(covariance=covariance, shrinkage=shrinkage.item())
     at_once = min(ROWS_AT_ONCE, WEIGHTS_AT_ONCE // weight.shape[1])
     rows = max(1, at_once // len(schemes))
-    reach = weight.abs().amax().float()
+    low, high = torch.aminmax(weight)
+    reach = torch.maximum(-low, high).float()
     parts = [quantizer(part, schemes, curvature, reach) for part in weight.split(rows)]
     if len(parts) == 1:
         return parts[0]

@@ -3,6 +3,8 @@
 A row is padded to whole bytes; code j of a byte is its j-th digit in base 3, the lowest first.
 """
 
+from functools import cache
+
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -30,6 +32,12 @@ def unpack(packed: UInt8[Tensor, "*rows bytes"], columns: int) -> UInt8[Tensor, 
     >>> unpack(torch.tensor([[169, 1]], dtype=torch.uint8), 6).tolist()
     [[1, 2, 0, 0, 2, 1]]
     """
-    powers = torch.tensor([3**digit for digit in range(DIGITS)], device=packed.device)
-    digits = packed.unsqueeze(-1).div(powers.to(torch.uint8), rounding_mode="floor").remainder_(3)
-    return digits.flatten(-2)[..., :columns]
+    digits = _digits().to(packed.device).index_select(0, packed.flatten().int())
+    return digits.view(*packed.shape, DIGITS).flatten(-2)[..., :columns]
+
+
+@cache
+def _digits() -> UInt8[Tensor, "256 5"]:
+    """The digits of each byte; those of bytes that no codes make are never read."""
+    powers = torch.tensor([3**digit for digit in range(DIGITS)])
+    return (torch.arange(256)[:, None] // powers % 3).to(torch.uint8)

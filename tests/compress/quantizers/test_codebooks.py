@@ -21,6 +21,8 @@ NAMES = [
     if stem not in ("bfp4", "bfp5", "bfp6", "bfp7")
 ]
 NAMES += DOUBLED
+SOME = ["sign", "ternaryg16", "fp8", "fp6g16", "nf4", "bfp4g16", "mxfp4", "nvfp4"]
+SOME += ["bitmod3g16", "nf4g16d"]
 ONE_BOOK = [name for name in NAMES if not name.startswith("bitmod")]
 
 
@@ -52,7 +54,7 @@ def scales(packed: Packed) -> Tensor:
     return scale.repeat_interleave(group, dim=-1)[..., : packed.shape[-1]]
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (1, 129), (65, 31), (4, 300)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (1, 129), (65, 31), (2, 140)], ids=str)
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
 def test_any_shape(quantizer, shape):
     weight, schemes = random(*shape), [Scheme.parse(name) for name in NAMES]
@@ -107,19 +109,18 @@ def test_without_a_search_no_weight_is_far_beyond_the_levels(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_clip_is_never_worse_than_rtn_in_its_own_error(name):
-    for seed in range(2):
-        weight, covariance = random(20, 100, seed=seed), correlated(100, seed=seed)
-        importance = covariance.diagonal()
-        group = Scheme.parse(name).group_size or 100
-        found = [one(weight, name, quantizer, covariance) for quantizer in ("rtn", "clip")]
-        for start in range(0, 100, group):
-            part = slice(start, start + group)
-            floor = importance[part].mean() * 1e-4
-            rtn, clip = (
-                ((p.decode() - weight)[:, part].square() * importance[part].clamp_min(floor)).sum(1)
-                for p in found
-            )
-            assert (clip <= rtn * (1 + 1e-5)).all()
+    weight, covariance = random(20, 100), correlated(100)
+    importance = covariance.diagonal()
+    group = Scheme.parse(name).group_size or 100
+    found = [one(weight, name, quantizer, covariance) for quantizer in ("rtn", "clip")]
+    for start in range(0, 100, group):
+        part = slice(start, start + group)
+        floor = importance[part].mean() * 1e-4
+        rtn, clip = (
+            ((p.decode() - weight)[:, part].square() * importance[part].clamp_min(floor)).sum(1)
+            for p in found
+        )
+        assert (clip <= rtn * (1 + 1e-5)).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -133,7 +134,9 @@ def test_gptq_lowers_the_expected_loss(name):
     assert losses["gptq"] < 0.9 * losses["rtn"]
 
 
-@pytest.mark.parametrize("name", ["fp4g64", "mxfp4", "nvfp4", "nf4", "ternaryg16", "sign", "bfp4"])
+@pytest.mark.parametrize(
+    "name", ["fp4g64", "mxfp4", "nvfp4", "nf4", "ternaryg16", "sign", "bfp4", "bitmod4"]
+)
 def test_gptq_without_correlations_is_clip(name):
     weight = random(10, 100)
     diagonal = torch.diag(torch.logspace(-2, 2, 100))
@@ -144,7 +147,7 @@ def test_gptq_without_correlations_is_clip(name):
 
 
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOME)
 def test_only_ratios_matter(quantizer, name):
     weight, covariance = random(6, 100), correlated(100)
     plain = one(weight, name, quantizer, covariance)
