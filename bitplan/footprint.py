@@ -1,8 +1,11 @@
 """The exact byte model: what one matrix takes in one scheme, codes, scales, offsets and padding.
 
-An integer matrix [out, in] is packed row by row. A row of codes is padded to a multiple of 8, and
-8 codes of B bits take B bytes, so that every width from 2 to 8 bits ends on whole bytes; a scale,
-and for an asymmetric scheme an offset, is a bfloat16 number for each group of a row.
+A coded matrix [out, in] is packed row by row. A row of codes is padded to a multiple of 8, and 8
+codes of B bits take B bytes, so that every width from 1 to 8 bits ends on whole bytes; 5 ternary
+codes take a byte. Each group of a row has a scale, and in an asymmetric integer scheme an offset:
+bfloat16 numbers; or bytes, with a bfloat16 step for every 256 of them; or a scale of one byte.
+`nvfp4` has a float32 number for each matrix as well, `bitmod` 2 bits for each group, packed as
+codes are.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,10 +13,13 @@ from dataclasses import replace
 from math import prod
 
 from bitplan.errors import SchemeError
-from bitplan.schema import FLOAT_BITS, GROUP_SIZES, INT_BITS, Layer, Scheme
+from bitplan.schema import FLOAT_BITS, Layer, Scheme, scheme_names
 
 CODES_A_PACK = 8
-SCALE_BYTES = 2
+TERNARY_A_BYTE = 5
+SCALES_A_STEP = 256
+STEP_BYTES = 2
+CHOICE_BITS = 2
 
 FLOAT_OF_DTYPE = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 """The scheme that keeps what is stored in a dtype as it is."""
@@ -42,11 +48,30 @@ def scheme_bytes(shape: Sequence[int], scheme: Scheme) -> int:
     """
     rows, row = prod(shape[:-1]), shape[-1]
     if scheme.is_float:
-        return rows * row * scheme.bits // 8
-    codes = -(-row // CODES_A_PACK) * scheme.bits
+        return rows * row * FLOAT_BITS[scheme.format] // 8
+    family = scheme.family
     groups = -(-row // (scheme.group_size or row))
     numbers_a_group = 1 if scheme.symmetric else 2
-    return rows * (codes + groups * numbers_a_group * SCALE_BYTES)
+    scales = numbers_a_group * (
+        groups + -(-groups // SCALES_A_STEP) * STEP_BYTES
+        if scheme.double
+        else groups * family.scale_bytes
+    )
+    choices = -(-groups // CODES_A_PACK) * CHOICE_BITS if family.choices > 1 else 0
+    return (
+        rows * (code_bytes(row, scheme) + scales + choices) + prod(shape[:-2]) * family.matrix_bytes
+    )
+
+
+def code_bytes(row: int, scheme: Scheme) -> int:
+    """Bytes of the codes of one row.
+
+    >>> code_bytes(17, Scheme.parse("int3")), code_bytes(17, Scheme.parse("ternary"))
+    (9, 4)
+    """
+    if scheme.format == "ternary":
+        return -(-row // TERNARY_A_BYTE)
+    return -(-row // CODES_A_PACK) * int(scheme.bits)
 
 
 def dense_bytes(shape: Sequence[int], dtype: object) -> int:
@@ -61,12 +86,16 @@ def dense_bytes(shape: Sequence[int], dtype: object) -> int:
 def canonical(scheme: Scheme, shape: Sequence[int]) -> Scheme:
     """The scheme by its plainest name: a group as long as the row, or longer, is the whole row.
 
+    Where the format fixes the group, it stays.
+
     >>> str(canonical(Scheme.parse("int4g128"), (32, 96)))
     'int4'
     """
-    if scheme.group_size is not None and scheme.group_size >= shape[-1]:
-        return replace(scheme, group_size=None)
-    return scheme
+    if scheme.is_float or scheme.family.group_size or scheme.group_size is None:
+        return scheme
+    if scheme.group_size < shape[-1]:
+        return scheme
+    return replace(scheme, group_size=None, double=False)
 
 
 def legal_schemes(
@@ -79,7 +108,7 @@ def legal_schemes(
     Without a menu, all schemes there are. Raises `SchemeError` for an unknown name or dtype.
     """
     widest = FLOAT_BITS[_float_of(dtype)]
-    schemes = _all_schemes() if menu is None else map(Scheme.parse, menu)
+    schemes = map(Scheme.parse, scheme_names() if menu is None else menu)
     fitting = (
         canonical(scheme, layer.shape)
         for scheme in schemes
@@ -109,17 +138,6 @@ def default_cache_schemes(dtype: object, head_dim: int) -> tuple[Scheme, ...]:
 def _floats(dtype: object) -> tuple[str, ...]:
     own = _float_of(dtype)
     return ("bf16", "fp32") if own == "fp32" else (own,)
-
-
-def _all_schemes() -> tuple[Scheme, ...]:
-    groups = (*GROUP_SIZES, None)
-    integers = [
-        Scheme(format="int", bits=bits, group_size=group, symmetric=symmetric)
-        for bits in INT_BITS
-        for group in groups
-        for symmetric in (False, True)
-    ]
-    return (*integers, *map(Scheme.parse, FLOAT_BITS))
 
 
 def _float_of(dtype: object) -> str:

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from bitplan.errors import InputError
 from bitplan.formats import Packed
-from bitplan.kernels import choose
-from bitplan.kernels.integer import cpu, reference
+from bitplan.kernels import choose, reference_of
+from bitplan.kernels.integer import cpu
 
 
 class PackedWeight(nn.Module):
     """One weight in its scheme: [out, in], or [experts, out, in] and then indexed by expert.
 
-    Holds what the file holds, byte for byte: `codes`, `scale` and `offset`, or a float `weight`.
-    Scales and offsets are parameters, so that they can be tuned. `arrange` may turn the tensors
+    Holds what the file holds, byte for byte: the tensors of `Packed`. Scales and offsets of a
+    floating-point type are parameters, so that they can be tuned. `arrange` may turn the tensors
     into those of a faster matmul, of as many bytes; `state_dict` gives the canonical ones still.
     `compute_dtype` is what lookups and experts decode to; `transposed` says that the model reads
     its experts as [in, out].
@@ -53,7 +53,7 @@ class PackedWeight(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the tensors are."""
-        return next(self.parameters()).device
+        return next(iter(self._held().values())).device
 
     def packed(self) -> Packed:
         """The canonical tensors."""
@@ -88,6 +88,7 @@ class PackedWeight(nn.Module):
         held = self._held()
         if self.scheme.is_float:
             return nn.functional.linear(inputs, held["weight"].to(inputs.dtype))
+        reference = reference_of(self.scheme)
         if self.implementation != "cpu":
             return reference.linear(inputs, held, self.scheme)
         if torch.is_grad_enabled() and any(t.requires_grad for t in (inputs, *held.values())):
@@ -101,7 +102,8 @@ class PackedWeight(nn.Module):
             rows = nn.functional.embedding(tokens, self._held()["weight"])
             return rows.to(self.compute_dtype)
         columns, dtype = self.shape[-1], self.compute_dtype
-        return reference.lookup(tokens, self._held(), self.scheme, columns, dtype)
+        lookup = reference_of(self.scheme).lookup
+        return lookup(tokens, self._held(), self.scheme, columns, dtype)
 
     def __getitem__(self, expert: int | Tensor) -> Tensor:
         """One expert's dense weight, the way round that the model stores it."""

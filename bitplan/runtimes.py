@@ -8,6 +8,9 @@ from collections.abc import Callable
 from bitplan.errors import InputError
 from bitplan.schema import Kind, Layer, Scheme
 
+INT4_GROUPS = (32, 64, 128)
+"""Groups that the 4-bit matmul has."""
+
 INT4_ROWS = 16
 """The 4-bit matmul takes whole blocks of this many output rows."""
 
@@ -19,19 +22,22 @@ ROWS_AT_ONCE = 4096
 
 
 def unfit(scheme: Scheme, rows: int, columns: int) -> str | None:
-    """Why torch has no exact packed matmul on the CPU for an integer scheme and shape, or None.
+    """Why torch has no exact packed matmul on the CPU for a coded scheme and shape, or None.
 
     >>> unfit(Scheme.parse("int3g64"), 64, 64)
     'torch has exact matmuls for int4g32, int4g64, int4g128 and int8s alone'
     """
-    if scheme.bits == 4 and not scheme.symmetric and scheme.group_size:
+    alone = "torch has exact matmuls for int4g32, int4g64, int4g128 and int8s alone"
+    if not scheme.is_integer or scheme.double:
+        return alone
+    if scheme.bits == 4 and not scheme.symmetric and scheme.group_size in INT4_GROUPS:
         if columns % scheme.group_size:
             return "torch's 4-bit matmul wants whole groups"
         return f"torch's 4-bit matmul wants rows in {INT4_ROWS}s" if rows % INT4_ROWS else None
     if scheme.bits == 8 and scheme.symmetric and scheme.group_size is None:
         whole = rows % INT8_SIDES == 0 and columns % INT8_SIDES == 0
         return None if whole else f"torch's 8-bit matmul wants sides in {INT8_SIDES}s"
-    return "torch has exact matmuls for int4g32, int4g64, int4g128 and int8s alone"
+    return alone
 
 
 def any_scheme(layer: Layer, scheme: Scheme) -> str | None:

@@ -1,7 +1,11 @@
 """Which implementation multiplies with a packed weight, and why."""
 
+from types import ModuleType
+
 import torch
 
+from bitplan.kernels.codebook import reference as codebook
+from bitplan.kernels.integer import reference as integer
 from bitplan.runtimes import unfit
 from bitplan.schema import Scheme
 
@@ -26,3 +30,8 @@ def choose(
     if reason is not None:
         return "reference", f"{reason}."
     return "cpu", f"torch's packed {scheme.bits}-bit matmul fits exactly."
+
+
+def reference_of(scheme: Scheme) -> ModuleType:
+    """The module whose `linear` and `lookup` are the truth for a scheme that is not float."""
+    return integer if scheme.is_integer else codebook

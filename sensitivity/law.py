@@ -2,7 +2,8 @@
 
 The error of b bits falls about fourfold a bit (Bennett, 1948: noise power ~ 4^-b), so that a
 layer's log loss is close to a line in b. Each layer and family of schemes (those that differ in
-bits alone) has a line of its own, through its measured losses by least squares.
+bits alone) has a line of its own, through its measured losses by least squares. Formats of one
+width, such as fp8 or nf4, have none: they are measured.
 """
 
 from collections import defaultdict
@@ -12,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bitplan.errors import InputError
-from bitplan.schema import Layer, Scheme
+from bitplan.schema import WIDE, Layer, Scheme
 from bitplan.sensitivity.losses import Losses
 
 By = Mapping[Scheme, Losses]
@@ -43,14 +44,20 @@ def fit(measured: Mapping[Layer, By], wanted: Mapping[Layer, Sequence[Scheme]]) 
             if scheme in known:
                 losses[layer][scheme] = known[scheme]
                 continue
+            if scheme.format not in WIDE:
+                raise InputError(
+                    f"{scheme} of {layer.name} cannot be predicted from other widths: the law is "
+                    f"for {' and '.join(WIDE)} schemes. Measure {scheme} itself."
+                )
             family = families.get(_family(scheme), {})
             if len(family) < 2:
+                low, _, high, *_ = WIDE[scheme.format]
                 raise InputError(
                     f"To predict {scheme} of {layer.name} the law needs at least two measured "
                     f"widths of its family; there are {len(family)}. Measure more, such as "
-                    f"{replace(scheme, bits=2)} and {replace(scheme, bits=4)}."
+                    f"{replace(scheme, bits=low)} and {replace(scheme, bits=high)}."
                 )
-            losses[layer][scheme] = _predict(family, scheme.bits)
+            losses[layer][scheme] = _predict(family, int(scheme.bits))
             predicted += 1
     error = float(np.sqrt(np.mean(np.square(residuals)))) if residuals else float("nan")
     return Law(losses=losses, predicted=predicted, error=error)
@@ -63,8 +70,8 @@ def _family(scheme: Scheme) -> Scheme:
 def _families(known: By) -> dict[Scheme, dict[int, Losses]]:
     families: dict[Scheme, dict[int, Losses]] = defaultdict(dict)
     for scheme, losses in known.items():
-        if not scheme.is_float and losses.loss > 0:
-            families[_family(scheme)][scheme.bits] = losses
+        if scheme.format in WIDE and losses.loss > 0:
+            families[_family(scheme)][int(scheme.bits)] = losses
     return families
 
 

@@ -3,7 +3,7 @@ import torch
 
 from bitplan.errors import SchemeError
 from bitplan.footprint import canonical, default_schemes, legal_schemes, scheme_bytes
-from bitplan.schema import FLOAT_BITS, INT_BITS, Kind, Layer, Scheme
+from bitplan.schema import FAMILIES, FLOAT_BITS, INT_BITS, Kind, Layer, Scheme, scheme_names
 
 
 def layer(*shape: int) -> Layer:
@@ -25,6 +25,23 @@ def layer(*shape: int) -> Layer:
         ((3, 7), "fp16", 42),
         ((3, 7), "fp32", 84),
         ((2, 3, 7), "fp32", 168),
+        ((3, 17), "sign", 3 * (3 + 2)),
+        ((3, 16), "ternary", 3 * (4 + 2)),
+        ((3, 17), "ternaryg16", 3 * (4 + 2 * 2)),
+        ((2, 64), "nf3g32", 2 * (24 + 2 * 2)),
+        ((2, 33), "fp6g32", 2 * (5 * 6 + 2 * 2)),
+        ((2, 33), "bfp5g32", 2 * (5 * 5 + 2)),
+        ((2, 33), "mxfp4", 2 * (20 + 2)),
+        ((2, 8), "mxfp8", 2 * (8 + 1)),
+        ((2, 33), "nvfp4", 2 * (20 + 3) + 4),
+        ((3, 16), "bitmod3", 3 * (6 + 2 + 2)),
+        ((3, 16 * 9), "bitmod4g16", 3 * (72 + 2 * 9 + 2 * 2)),
+        ((3, 16 * 9), "bitmod4g16d", 3 * (72 + 9 + 2 + 2 * 2)),
+        ((2, 65), "int5g64d", 2 * (9 * 5 + 2 * (2 + 2))),
+        ((2, 65), "int5g64sd", 2 * (9 * 5 + 2 + 2)),
+        ((3, 16 * 256), "nf4g16d", 3 * (2048 + 256 + 2)),
+        ((3, 16 * 257), "nf4g16d", 3 * (2056 + 257 + 4)),
+        ((5, 2, 33), "nvfp4", 5 * (2 * (20 + 3) + 4)),
     ],
 )
 def test_known_sizes(shape, name, expected):
@@ -50,23 +67,39 @@ def test_more_bits_or_smaller_groups_are_never_smaller():
 @pytest.mark.parametrize("row", [1, 31, 32, 33, 64, 96, 128, 129])
 def test_a_group_that_spans_the_row_is_the_whole_row(row):
     shape = (4, row)
-    for name in ["int4g32", "int4g64s", "int4g128"]:
+    for name in ["int4g32", "int4g64s", "int4g128", "nf4g32", "bfp4g64"]:
         scheme = Scheme.parse(name)
         plain = canonical(scheme, shape)
         assert scheme_bytes(shape, plain) == scheme_bytes(shape, scheme)
         assert (plain.group_size is None) == (scheme.group_size >= row)
 
 
+def test_a_whole_row_has_a_scale_that_is_no_code():
+    assert str(canonical(Scheme.parse("int4g64d"), (4, 64))) == "int4"
+    assert str(canonical(Scheme.parse("int4g64d"), (4, 65))) == "int4g64d"
+
+
+@pytest.mark.parametrize("name", ["mxfp4", "nvfp4", "mxfp8"])
+@pytest.mark.parametrize("row", [1, 16, 32, 33])
+def test_a_fixed_group_stays(name, row):
+    assert str(canonical(Scheme.parse(name), (4, row))) == name
+
+
 def test_all_legal_schemes_of_a_long_row():
     legal = [str(scheme) for scheme in legal_schemes(layer(4, 4096), "bfloat16")]
-    assert len(set(legal)) == len(legal) == len(INT_BITS) * 4 * 2 + 2
+    assert len(set(legal)) == len(legal) == len(scheme_names()) - 1
     assert {"bf16", "fp16"} <= set(legal)
     assert "fp32" not in legal
 
 
 def test_a_short_row_has_no_duplicates():
     legal = [str(scheme) for scheme in legal_schemes(layer(4, 64), "float32")]
-    assert len(legal) == len(INT_BITS) * 2 * 2 + len(FLOAT_BITS)
+    assert len(set(legal)) == len(legal)
+    free = [family for family in FAMILIES.values() if not family.group_size]
+    one_group = sum((1 + family.offset) * (1 + family.can_double) for family in free)
+    whole_row = sum(1 + family.offset for family in free)
+    coded = 2 * one_group + whole_row + len(FAMILIES) - len(free)
+    assert len(legal) == coded + len(FLOAT_BITS)
     assert "int4g32" in legal
     assert "int4" in legal
     assert "int4g64" not in legal
@@ -104,5 +137,5 @@ def test_a_dtype_without_a_scheme_is_refused():
 
 
 def test_an_unknown_name_in_a_menu_is_refused():
-    with pytest.raises(SchemeError, match="int7"):
-        legal_schemes(layer(2, 2), "bfloat16", ["int7"])
+    with pytest.raises(SchemeError, match="int9"):
+        legal_schemes(layer(2, 2), "bfloat16", ["int9"])

@@ -6,11 +6,12 @@ from torch import Tensor, nn
 
 from bitplan.compress import render
 from bitplan.errors import InputError
-from bitplan.formats import Packed
+from bitplan.formats import MATRIX_SCALE, Packed
 from bitplan.modules import PackedConvolution, PackedEmbedding, PackedLinear, PackedWeight
 from bitplan.schema import Scheme
 
-REFERENCE = ["int2g32", "int3", "int5g64s", "int8g32"]
+REFERENCE = ["int2g32", "int3", "int5g64s", "int8g32", "int4g16", "sign", "ternaryg16", "fp8g64"]
+REFERENCE += ["bitmod3g16", "int4g32d", "nf4g16d", "mxfp4", "nvfp4", "nf4", "bfp4g16"]
 CPU = ["int4g32", "int8s"]
 FLOAT = ["bf16", "fp16", "fp32"]
 # RMS(error) / RMS(expected): measured, and doubled.
@@ -165,10 +166,14 @@ def test_scales_and_offsets_take_gradients(name):
         assert parameter.grad.isfinite().all()
         # The weight is linear in scale and offset: a step of one is the slope.
         step = {k: torch.ones_like(p) if k == key else torch.zeros_like(p) for k, p in one.items()}
-        tensors = {"codes": weight.packed().tensors["codes"], **step}
+        tensors = {**weight.packed().tensors, **step}
         slope = Packed(scheme=weight.scheme, shape=(48, 64), tensors=tensors).decode()
         group = weight.scheme.group_size or 64
         expected = (slope * error).unflatten(1, (-1, group)).sum(-1)
+        if key == MATRIX_SCALE:
+            expected = expected.sum().view(1, 1)
+        elif key.endswith("_step"):  # of all groups of a row
+            expected = expected.sum(1, keepdim=True)
         assert relative_error(parameter.grad, expected) < 4e-3  # gradients are kept in bfloat16
 
 
@@ -221,7 +226,9 @@ def test_an_embeddings_factor_is_rounded_as_the_dense_model_rounds_it(factor, dt
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("name", ["int3g32", "int4g32", "int8s", "bf16"])
+@pytest.mark.parametrize(
+    "name", ["int3g32", "int4g32", "int8s", "bf16", "nvfp4", "mxfp6", "ternary"]
+)
 def test_experts_are_read_one_by_one_or_all_at_once(name, transposed):
     experts = PackedWeight(
         packed(name, 3, 48, 64), compute_dtype=torch.bfloat16, transposed=transposed
@@ -244,7 +251,7 @@ def test_a_weight_says_what_it_is():
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("name", ["int3", "int4g32", "int8s", "bf16"])
+@pytest.mark.parametrize("name", ["int3", "int4g32", "int8s", "bf16", "nvfp4", "mxfp4", "nf3g16"])
 @pytest.mark.parametrize(
     "dense",
     [

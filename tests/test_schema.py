@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +15,8 @@ from pydantic import ValidationError
 
 from bitplan.errors import BudgetError, InputError, OutputError, PlanError, SchemeError, TableError
 from bitplan.schema import (
+    FAMILIES,
     FLOAT_BITS,
-    GROUP_SIZES,
-    INT_BITS,
     Artefact,
     Budget,
     Choice,
@@ -32,6 +32,7 @@ from bitplan.schema import (
     Row,
     Scheme,
     json_schema,
+    scheme_names,
 )
 from bitplan.schema.artefact import digest_of
 
@@ -334,15 +335,32 @@ def test_a_file_that_cannot_be_written_is_left_as_it_was(tmp_path):
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["plan.json"]
 
 
-ALL_SCHEMES = [
-    *FLOAT_BITS,
-    *(
-        f"int{bits}{group}{symmetric}"
-        for bits in INT_BITS
-        for group in ("", *(f"g{size}" for size in GROUP_SIZES))
-        for symmetric in ("", "s")
-    ),
-]
+ALL_SCHEMES = scheme_names()
+
+
+def test_all_schemes_are_those_of_the_grammar():
+    groups = ["g16", "g32", "g64", "g128"]
+    integers = [f"int{bits}" for bits in range(2, 9)]
+    free = ["sign", "ternary", "fp8", "fp8e5m2", "fp6", "fp6e3m2", "fp4", "nf4", "nf3"]
+    free += ["bitmod3", "bitmod4"]
+    expected = [
+        *("bf16", "fp16", "fp32"),
+        *("mxfp8", "mxfp8e5m2", "mxfp6", "mxfp6e3m2", "mxfp4", "nvfp4"),
+        *(f"bfp{bits}{group}" for bits in range(3, 9) for group in ("", *groups)),
+        *(f"{stem}{tail}" for stem in integers for tail in ("", "s")),
+        *(f"{stem}{g}{tail}" for stem in integers for g in groups for tail in ("", "s", "d", "sd")),
+        *free,
+        *(f"{stem}{g}{tail}" for stem in free for g in groups for tail in ("", "d")),
+    ]
+    assert sorted(scheme_names()) == sorted(expected)
+
+
+def test_the_json_schema_knows_every_name_and_no_other():
+    pattern = json.loads(json_schema(Plan))["$defs"]["Choice"]["properties"]["scheme"]["pattern"]
+    for name in ALL_SCHEMES:
+        assert re.search(pattern, name)
+        for other in (f"{name}x", f"x{name}", f"{name}g", f"{name}dd", f"{name}+"):
+            assert not re.search(pattern, other)
 
 
 @pytest.mark.parametrize("name", ALL_SCHEMES)
@@ -351,18 +369,63 @@ def test_a_scheme_round_trips_by_its_name(name):
     assert str(scheme) == name
     assert Scheme.parse(str(scheme)) == scheme
     assert scheme.is_float == (name in FLOAT_BITS)
+    assert scheme.is_integer == name.startswith("int")
+    if not scheme.is_float:
+        assert scheme.bits == FAMILIES[scheme.stem].bits
 
 
 @pytest.mark.parametrize(
     "name",
-    ["", "int7", "int4g48", "int4 g64", "INT4", "4bit", "int4g64ss", "int04", "int4g064", "int٤"],
+    [
+        "",
+        "int9",
+        "int1",
+        "int4 g64",
+        "INT4",
+        "4bit",
+        "int4g64ss",
+        "int04",
+        "int4g064",
+        "int٤",
+        "fp16g64",
+    ],
 )
 def test_what_is_no_scheme_is_told_those_there_are(name):
-    with pytest.raises(SchemeError, match=r"Schemes are bf16, .*int4g64|groups of 48 weights"):
+    with pytest.raises(SchemeError, match=r"Schemes are bf16, .*ternary.*int4g64.*nvfp4"):
         Scheme.parse(name)
 
 
-@given(st.one_of(st.text(max_size=12), st.from_regex(r"int\d{1,3}(g\d{0,4})?s?x?")))
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("int4g48", "groups of 48 weights; they may be of 16, 32, 64, 128"),
+        ("nf4g1", "groups of 1 weights"),
+        ("mxfp4g64", "that of mxfp4 is always 32 weights: write mxfp4"),
+        ("nvfp4g16", "that of nvfp4 is always 16"),
+        ("fp8g64s", "fp8 has no offset to do without"),
+        ("signs", "sign has no offset"),
+        ("int4d", "it has not a group"),
+        ("nf4d", "it has not a group"),
+        ("bfp4g16d", "it has not scales in bfloat16"),
+        ("mxfp4d", "it has not scales in bfloat16"),
+        ("nvfp4d", "it has not scales in bfloat16"),
+    ],
+)
+def test_parts_that_do_not_go_together_are_refused_by_name(name, why):
+    with pytest.raises(SchemeError, match=why):
+        Scheme.parse(name)
+
+
+@given(
+    st.one_of(
+        st.text(max_size=12),
+        st.from_regex(r"(int\d{1,3}|[a-z]{2,5}\d?(e\dm\d)?)(g\d{0,4})?s?x?"),
+        st.builds(
+            "".join,
+            st.lists(st.sampled_from(["mx", "nv", "fp", "nf", "bfp", "4", "8", "g", "16", "s"])),
+        ),
+    )
+)
 def test_any_other_name_is_no_scheme(name):
     if name in ALL_SCHEMES:
         return

@@ -4,15 +4,15 @@ Everything is column-major here, [in, rows]: a column of the weight is then cont
 rows of several schemes are stacked so that one pass renders them all.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bitplan.compress.stored import AS_BFLOAT16, AbstractStored
 from bitplan.formats import Packed
-from bitplan.formats.packed import SCALE_DTYPE
 from bitplan.schema import Scheme
 
 SHRINKS = tuple(1 - 0.05 * step for step in range(14))
@@ -32,6 +32,7 @@ class Levels:
 
     half: Float[Tensor, "rows"]
     symmetric: Tensor  # bool [rows]
+    stored: AbstractStored = AS_BFLOAT16
 
     @classmethod
     def of(cls, schemes: Sequence[Scheme], work: Float[Tensor, "in rows"]) -> "Levels":
@@ -60,9 +61,7 @@ def search_range(
     The range is shrunk step by step; the best is then refitted to its own codes by weighted least
     squares, for as long as the error falls.
     """
-    floor = importance.mean() * 1e-4
-    # Where nothing was seen, as by an expert that no token reached, all columns weigh the same.
-    importance = torch.where(floor > 0, importance.clamp_min(floor), 1.0).unsqueeze(1)
+    importance = floored(importance).unsqueeze(1)
     scale, offset = full_range(weight, levels)
     best = _error(weight, importance, levels, scale, offset)
     for shrink in SHRINKS[1:]:
@@ -78,6 +77,13 @@ def search_range(
     return scale, offset
 
 
+def floored(importance: Float[Tensor, "in"]) -> Float[Tensor, "in"]:
+    """The importance of columns, none of them nothing beside the others."""
+    floor = importance.mean() * 1e-4
+    # Where nothing was seen, as by an expert that no token reached, all columns weigh the same.
+    return torch.where(floor > 0, importance.clamp_min(floor), 1.0)
+
+
 def _range(weight: Tensor, levels: Levels, shrink: float) -> tuple[Tensor, Tensor]:
     low, high = weight.amin(0), weight.amax(0)
     reach = torch.maximum(-low, high)
@@ -90,14 +96,9 @@ def _range(weight: Tensor, levels: Levels, shrink: float) -> tuple[Tensor, Tenso
     offset = torch.where(levels.symmetric, 0.0, middle + scale / 2)
     # Far from zero an offset is stored more coarsely than a narrow group needs: what its rounding
     # moves the grid by, beyond half a step, the grid is widened by.
-    moved = (offset.to(SCALE_DTYPE).float() - offset).abs()
-    return _stored(scale + (moved - scale / 2).clamp_min(0) / (levels.half - 0.5), offset)
-
-
-def _stored(scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-    scale = scale.to(SCALE_DTYPE).float()
-    # A group of equal weights has no range: any positive scale gives the exact offset.
-    return torch.where(scale > 0, scale, 1.0), offset.to(SCALE_DTYPE).float()
+    moved = (levels.stored.offset(offset) - offset).abs()
+    scale = scale + (moved - scale / 2).clamp_min(0) / (levels.half - 0.5)
+    return levels.stored.positive_scale(scale), levels.stored.offset(offset)
 
 
 def _error(
@@ -135,19 +136,9 @@ def _refit(
     variance = (centred * (codes - code_mean)).sum(0)
     slope = (centred * (weight - weight_mean)).sum(0) / variance
     slope = torch.where((variance > 0) & (slope > 0), slope, scale)
-    return _stored(slope, weight_mean - slope * code_mean)
-
-
-def by_group_size(
-    schemes: Sequence[Scheme], quantize: Callable[[list[Scheme]], list[Packed]]
-) -> list[Packed]:
-    """Quantize the schemes of each group size together; give the weights in the schemes' order."""
-    alike: dict[int | None, list[Scheme]] = {}
-    for scheme in schemes:
-        alike.setdefault(scheme.group_size, []).append(scheme)
-    packed = [one for together in alike.values() for one in quantize(together)]
-    by_scheme = {one.scheme: one for one in packed}
-    return [by_scheme[scheme] for scheme in schemes]
+    return levels.stored.positive_scale(slope), levels.stored.offset(
+        weight_mean - slope * code_mean
+    )
 
 
 def stacked(weight: Float[Tensor, "out in"], schemes: Sequence[Scheme]) -> Tensor:
@@ -160,13 +151,17 @@ def stacked(weight: Float[Tensor, "out in"], schemes: Sequence[Scheme]) -> Tenso
 
 
 def unstacked(
-    codes: Tensor, grids: Sequence[tuple[Tensor, Tensor]], schemes: Sequence[Scheme], rows: int
+    codes: Tensor,
+    grids: Sequence[tuple[Tensor, Tensor]],
+    schemes: Sequence[Scheme],
+    rows: int,
+    steps: dict[str, Tensor] | None = None,
 ) -> list[Packed]:
     """The packed weight [rows, in] of every scheme: what `stacked` laid side by side."""
     stride = codes.shape[1] // len(schemes)
     scale, offset = (torch.stack(parts, dim=1) for parts in zip(*grids, strict=True))
     return [
-        Packed.encode(scheme, codes[:, part].t(), scale[part], offset[part])
+        Packed.encode(scheme, codes[:, part].t(), scale[part], offset[part], steps=steps)
         for scheme, part in (
             (scheme, slice(i * stride, i * stride + rows)) for i, scheme in enumerate(schemes)
         )

@@ -10,11 +10,12 @@ from bitplan.compress.curvature import Curvature
 from bitplan.compress.quantizers.gptq import gptq
 from bitplan.compress.quantizers.rtn import clip, rtn
 from bitplan.errors import InputError
-from bitplan.formats import Packed
+from bitplan.formats import MATRIX_SCALE, Packed
 from bitplan.schema import Scheme
 
-Quantizer = Callable[[Tensor, Sequence[Scheme], Curvature | None], list[Packed]]
-"""(weight [out, in], integer schemes, H) -> a packed weight for each scheme"""
+Quantizer = Callable[[Tensor, Sequence[Scheme], Curvature | None, Tensor | None], list[Packed]]
+"""(some rows of a weight [out, in], coded schemes, H, the largest absolute value of all rows)
+-> the packed rows for each scheme"""
 
 QUANTIZERS: dict[str, Quantizer] = {"gptq": gptq, "clip": clip, "rtn": rtn}
 """In order of preference."""
@@ -38,9 +39,14 @@ def render(
     `covariance` is H of `bitplan.sensitivity.statistics`, up to a factor; without it gptq and clip
     weigh all columns alike. gptq draws it to its diagonal by `shrinkage`, from 0 (default) to 1.
     Each scheme comes out the same, alone or beside others. Raises `InputError` for an unknown
-    quantizer, and for a covariance that is not finite.
+    quantizer, and for a weight or a covariance that is not finite.
     """
     get_quantizer(quantizer)
+    if not all(map(torch.isfinite, torch.aminmax(weight))):
+        raise InputError(
+            "A weight holds NaN or infinite values; all must be finite. Load the model again, or "
+            "in a wider dtype: bfloat16 in place of float16, or float32."
+        )
     # The extremes are NaN where any value is, and take no copy to find.
     if covariance is not None and not all(map(torch.isfinite, torch.aminmax(covariance))):
         raise InputError(
@@ -49,12 +55,12 @@ def render(
             "text that does it."
         )
     rendered = {s: Packed.cast(s, weight) for s in schemes if s.is_float}
-    integers = [scheme for scheme in schemes if not scheme.is_float]
-    if integers:
+    coded = [scheme for scheme in schemes if not scheme.is_float]
+    if coded:
         if covariance is not None and shrinkage is None:
             shrinkage = torch.zeros(covariance.shape[:-2])
-        packed = _render(weight, integers, QUANTIZERS[quantizer], covariance, shrinkage)
-        rendered |= dict(zip(integers, packed, strict=True))
+        packed = _render(weight, coded, QUANTIZERS[quantizer], covariance, shrinkage)
+        rendered |= dict(zip(coded, packed, strict=True))
     return {scheme: rendered[scheme] for scheme in schemes}
 
 
@@ -92,7 +98,9 @@ def _render(
         curvature = Curvature(covariance=covariance, shrinkage=shrinkage.item())
     at_once = min(ROWS_AT_ONCE, WEIGHTS_AT_ONCE // weight.shape[1])
     rows = max(1, at_once // len(schemes))
-    parts = [quantizer(part, schemes, curvature) for part in weight.split(rows)]
+    low, high = torch.aminmax(weight)
+    reach = torch.maximum(-low, high).float()
+    parts = [quantizer(part, schemes, curvature, reach) for part in weight.split(rows)]
     if len(parts) == 1:
         return parts[0]
     return [_joined(pieces, stack=False) for pieces in zip(*parts, strict=True)]
@@ -102,5 +110,7 @@ def _joined(parts: Sequence[Packed], *, stack: bool) -> Packed:
     first = parts[0]
     join = torch.stack if stack else torch.cat
     tensors = {name: join([p.tensors[name] for p in parts]) for name in first.tensors}
+    if not stack and MATRIX_SCALE in first.tensors:
+        tensors[MATRIX_SCALE] = first.tensors[MATRIX_SCALE]  # of all rows
     rows = (len(parts), *first.shape) if stack else (sum(p.shape[0] for p in parts), first.shape[1])
     return Packed(scheme=first.scheme, shape=rows, tensors=tensors)

@@ -2,10 +2,13 @@
 
 from bitplan.formats.bits import pack as pack
 from bitplan.formats.bits import unpack as unpack
+from bitplan.formats.cached import check_cached as check_cached
 from bitplan.formats.cached import encode_rows as encode_rows
 from bitplan.formats.cached import round_rows as round_rows
 from bitplan.formats.cached import rows_of as rows_of
 from bitplan.formats.cached import states_of as states_of
 from bitplan.formats.packed import TORCH_DTYPES as TORCH_DTYPES
 from bitplan.formats.packed import Packed as Packed
+from bitplan.formats.packed import decode_codebook as decode_codebook
 from bitplan.formats.packed import decode_integer as decode_integer
+from bitplan.formats.scales import MATRIX_SCALE as MATRIX_SCALE

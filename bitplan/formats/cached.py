@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bitplan.formats.packed import SCALE_DTYPE, TORCH_DTYPES, Packed
+from bitplan.errors import SchemeError
+from bitplan.formats.packed import TORCH_DTYPES, Packed
+from bitplan.formats.scales import SCALE_DTYPE
 from bitplan.schema import Scheme
 
 
@@ -24,8 +26,18 @@ def states_of(
     return rows.unflatten(2, (heads, -1)).transpose(1, 2)
 
 
+def check_cached(scheme: Scheme) -> None:
+    """Raise `SchemeError` for a scheme that no cache can store its rows in."""
+    if scheme.double or not (scheme.is_float or scheme.is_integer):
+        raise SchemeError(
+            f"{scheme} is for weights: keys and values are cached as integers (int2 to int8, as in "
+            "int4g64) or as they are (bf16, fp16, fp32). Choose among those."
+        )
+
+
 def encode_rows(rows: Float[Tensor, "*batch tokens width"], scheme: Scheme) -> Packed:
     """Round rows to the nearest codes, and pack them; shape [*batch, tokens, width]."""
+    check_cached(scheme)
     if scheme.is_float:
         return Packed.cast(scheme, rows)
     codes, scale, offset = _quantize(rows, scheme)
@@ -37,6 +49,7 @@ def round_rows(
     rows: Float[Tensor, "*batch tokens width"], scheme: Scheme
 ) -> Float[Tensor, "*batch tokens width"]:
     """What `encode_rows` decodes to, in the rows' dtype: the same bits, without packing."""
+    check_cached(scheme)
     if scheme.is_float:
         return rows.to(TORCH_DTYPES[scheme.format]).to(rows.dtype)
     codes, scale, offset = _quantize(rows, scheme)

@@ -3,27 +3,33 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from bitplan.formats.bits import pack, unpack
+from bitplan.formats import base3, bits, double
+from bitplan.formats.codebook import codebook_of, look_up
+from bitplan.formats.scales import MATRIX_SCALE, SCALE_DTYPE, read_scale, store_scale
 from bitplan.schema import Scheme
 
 TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
-SCALE_DTYPE = torch.bfloat16
-"""Of scales and offsets: the range of float32, and what torch's packed matmuls read."""
+CHOICE_BITS = 2
+"""Of a group's choice among four codebooks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
     """A weight [out, in] or [experts, out, in] in a scheme.
 
-    `tensors` holds `weight` for a float scheme. For an integer scheme it holds `codes`
-    (uint8 [..., out, bytes], see `bits`), `scale` [..., out, groups] and, unless symmetric,
-    `offset` [..., out, groups]. Weight i of a row, in group j, is
+    `tensors` holds `weight` for a float scheme. For all others it holds `codes` (uint8 [..., out,
+    bytes], see `bits` and `base3`) and `scale` [..., out, groups] (see `scales`), with `offset`
+    [..., out, groups] for an integer scheme that is not symmetric, `matrix_scale` [..., 1, 1] for
+    `nvfp4`, and `scale_step` and `offset_step` [..., out, blocks] where scales are codes (see
+    `double`), and `choice` [..., out, bytes], 2 bits a group, for `bitmod`. Weight i
+    of a row, in group j, is
 
-        (code_i - 2^(bits - 1)) * scale_j + offset_j
+        (code_i - 2^(bits - 1)) * scale_j + offset_j    for an integer scheme,
+        table[code_i] * scale_j                         for all others, see `codebook`,
 
     evaluated in float32. The last group of a row may be shorter.
     """
@@ -36,15 +42,37 @@ class Packed:
     def encode(
         cls,
         scheme: Scheme,
-        codes: Tensor,
+        codes: UInt8[Tensor, "*out in"],
         scale: Float[Tensor, "*out groups"],
-        offset: Float[Tensor, "*out groups"] | None,
+        offset: Float[Tensor, "*out groups"] | None = None,
+        matrix_scale: Float[Tensor, "*experts 1 1"] | None = None,
+        steps: dict[str, Float[Tensor, "*out blocks"]] | None = None,
+        choice: UInt8[Tensor, "*out groups"] | None = None,
     ) -> "Packed":
-        """Pack codes (uint8 [..., out, in]) with their scales and offsets."""
-        tensors = {"codes": pack(codes, scheme.bits), "scale": scale.to(SCALE_DTYPE).contiguous()}
-        if not scheme.symmetric:
-            assert offset is not None
-            tensors["offset"] = offset.to(SCALE_DTYPE).contiguous()
+        """Pack codes with their scales, and with offsets, a matrix's scale or steps if it has."""
+        tensors = {"codes": pack_codes(scheme, codes)}
+        numbers = (
+            {"scale": scale}
+            if offset is None or scheme.symmetric
+            else {"scale": scale, "offset": offset}
+        )
+        assert scheme.symmetric or offset is not None
+        for name, number in numbers.items():
+            if scheme.double:
+                assert steps is not None
+                stored = double.store(number, steps[name], centre=double.CENTRES[name])
+                tensors[name + double.STEP] = steps[name].to(SCALE_DTYPE).contiguous()
+            elif scheme.is_integer:
+                stored = number.to(SCALE_DTYPE)
+            else:
+                stored = store_scale(scheme.family.scale, number, matrix_scale)
+            tensors[name] = stored.contiguous()
+        if scheme.family.matrix_bytes:
+            assert matrix_scale is not None
+            tensors[MATRIX_SCALE] = matrix_scale
+        if scheme.family.choices > 1:
+            assert choice is not None
+            tensors["choice"] = bits.pack(choice, CHOICE_BITS)
         return cls(scheme=scheme, shape=tuple(codes.shape), tensors=tensors)
 
     @classmethod
@@ -60,8 +88,11 @@ class Packed:
 
     def rows(self, rows: slice) -> "Packed":
         """Some rows of the weight, of every expert where there are experts; nothing is copied."""
-        tensors = {name: tensor[..., rows, :] for name, tensor in self.tensors.items()}
-        count = next(iter(tensors.values())).shape[-2]
+        tensors = {
+            name: tensor if name == MATRIX_SCALE else tensor[..., rows, :]
+            for name, tensor in self.tensors.items()
+        }
+        count = tensors["weight" if self.scheme.is_float else "codes"].shape[-2]
         shape = (*self.shape[:-2], count, self.shape[-1])
         return Packed(scheme=self.scheme, shape=shape, tensors=tensors)
 
@@ -69,28 +100,80 @@ class Packed:
         """The dense weight, as stored."""
         if self.scheme.is_float:
             return self.tensors["weight"].to(dtype)
-        return decode_integer(self.scheme, self.shape[-1], self.tensors, dtype)
+        decode = decode_integer if self.scheme.is_integer else decode_codebook
+        return decode(self.scheme, self.shape[-1], self.tensors, dtype)
+
+
+def pack_codes(scheme: Scheme, codes: UInt8[Tensor, "*out in"]) -> UInt8[Tensor, "*out bytes"]:
+    """Codes of a scheme as they are stored."""
+    return base3.pack(codes) if scheme.format == "ternary" else bits.pack(codes, int(scheme.bits))
+
+
+def unpack_codes(
+    scheme: Scheme, packed: UInt8[Tensor, "*out bytes"], columns: int
+) -> UInt8[Tensor, "*out columns"]:
+    """The codes that `pack_codes` packed."""
+    if scheme.format == "ternary":
+        return base3.unpack(packed, columns)
+    return bits.unpack(packed, int(scheme.bits), columns)
 
 
 def decode_integer(
     scheme: Scheme, columns: int, tensors: dict[str, Tensor], dtype: torch.dtype
 ) -> Tensor:
     """Dense weight of packed integer codes. Differentiable in scale and offset."""
-    codes = unpack(tensors["codes"], scheme.bits, columns)
-    scale, offset = tensors["scale"].float(), tensors.get("offset")
-    *rows, groups = scale.shape
-    group = scheme.group_size or columns
-    padded = groups * group
-    if padded > columns:
-        codes = torch.nn.functional.pad(codes, (0, padded - columns))
+    codes = unpack_codes(scheme, tensors["codes"], columns)
+    scale, offset = read_number(scheme, tensors, "scale"), None
+    if not scheme.symmetric:
+        offset = read_number(scheme, tensors, "offset")
     # One pass: q * scale + (offset - half * scale) differs from the definition in rounding only,
     # so the definition's order is kept: the centred code is exact in float32.
-    values = codes.reshape(*rows, groups, group).float().sub_(2 ** (scheme.bits - 1))
+    values = _in_groups(codes, scale.shape[-1], scheme).float().sub_(2 ** (scheme.bits - 1))
     values = (
         values * scale.unsqueeze(-1) if scale.requires_grad else values.mul_(scale.unsqueeze(-1))
     )
     if offset is not None:
-        moved = offset.float().unsqueeze(-1)
+        moved = offset.unsqueeze(-1)
         needs_graph = values.requires_grad or moved.requires_grad
         values = values + moved if needs_graph else values.add_(moved)
-    return values.reshape(*rows, padded)[..., :columns].to(dtype)
+    return values.flatten(-2)[..., :columns].to(dtype)
+
+
+def decode_codebook(
+    scheme: Scheme, columns: int, tensors: dict[str, Tensor], dtype: torch.dtype
+) -> Tensor:
+    """Dense weight of packed codes of a codebook. Differentiable in bfloat16 and float32 scales."""
+    codes = unpack_codes(scheme, tensors["codes"], columns)
+    scale = read_number(scheme, tensors, "scale")
+    groups = scale.shape[-1]
+    if scheme.family.choices > 1:
+        chosen = bits.unpack(tensors["choice"], CHOICE_BITS, groups).int().unsqueeze(-1)
+        tables = torch.cat([codebook_of(scheme, n).table for n in range(scheme.family.choices)])
+        index = _in_groups(codes, groups, scheme).int() + (chosen << int(scheme.bits))
+        values = look_up(tables, index)
+    else:
+        values = _in_groups(codebook_of(scheme).values_of(codes), groups, scheme)
+    values = (
+        values * scale.unsqueeze(-1) if scale.requires_grad else values.mul_(scale.unsqueeze(-1))
+    )
+    return values.flatten(-2)[..., :columns].to(dtype)
+
+
+def read_number(
+    scheme: Scheme, tensors: dict[str, Tensor], name: str
+) -> Float[Tensor, "*out groups"]:
+    """The `scale` or `offset` of each group, in float32."""
+    if scheme.double:
+        steps = tensors[name + double.STEP]
+        return double.read(tensors[name], steps, centre=double.CENTRES[name])
+    if name == "offset":
+        return tensors[name].float()
+    return read_scale(scheme.family.scale, tensors[name], tensors.get(MATRIX_SCALE))
+
+
+def _in_groups(row: Tensor, groups: int, scheme: Scheme) -> Tensor:
+    """[..., groups, group], the last one filled up with zeros."""
+    group = scheme.group_size or row.shape[-1]
+    if lacking := groups * group - row.shape[-1]:
+        row = torch.nn.functional.pad(row, (0, lacking))
+    return row.unflatten(-1, (groups, group))

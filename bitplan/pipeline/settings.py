@@ -16,8 +16,9 @@ from bitplan.calibration import (
 )
 from bitplan.compress import get_quantizer
 from bitplan.errors import InputError
+from bitplan.formats import check_cached
 from bitplan.models import Inputs
-from bitplan.schema import Plan, Scheme
+from bitplan.schema import WIDE, Plan, Scheme
 from bitplan.sensitivity import AUTO, check_engine, check_estimator, check_pass
 
 Start: TypeAlias = Plan | str | Path | Sequence[Plan | str | Path]
@@ -112,6 +113,10 @@ class Settings:
         _ = self.all_constraints
         for menu in (self.schemes, self.measured, self.cache_schemes):
             _check_menu(menu)
+        for scheme in self.cache_schemes or ():
+            check_cached(Scheme.parse(scheme))
+        if self.measured is not None:
+            _check_predicted(self.schemes or (), self.measured)
         if self.context < 0 or self.batch < 1:
             raise InputError(
                 f"The cache is of {self.batch} sequences of {self.context} tokens; it needs a "
@@ -161,3 +166,13 @@ def _check_menu(menu: Sequence[str | Scheme] | None) -> None:
         raise InputError(f"The schemes are the string {menu!r}. Give a list of names.")
     for scheme in menu or ():
         Scheme.parse(scheme)
+
+
+def _check_predicted(menu: Sequence[str | Scheme], measured: Sequence[str | Scheme]) -> None:
+    known = set(map(Scheme.parse, measured))
+    for scheme in map(Scheme.parse, menu):
+        if not (scheme.is_float or scheme.format in WIDE or scheme in known):
+            raise InputError(
+                f"{scheme} is to be predicted from other widths, but the law is for "
+                f"{' and '.join(WIDE)} schemes. Measure {scheme} itself."
+            )

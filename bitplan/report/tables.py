@@ -57,8 +57,8 @@ def _heading(scheme: Scheme, merge: bool) -> str:
     """The scheme's name on two lines: `int4` over `g64`; its first line alone to merge."""
     if scheme.is_float:
         return str(scheme)
-    stem = f"int{scheme.bits}"
-    return stem if merge else f"{stem}\n{str(scheme).removeprefix(stem)}".rstrip()
+    tail = str(scheme).removeprefix(scheme.stem)
+    return scheme.stem if merge else f"{scheme.stem}\n{tail}".rstrip()
 
 
 def _sums(part: Group) -> tuple[str, str, str]:

@@ -13,6 +13,10 @@ from bitplan.schema.costs import Interaction as Interaction
 from bitplan.schema.costs import Row as Row
 from bitplan.schema.evidence import Evidence as Evidence
 from bitplan.schema.evidence import Measured as Measured
+from bitplan.schema.family import FAMILIES as FAMILIES
+from bitplan.schema.family import INT_BITS as INT_BITS
+from bitplan.schema.family import WIDE as WIDE
+from bitplan.schema.family import Family as Family
 from bitplan.schema.kept import Kept as Kept
 from bitplan.schema.kept import KeptLimit as KeptLimit
 from bitplan.schema.layer import Kind as Kind
@@ -24,5 +28,5 @@ from bitplan.schema.provenance import Provenance as Provenance
 from bitplan.schema.record import Record as Record
 from bitplan.schema.scheme import FLOAT_BITS as FLOAT_BITS
 from bitplan.schema.scheme import GROUP_SIZES as GROUP_SIZES
-from bitplan.schema.scheme import INT_BITS as INT_BITS
 from bitplan.schema.scheme import Scheme as Scheme
+from bitplan.schema.scheme import scheme_names as scheme_names

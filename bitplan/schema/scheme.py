@@ -2,73 +2,122 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from bitplan.errors import SchemeError
+from bitplan.schema.family import FAMILIES, WIDE, Family
 
 FLOAT_BITS = {"bf16": 16, "fp16": 16, "fp32": 32}
-INT_BITS = (2, 3, 4, 5, 6, 8)
-GROUP_SIZES = (32, 64, 128)
+GROUP_SIZES = (16, 32, 64, 128)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scheme:
     """How one matrix is stored. Its short name round-trips.
 
-    `intBgG` is an asymmetric integer of B bits with a bfloat16 scale and offset for every G
-    weights of a row, or for the whole row without `gG`; a final `s` makes it symmetric: no offset.
-    `bf16`, `fp16` and `fp32` keep the layer in that floating-point type.
+    `bf16`, `fp16` and `fp32` keep the layer in that floating-point type. All others are codes with
+    a scale for every G weights of a row, or for the whole row without `gG`:
+
+    - `intBgG`: integers of B bits with an offset beside the scale; an `s` makes them symmetric: no
+      offset;
+    - `sign` and `ternary`: -1 and 1; -1, 0 and 1, five in a byte;
+    - `fp8`, `fp6`, `fp4`: floating-point codes e4m3, e2m3 and e2m1; `fp8e5m2`, `fp6e3m2`;
+    - `nf4`, `nf3`: quantiles of the normal distribution;
+    - `bitmod4`, `bitmod3`: of four lists of floating-point values the one that suits the group;
+    - `bfpB`: B-bit integers, the scale a power of two (block floating point);
+    - `mxfp8`, `mxfp6`, `mxfp4`, `mxfp8e5m2`, `mxfp6e3m2`: floating-point codes, a power of two for
+      every 32 weights; `nvfp4`: e2m1, an e4m3 scale for every 16 and one float32 a matrix.
+
+    A final `d` after a group says that bfloat16 scales and offsets become bytes, of which every 256
+    of a row share a step (double quantization). `bits` are those of a code, as it is packed;
+    `symmetric` says that there is no offset.
 
     >>> Scheme.parse("int3g128s").group_size
     128
-    >>> str(Scheme.parse("int8"))
-    'int8'
+    >>> str(Scheme.parse("fp8"))
+    'fp8'
     """
 
-    format: Literal["int", "bf16", "fp16", "fp32"]
-    bits: int
+    format: str
+    bits: float
     group_size: int | None = None
     symmetric: bool = True
+    double: bool = False
 
     @classmethod
     def parse(cls, name: "str | Scheme") -> "Scheme":
         """The scheme of a short name. Raises `SchemeError` where there is none."""
         if isinstance(name, Scheme):
             return name
-        match name:
-            case "bf16" | "fp16" | "fp32":
-                return cls(format=name, bits=FLOAT_BITS[name])
-        match = _INTEGER_NAME.fullmatch(name)
-        if match is None or int(match["bits"]) not in INT_BITS:
+        if name in FLOAT_BITS:
+            return cls(format=name, bits=FLOAT_BITS[name])
+        match = _NAME.fullmatch(name)
+        if match is None:
+            raise SchemeError(f"{name!r} is not a scheme. {_known()}")
+        stem, size, symmetric = match["stem"], match["group"], bool(match["symmetric"])
+        family = FAMILIES[stem]
+        if symmetric and not family.offset:
+            raise SchemeError(f"{name!r} ends on s, but {stem} has no offset to do without.")
+        if size and family.group_size:
             raise SchemeError(
-                f"{name!r} is not a scheme. Schemes are bf16, fp16, fp32 and int2, int3, int4, "
-                "int5, int6, int8 with an optional group (g32, g64, g128; the whole row without) "
-                "and an optional s for symmetric, as in int4g64 or int8s."
+                f"{name!r} names a group, but that of {stem} is always {family.group_size} "
+                f"weights: write {stem}."
             )
-        group = int(match["group"]) if match["group"] else None
-        if group is not None and group not in GROUP_SIZES:
-            sizes = ", ".join(map(str, GROUP_SIZES))
+        if match["double"] and not (size and family.can_double):
+            needed = "a group" if family.can_double else "scales in bfloat16"
             raise SchemeError(
-                f"{name!r} has groups of {group} weights; they may be of {sizes}, or of the whole "
-                "row when the name has no g."
+                f"{name!r} ends on d, for scales that are codes themselves, but it has not "
+                f"{needed}. Write int4g64d, nf4g64d or the like."
             )
-        symmetric = bool(match["symmetric"])
-        return cls(format="int", bits=int(match["bits"]), group_size=group, symmetric=symmetric)
+        group = int(size) if size else family.group_size
+        if size and group not in GROUP_SIZES:
+            raise SchemeError(
+                f"{name!r} has groups of {group} weights; they may be of "
+                f"{', '.join(map(str, GROUP_SIZES))}, or of the whole row when the name has no g."
+            )
+        bits = int(family.bits) if family.bits % 1 == 0 else family.bits
+        wide = next((format for format in WIDE if stem == f"{format}{bits}"), None)
+        return cls(
+            format=wide or stem,
+            bits=bits,
+            group_size=group,
+            symmetric=symmetric or not family.offset,
+            double=bool(match["double"]),
+        )
 
     @property
     def is_float(self) -> bool:
-        """Whether the weights stay floating-point numbers."""
-        return self.format != "int"
+        """Whether the weights stay what they are, numbers of a floating-point type."""
+        return self.format in FLOAT_BITS
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether the weights are evenly spaced codes with a scale and maybe an offset."""
+        return self.format == "int"
+
+    @property
+    def stem(self) -> str:
+        """The name without group, `s` and `d`."""
+        return f"{self.format}{self.bits}" if self.format in WIDE else self.format
+
+    @property
+    def family(self) -> Family:
+        """What is stored. Raises `SchemeError` for a float scheme, which has no codes."""
+        if self.is_float:
+            raise SchemeError(f"{self} keeps a matrix as it is: it has neither codes nor scales.")
+        return FAMILIES[self.stem]
 
     def __str__(self) -> str:
         if self.is_float:
             return self.format
-        group = f"g{self.group_size}" if self.group_size else ""
-        return f"int{self.bits}{group}{'s' if self.symmetric else ''}"
+        free = self.group_size and self.family.group_size is None
+        group = f"g{self.group_size}" if free else ""
+        symmetric = "s" if self.symmetric and self.family.offset else ""
+        return f"{self.stem}{group}{symmetric}{'d' if self.double else ''}"
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:
@@ -80,7 +129,49 @@ class Scheme:
     def __get_pydantic_json_schema__(
         cls, _: CoreSchema, __: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        return {"type": "string", "pattern": r"^(bf16|fp16|fp32|int[234568](g(32|64|128))?s?)$"}
+        return {"type": "string", "pattern": _pattern()}
 
 
-_INTEGER_NAME = re.compile(r"int(?P<bits>[1-9][0-9]*)(?:g(?P<group>[1-9][0-9]*))?(?P<symmetric>s?)")
+def scheme_names() -> tuple[str, ...]:
+    """The names of all schemes there are."""
+    coded = []
+    for stem, family in FAMILIES.items():
+        groups = [f"g{size}" for size in GROUP_SIZES] if family.group_size is None else []
+        for group in ("", *groups):
+            symmetries = ("", "s") if family.offset else ("",)
+            doubles = ("", "d") if group and family.can_double else ("",)
+            coded += ["".join((stem, group, s, d)) for s in symmetries for d in doubles]
+    return (*coded, *FLOAT_BITS)
+
+
+def _pattern() -> str:
+    """Of names, as ECMA-262 and Python read it."""
+    group = f"g({'|'.join(map(str, GROUP_SIZES))})"
+    tails: dict[str, list[str]] = {}
+    for stem, family in FAMILIES.items():
+        symmetric = "s?" if family.offset else ""
+        tail = f"({group}{symmetric}{'d?' if family.can_double else ''})?"
+        if family.offset:
+            tail = f"({tail}|s)"
+        tails.setdefault("" if family.group_size else tail, []).append(stem)
+    coded = (f"({'|'.join(stems)}){tail}" for tail, stems in tails.items())
+    return f"^({'|'.join((*FLOAT_BITS, *coded))})$"
+
+
+def _known() -> str:
+    free = [s for s, family in FAMILIES.items() if not (family.offset or family.group_size)]
+    fixed = [s for s, family in FAMILIES.items() if family.group_size]
+    integers = [s for s, family in FAMILIES.items() if family.offset]
+    sizes = ", ".join(f"g{size}" for size in GROUP_SIZES)
+    return (
+        f"Schemes are {', '.join(FLOAT_BITS)}; {', '.join((*integers, *free))}, each with an "
+        f"optional group ({sizes}; the whole row without), the int ones with an optional s for "
+        f"symmetric, as in int4g64, int8s or nf4g64; and {', '.join(fixed)}, whose groups are "
+        "fixed. A final d after a group makes bytes of scales, as in nf4g64d."
+    )
+
+
+_NAME = re.compile(
+    rf"(?P<stem>{'|'.join(sorted(FAMILIES, key=len, reverse=True))})"
+    r"(?:g(?P<group>[1-9][0-9]*))?(?P<symmetric>s?)(?P<double>d?)"
+)

@@ -1,1 +1,1 @@
-"""Integer codes in groups: 2, 3, 4, 5, 6 and 8 bits."""
+"""Integer codes in groups: 2 to 8 bits."""

@@ -20,7 +20,7 @@ def arrange(tensors: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[st
     if scheme.bits == 8:
         # From offset binary to two's complement.
         return {"codes": (tensors["codes"] ^ 0x80).view(torch.int8), "grid": tensors["scale"]}
-    codes = unpack(tensors["codes"], scheme.bits, columns).int()
+    codes = unpack(tensors["codes"], int(scheme.bits), columns).int()
     grid = torch.stack((tensors["scale"].t(), tensors["offset"].t()), dim=-1)
     blocks = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
     return {"codes": blocks, "grid": grid.contiguous()}
@@ -35,14 +35,14 @@ def restore(arranged: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[s
     # the identity on the unit grid reads the codes back wherever they lie.
     unit = torch.zeros(grid.shape, dtype=torch.float32)
     unit[..., 0] = 1
-    half = 2 ** (scheme.bits - 1)
+    half = 2 ** (int(scheme.bits) - 1)
     parts = []
     for start in range(0, columns, COLUMNS_AT_ONCE):
         some = torch.arange(start, min(start + COLUMNS_AT_ONCE, columns))
         identity = torch.nn.functional.one_hot(some, columns).float()
         parts.append((_int4(identity, codes, unit, scheme) + half).round().to(torch.uint8))
     return {
-        "codes": pack(torch.cat(parts).t(), scheme.bits),
+        "codes": pack(torch.cat(parts).t(), int(scheme.bits)),
         "scale": grid[..., 0].t().contiguous(),
         "offset": grid[..., 1].t().contiguous(),
     }

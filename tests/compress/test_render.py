@@ -11,7 +11,8 @@ from bitplan.schema import Scheme
 
 NAMES = [
     *("int2g32", "int3", "int8s", "bf16", "int4g64", "int4g32", "int2g64s"),
-    *("fp32", "int8g64", "int5", "fp16"),
+    *("fp32", "int8g64", "int5", "fp16", "int7g16", "nvfp4", "nf4g64", "ternaryg32", "sign"),
+    *("fp8", "mxfp4", "bfp5g16", "fp6e3m2g64"),
 ]
 MENU = [Scheme.parse(name) for name in NAMES]
 
@@ -56,9 +57,11 @@ def test_the_same_again(quantizer):
 
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
 def test_many_rows_are_rendered_in_parts_that_join_seamlessly(quantizer):
-    schemes = [Scheme.parse(name) for name in ("int2g32", "int4g32", "int3g32s")]
-    rows = ROWS_AT_ONCE // 3 + 5
+    names = ("int2g32", "int4g32", "int3g32s", "nvfp4", "nf4g32", "mxfp6")
+    schemes = [Scheme.parse(name) for name in names]
+    rows = ROWS_AT_ONCE // len(names) + 5
     weight, seen = random(rows, 40), covariance(40)
+    weight[0, 7], weight[-1, 3] = 9.0, -20.0  # a matrix's scale is of all its rows
     whole = get_quantizer(quantizer)(weight, schemes, Curvature(covariance=seen))
     parts = render(weight, schemes, quantizer=quantizer, covariance=seen)
     assert all(same(one, parts[one.scheme]) for one in whole)
@@ -108,6 +111,16 @@ def test_no_schemes_no_weights():
 def test_an_unknown_quantizer_is_refused_with_those_there_are():
     with pytest.raises(InputError, match=r"no quantizer 'awq'.*gptq, clip, rtn"):
         render(random(2, 3), MENU, quantizer="awq")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_a_weight_that_is_not_finite_is_refused(value, quantizer, dtype):
+    weight = random(2, 3, 40).to(dtype)
+    weight[1, 2, 3] = value
+    with pytest.raises(InputError, match=r"weight holds NaN or infinite values.*Load the model"):
+        render(weight, MENU, quantizer=quantizer)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

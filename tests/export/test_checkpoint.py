@@ -15,6 +15,7 @@ import bitplan
 from bitplan.apply import held_bytes
 from bitplan.errors import BitplanError, ModelError, OutputError, PlanError
 from bitplan.export import is_packed, load, load_plan, save
+from bitplan.schema import FAMILIES
 
 MODELS = ("llama", "llama-tied", "gpt2", "mixtral", "gpt-oss", "llama4", "gemma", "bert", "t5")
 
@@ -83,7 +84,28 @@ def test_the_same_model_is_saved_as_the_same_bytes(tmp_path, packed):
     assert files[0] == files[1]
 
 
-@pytest.mark.parametrize("menu", [("int4",), ("bf16",), ("fp32",)], ids=str)
+@pytest.mark.parametrize("turn", range(4))
+@pytest.mark.parametrize("name", ["llama", "mixtral"])
+def test_all_families_are_saved_side_by_side(tmp_path, packed, said, name, turn):
+    stems = [
+        *FAMILIES,
+        "ternaryg16",
+        "fp8g16",
+        "nf4g16",
+        "bfp4g16",
+        "fp6g32",
+        "int4g16d",
+        "nf4g16d",
+    ]
+    case = packed(name, torch.bfloat16, tuple(stems[turn::4]))
+    save(case.model, tmp_path, case.plan)
+    size = sum(tensor.nbytes for tensor in load_file(tmp_path / "model.safetensors").values())
+    loaded = load(tmp_path)
+    assert size == held_bytes(loaded) == held_bytes(case.model) == case.plan.bytes
+    assert torch.equal(said(loaded), case.said)
+
+
+@pytest.mark.parametrize("menu", [("int4",), ("nvfp4",), ("bf16",), ("fp32",)], ids=str)
 @pytest.mark.parametrize("name", ["llama-tied", "gpt2", "t5"])
 def test_tied_weights_are_stored_once(tmp_path, packed, said, name, menu):
     case = packed(name, menu=menu)

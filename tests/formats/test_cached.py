@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from bitplan.compress import render
+from bitplan.errors import SchemeError
 from bitplan.footprint import scheme_bytes
 from bitplan.formats import encode_rows, round_rows, rows_of, states_of
 from bitplan.schema import Scheme
@@ -52,3 +53,10 @@ def test_a_row_is_all_heads_of_one_token():
     assert rows.shape == (2, 4, 15)
     assert rows[1, 2].tolist() == [*states[1, 0, 2], *states[1, 1, 2], *states[1, 2, 2]]
     assert torch.equal(states_of(rows, heads=3), states)
+
+
+@pytest.mark.parametrize("name", ["fp8", "nvfp4", "mxfp4", "nf4g64", "sign", "bfp8g32"])
+def test_what_is_for_weights_is_refused_by_name(name):
+    for take in (encode_rows, round_rows):
+        with pytest.raises(SchemeError, match=f"{name} is for weights: .* int4g64"):
+            take(torch.randn(1, 2, 32), Scheme.parse(name))

@@ -54,6 +54,20 @@ def test_one_width_is_too_few():
         fit({LAYER: line(2, 4)}, {LAYER: [Scheme.parse("int3g32")]})
 
 
+def test_what_has_one_width_is_not_predicted():
+    known = {
+        Scheme.parse(name): losses
+        for name, losses in zip(("bfp3g32", "bfp5g32"), line(3, 5).values(), strict=True)
+    }
+    law = fit({LAYER: known | line(2, 4)}, {LAYER: [Scheme.parse("bfp4g32")]})
+    assert law.losses[LAYER][Scheme.parse("bfp4g32")].loss == pytest.approx(4.0**-4)
+    for name in ("fp8g64", "nf4g64", "mxfp4", "ternaryg64"):
+        with pytest.raises(InputError, match=f"{name} of a cannot be .* Measure {name} itself"):
+            fit({LAYER: known | line(2, 4)}, {LAYER: [Scheme.parse(name)]})
+    with pytest.raises(InputError, match="such as bfp3g64 and bfp5g64"):
+        fit({LAYER: known}, {LAYER: [Scheme.parse("bfp4g64")]})
+
+
 def test_a_table_says_what_was_predicted(tiny_model, tmp_path):
     model = tiny_model("llama", torch.bfloat16)
     menu = ["int2g32", "int3g32", "int4g32", "int5g32", "int6g32", "bf16"]

@@ -1,1 +1,1 @@
-"""A weight, integer schemes and H -> the weight rendered in each of them."""
+"""A weight, coded schemes and H -> the weight rendered in each of them."""

@@ -1,4 +1,4 @@
-"""GPTQ (Frantar et al., 2023) with searched ranges, all schemes of one weight in one pass.
+"""GPTQ (Frantar et al., 2023) with searched grids; schemes that go together in one pass.
 
 Columns are rounded one after another; the error of each is spread over those still to come, so
 that tr(dW H dW') stays small. With H the gradient-weighted input covariance (see
@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bitplan.compress.curvature import Curvature
-from bitplan.compress.grid import Levels, by_group_size, search_range, stacked, unstacked
+from bitplan.compress.plane import AbstractPlane
+from bitplan.compress.planes import in_order, planes
 from bitplan.compress.quantizers.rtn import clip
 from bitplan.formats import Packed
 from bitplan.schema import Scheme
@@ -25,21 +26,21 @@ def gptq(
     weight: Float[Tensor, "out in"],
     schemes: Sequence[Scheme],
     curvature: Curvature | None = None,
+    reach: Float[Tensor, ""] | None = None,
 ) -> list[Packed]:
-    """Render one weight in several integer schemes; without H, as `clip`."""
+    """Render one weight in several coded schemes; without H, as `clip`."""
     if curvature is None:
-        return clip(weight, schemes)
+        return clip(weight, schemes, reach=reach)
     importance, factor = curvature.importance, curvature.inverse_factor
-    return by_group_size(schemes, lambda alike: _gptq(weight, alike, importance, factor))
+    found = [
+        one for plane in planes(weight, schemes, reach) for one in _gptq(plane, importance, factor)
+    ]
+    return in_order(found, schemes)
 
 
-def _gptq(
-    weight: Tensor, schemes: Sequence[Scheme], importance: Tensor, factor: Tensor
-) -> list[Packed]:
-    columns = weight.shape[1]
-    group = schemes[0].group_size or columns
-    work = stacked(weight, schemes)
-    levels = Levels.of(schemes, work)
+def _gptq(plane: AbstractPlane, importance: Tensor, factor: Tensor) -> list[Packed]:
+    work, group = plane.work, plane.group
+    columns = len(work)
     codes = torch.empty(work.shape, dtype=torch.uint8, device=work.device)
     grids = []
     for start in range(0, columns, BLOCK):
@@ -48,14 +49,12 @@ def _gptq(
         for column in range(start, stop):
             if column % group == 0:
                 ahead = slice(column, min(column + group, columns))
-                grids.append(search_range(work[ahead], importance[ahead], levels))
-            scale, offset = grids[-1]
-            code = levels.quantize(work[column], scale, offset)
-            codes[column] = code + levels.half
-            error = work[column].sub(code.mul_(scale).add_(offset)).div_(factor[column, column])
+                grids.append(plane.search(ahead, importance[ahead]))
+            codes[column], values = plane.codes_and_values(work[column], grids[-1])
+            error = work[column].sub(values).div_(factor[column, column])
             errors[column - start] = error
             if column + 1 < stop:
                 work[column + 1 : stop].addr_(factor[column, column + 1 : stop], error, alpha=-1)
         if stop < columns:
             work[stop:].addmm_(factor[start:stop, stop:].t(), errors, alpha=-1)
-    return unstacked(codes, grids, schemes, len(weight))
+    return plane.packed(codes, grids)

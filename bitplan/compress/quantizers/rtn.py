@@ -1,7 +1,7 @@
 """Rounding to the nearest code, column by column on its own.
 
-`rtn` takes the grid from each group's minimum to its maximum: no data, the baseline. `clip`
-searches the grid that minimises the squared error weighted by H's diagonal.
+`rtn` takes the grid that covers each group: no data, the baseline. `clip` searches the grid that
+minimises the squared error weighted by H's diagonal.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,62 +11,55 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bitplan.compress.curvature import Curvature
-from bitplan.compress.grid import (
-    Levels,
-    by_group_size,
-    full_range,
-    search_range,
-    stacked,
-    unstacked,
-)
+from bitplan.compress.plane import AbstractPlane, Grid
+from bitplan.compress.planes import in_order, planes
 from bitplan.formats import Packed
 from bitplan.schema import Scheme
 
-Fit = Callable[[Tensor, slice, Levels], tuple[Tensor, Tensor]]
-"""(a group's columns of the weight, which they are, levels) -> scale and offset"""
+Fit = Callable[[AbstractPlane, slice], Grid]
+"""(a plane, the columns of a group) -> its grid"""
 
 
 def rtn(
     weight: Float[Tensor, "out in"],
     schemes: Sequence[Scheme],
     curvature: Curvature | None = None,
+    reach: Float[Tensor, ""] | None = None,
 ) -> list[Packed]:
-    """Render one weight in several integer schemes; H is not read."""
-    return _round(weight, schemes, lambda group, _, levels: full_range(group, levels))
+    """Render one weight in several coded schemes; H is not read."""
+    return _round(weight, schemes, reach, lambda plane, group: plane.full(group))
 
 
 def clip(
     weight: Float[Tensor, "out in"],
     schemes: Sequence[Scheme],
     curvature: Curvature | None = None,
+    reach: Float[Tensor, ""] | None = None,
 ) -> list[Packed]:
-    """Render one weight in several integer schemes; without H all columns weigh the same."""
+    """Render one weight in several coded schemes; without H all columns weigh the same."""
     ones = torch.ones(weight.shape[1], device=weight.device)
     importance = ones if curvature is None else curvature.importance
     return _round(
         weight,
         schemes,
-        lambda group, columns, levels: search_range(group, importance[columns], levels),
+        reach,
+        lambda plane, group: plane.search(group, importance[group]),
     )
 
 
 def _round(
-    weight: Tensor,
-    schemes: Sequence[Scheme],
-    fit: Fit,
+    weight: Tensor, schemes: Sequence[Scheme], reach: Tensor | None, fit: Fit
 ) -> list[Packed]:
-    return by_group_size(schemes, lambda alike: _round_alike(weight, alike, fit))
+    found = [one for plane in planes(weight, schemes, reach) for one in _round_plane(plane, fit)]
+    return in_order(found, schemes)
 
 
-def _round_alike(weight: Tensor, schemes: Sequence[Scheme], fit: Fit) -> list[Packed]:
-    columns = weight.shape[1]
-    group = schemes[0].group_size or columns
-    work = stacked(weight, schemes)
-    levels = Levels.of(schemes, work)
-    codes = torch.empty(work.shape, dtype=torch.uint8, device=work.device)
+def _round_plane(plane: AbstractPlane, fit: Fit) -> list[Packed]:
+    columns = len(plane.work)
+    codes = torch.empty(plane.work.shape, dtype=torch.uint8, device=plane.work.device)
     grids = []
-    for start in range(0, columns, group):
-        ahead = slice(start, min(start + group, columns))
-        grids.append(fit(work[ahead], ahead, levels))
-        codes[ahead] = levels.quantize(work[ahead], *grids[-1]) + levels.half
-    return unstacked(codes, grids, schemes, len(weight))
+    for start in range(0, columns, plane.group):
+        group = slice(start, min(start + plane.group, columns))
+        grids.append(fit(plane, group))
+        codes[group] = plane.codes(plane.work[group], grids[-1])
+    return plane.packed(codes, grids)

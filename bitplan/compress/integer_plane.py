@@ -1,0 +1,61 @@
+"""Integer schemes of one group size, side by side."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from jaxtyping import Float
+from torch import Tensor
+
+from bitplan.compress.grid import Levels, full_range, search_range, stacked, unstacked
+from bitplan.compress.plane import AbstractPlane, Grid
+from bitplan.compress.steps import Steps, steps_of, stored_in
+from bitplan.formats import Packed
+from bitplan.schema import Scheme
+
+
+class IntegerPlane(AbstractPlane):
+    """A copy of the weight for every scheme; a grid is a scale and an offset.
+
+    A scheme whose scales are codes is alone: their steps are those of its own scales.
+    """
+
+    def __init__(self, weight: Float[Tensor, "out in"], schemes: Sequence[Scheme]) -> None:
+        self.schemes, self.rows = schemes, len(weight)
+        self.work = stacked(weight, schemes)
+        self.group = schemes[0].group_size or weight.shape[1]
+        self.levels = Levels.of(schemes, self.work)
+        self.steps: Steps | None = None
+        if schemes[0].double:
+            assert len(schemes) == 1
+            self.steps = steps_of(self.full, weight.shape[1], self.group)
+
+    def full(self, group: slice) -> Grid:
+        """From minimum to maximum."""
+        return full_range(self.work[group], self._levels(group))
+
+    def search(self, group: slice, importance: Tensor) -> Grid:
+        """A narrower range, refitted to its codes."""
+        return search_range(self.work[group], importance, self._levels(group))
+
+    def codes(self, weight: Tensor, grid: Grid) -> Tensor:
+        """The nearest codes, from 0 on; float32."""
+        return self.levels.quantize(weight, *grid) + self.levels.half
+
+    def codes_and_values(self, weight: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+        """The nearest codes, from 0 on, and what they decode to; float32."""
+        scale, offset = grid
+        code = self.levels.quantize(weight, scale, offset)
+        return code + self.levels.half, code.mul_(scale).add_(offset)
+
+    def packed(self, codes: Tensor, grids: list[Grid]) -> list[Packed]:
+        """Each scheme its own rows."""
+        pairs = [(scale, offset) for scale, offset in grids]
+        steps = None
+        if self.steps is not None:
+            steps = {name: of_all[: self.rows] for name, of_all in self.steps.items()}
+        return unstacked(codes, pairs, self.schemes, self.rows, steps)
+
+    def _levels(self, group: slice) -> Levels:
+        if self.steps is None:
+            return self.levels
+        return replace(self.levels, stored=stored_in(self.steps, group, self.group))

@@ -1,0 +1,44 @@
+"""The planes that a weight is rendered on: schemes that go together share one."""
+
+from collections.abc import Iterator, Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from bitplan.compress.codebook_plane import CodebookPlane
+from bitplan.compress.integer_plane import IntegerPlane
+from bitplan.compress.mixed_plane import MixedPlane
+from bitplan.compress.plane import AbstractPlane
+from bitplan.formats import Packed
+from bitplan.schema import Scheme
+
+
+def planes(
+    weight: Float[Tensor, "out in"],
+    schemes: Sequence[Scheme],
+    reach: Float[Tensor, ""] | None = None,
+) -> Iterator[AbstractPlane]:
+    """One for the plain integer schemes of each group size, and one for every other scheme.
+
+    `reach` is the largest absolute value of the matrix that the weight is some rows of; None: of
+    the weight.
+    """
+    alike: dict[int | None, list[Scheme]] = {}
+    for scheme in schemes:
+        if scheme.is_integer and not scheme.double:
+            alike.setdefault(scheme.group_size, []).append(scheme)
+    for together in alike.values():
+        yield IntegerPlane(weight, together)
+    for scheme in schemes:
+        if not scheme.is_integer and scheme.family.choices > 1:
+            yield MixedPlane(weight, scheme)
+        elif not scheme.is_integer:
+            yield CodebookPlane(weight, scheme, reach)
+        elif scheme.double:
+            yield IntegerPlane(weight, [scheme])
+
+
+def in_order(packed: Sequence[Packed], schemes: Sequence[Scheme]) -> list[Packed]:
+    """Weights in the order of their schemes."""
+    by_scheme = {one.scheme: one for one in packed}
+    return [by_scheme[scheme] for scheme in schemes]

@@ -1,0 +1,1 @@
+"""Codes of a codebook in groups: signs, ternary, small floating-point numbers and others."""
