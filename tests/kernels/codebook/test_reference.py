@@ -6,6 +6,7 @@ from bitplan.formats import Packed
 from bitplan.kernels import reference_of
 from bitplan.kernels.codebook import reference
 from bitplan.kernels.integer import reference as integer
+from bitplan.runtimes import ROWS_AT_ONCE
 from bitplan.schema import Scheme
 
 NAMES = [
@@ -41,7 +42,7 @@ def test_the_product_is_that_of_the_decoded_weight(name, tokens, dtype):
 
 @pytest.mark.parametrize("name", ["nvfp4", "nf3g16"])
 def test_many_rows_are_decoded_in_parts(name):
-    weight = packed(name, reference.ROWS_AT_ONCE + 7, 40)
+    weight = packed(name, ROWS_AT_ONCE + 7, 40)
     inputs = torch.randn(3, 40)
     output = reference.linear(inputs, weight.tensors, weight.scheme)
     torch.testing.assert_close(output, inputs @ weight.decode().t(), rtol=1e-5, atol=1e-5)

@@ -4,6 +4,7 @@ import torch
 from bitplan.compress import render
 from bitplan.formats import Packed
 from bitplan.kernels.integer import reference
+from bitplan.runtimes import ROWS_AT_ONCE
 from bitplan.schema import Scheme
 
 NAMES = ["int2g32", "int3", "int4g64", "int5g32s", "int6", "int8s", "int8g32"]
@@ -27,7 +28,7 @@ def test_the_product_is_that_of_the_decoded_weight(name, tokens, dtype):
 
 
 def test_many_rows_are_decoded_in_parts():
-    rows = reference.ROWS_AT_ONCE + 7
+    rows = ROWS_AT_ONCE + 7
     weight = packed("int3g32", rows, 40)
     inputs = torch.randn(3, 40)
     output = reference.linear(inputs, weight.tensors, weight.scheme)
