@@ -15,8 +15,9 @@ from bitplan.sensitivity.engines.parcel import call, result_of, wrap
 RETRIES = 10
 """How many nodes or workers one task may take with it."""
 
-PATIENCE_S = 60.0
-"""How long a cluster may take to let this machine join."""
+PATIENCE_S = 180.0
+"""How long a cluster may take to let this machine join. A client server starts a process for each
+client, which on busy cores takes it more than a minute."""
 
 SCHEME = "ray://"
 

@@ -384,7 +384,7 @@ def test_constraints_that_conflict_are_refused_before_any_work(tiny_model, tmp_p
         ({"schemes": "int4"}, InputError, "Give a list"),
         ({"schemes": ["fp32"]}, SchemeError, r"stored in bfloat16, .* fp32 none is smaller"),
         ({"pins": {"nothing.*": "int4"}}, InputError, "matches no layer"),
-        ({"pins": {"lm_head": "int7"}}, SchemeError, "'int7' is not a scheme"),
+        ({"pins": {"lm_head": "int9"}}, SchemeError, "'int9' is not a scheme"),
         ({"pins": {"lm_head": "int5"}}, SchemeError, "which the cost table does not have"),
         ({"refine_tokens": -1}, InputError, "refine_tokens is -1"),
         ({"calibration": "missing.txt"}, CalibrationError, "no calibration file 'missing.txt'"),
