@@ -11,6 +11,7 @@ from bitplan.formats import MATRIX_SCALE, Packed, unpack
 from bitplan.formats.codebook import codebook_of
 from bitplan.formats.packed import read_number, unpack_codes
 from bitplan.schema import FAMILIES, Scheme
+from rendered import correlated, expected_loss, one, random
 
 DOUBLED = ["bitmod3g16d", "bitmod4g64d", "nf4g16d", "fp4g64d", "signg16d", "ternaryg64d"]
 STEMS = [stem for stem, family in FAMILIES.items() if not family.offset]
@@ -24,27 +25,6 @@ NAMES += DOUBLED
 SOME = ["sign", "ternaryg16", "fp8", "fp6g16", "nf4", "bfp4g16", "mxfp4", "nvfp4"]
 SOME += ["bitmod3g16", "nf4g16d"]
 ONE_BOOK = [name for name in NAMES if not name.startswith("bitmod")]
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def correlated(columns: int, seed: int = 0) -> Tensor:
-    """The covariance of inputs whose columns go together and differ in size."""
-    mixed = random(2 * columns, columns, seed=seed) @ random(columns, columns, seed=seed + 1)
-    inputs = mixed * torch.logspace(-0.5, 0.5, columns) / columns**0.5
-    return inputs.t() @ inputs / len(inputs)
-
-
-def one(weight: Tensor, name: str, quantizer: str, covariance: Tensor | None = None) -> Packed:
-    scheme = Scheme.parse(name)
-    return render(weight, [scheme], quantizer=quantizer, covariance=covariance)[scheme]
-
-
-def expected_loss(weight: Tensor, packed: Packed, covariance: Tensor) -> float:
-    error = (packed.decode() - weight).double()
-    return ((error @ covariance.double()) * error).sum().item()
 
 
 def scales(packed: Packed) -> Tensor:
