@@ -66,10 +66,11 @@ class PackedWeight(nn.Module):
     def arrange(self, *, lookup: bool = False) -> None:
         """Lay the tensors out for the fastest implementation there is."""
         wanted, _ = choose(self.scheme, self.shape, device=str(self.device), lookup=lookup)
-        self._lay_out(wanted)
+        self.lay_out(wanted)
 
     @torch.no_grad()
-    def _lay_out(self, implementation: str) -> None:
+    def lay_out(self, implementation: str) -> None:
+        """Lay the tensors out for one implementation, `"reference"` or `"cpu"`."""
         if implementation == self.implementation:
             return
         tensors = self.packed().tensors
@@ -138,9 +139,9 @@ class PackedWeight(nn.Module):
     ) -> None:
         before = self.implementation
         if any(name.startswith(prefix) for name in state_dict):
-            self._lay_out("reference")
+            self.lay_out("reference")
         super()._load_from_state_dict(state_dict, prefix, *args, **keywords)
-        self._lay_out(before)
+        self.lay_out(before)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PackedWeight":
         """Move to another device, or compute in another dtype; what is held keeps its own."""
@@ -150,9 +151,9 @@ class PackedWeight(nn.Module):
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
         before = self.implementation
-        self._lay_out("reference")
+        self.lay_out("reference")
         super()._apply(move, recurse)
-        self._lay_out(before if self.device.type == "cpu" else "reference")
+        self.lay_out(before if self.device.type == "cpu" else "reference")
         self.compute_dtype = fn(torch.empty(0, dtype=self.compute_dtype)).dtype
         return self
 

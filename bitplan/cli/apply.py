@@ -29,30 +29,45 @@ def apply(
             help="The text that the plan was made with, on a machine without its work.",
         ),
     ] = None,
+    tune_epochs: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Passes over the calibration tokens, forward and back, that tune scales and "
+            "offsets; no byte is added. 8 is enough.",
+        ),
+    ] = 0,
     workdir: Workdir = None,
     as_json: AsJson = False,
 ) -> None:
     """Compress a model by a plan and save it: safetensors, with the plan inside config.json."""
     from bitplan.apply import held_bytes
     from bitplan.export import save
-    from bitplan.pipeline import apply_plan
+    from bitplan.pipeline import run_apply
 
     loaded = Plan.load(plan)
     make_folder(folder)
     with Bars(hidden=as_json) as bars:
-        packed = apply_plan(
+        applied = run_apply(
             model,
             loaded,
             workdir=workdir,
             calibration=sources_of(calibration),
+            tune_epochs=tune_epochs,
             progress=bars,
         )
-    save(packed, folder, loaded, tokenizer=_tokenizer_of(model))
-    size = held_bytes(packed)
+    save(applied.model, folder, loaded, tokenizer=_tokenizer_of(model))
+    size, tuning = held_bytes(applied.model), applied.tuning
+    told: dict[str, Any] = {"folder": str(folder), "bytes": size}
+    if tuning is not None:
+        told["tuning"] = tuning.model_dump()
     show(
-        json.dumps({"folder": str(folder), "bytes": size}),
+        json.dumps(told),
         as_json,
-        lambda: [f"{size:,} bytes of parameters and buffers, saved in {folder}.{_cache(loaded)}"],
+        lambda: [
+            *([] if tuning is None else [_tuned(tuning)]),
+            f"{size:,} bytes of parameters and buffers, saved in {folder}.{_cache(loaded)}",
+        ],
     )
 
 
@@ -64,6 +79,17 @@ def _tokenizer_of(model: str) -> Any:
     except ModelError as error:
         log.warning("The model is saved without a tokenizer. %s", error)
         return None
+
+
+def _tuned(tuning: Any) -> str:
+    text = (
+        f"Tuned in {tuning.steps:,} steps: KL on {tuning.tokens:,} held-out tokens "
+        f"{tuning.kl_before:.4f} -> {tuning.kl_after:.4f} nats per token"
+    )
+    if tuning.perplexity_before is None:
+        return f"{text}."
+    before, after = tuning.perplexity_before, tuning.perplexity_after
+    return f"{text}, perplexity {before:.2f} -> {after:.2f}."
 
 
 def _cache(plan: Plan) -> str:

@@ -11,4 +11,5 @@ from bitplan.formats.packed import TORCH_DTYPES as TORCH_DTYPES
 from bitplan.formats.packed import Packed as Packed
 from bitplan.formats.packed import decode_codebook as decode_codebook
 from bitplan.formats.packed import decode_integer as decode_integer
+from bitplan.formats.packed import read_number as read_number
 from bitplan.formats.scales import MATRIX_SCALE as MATRIX_SCALE

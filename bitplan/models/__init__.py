@@ -17,6 +17,7 @@ from bitplan.models.describe import Description as Description
 from bitplan.models.describe import describe as describe
 from bitplan.models.digest import check_finite as check_finite
 from bitplan.models.digest import model_digest as model_digest
+from bitplan.models.divergence import total_kl as total_kl
 from bitplan.models.experts import eager_experts as eager_experts
 from bitplan.models.inputs import Inputs as Inputs
 from bitplan.models.inputs import main_input as main_input

@@ -1,6 +1,7 @@
 """The stages: each reads and writes one artefact, so that each can be cached, resumed and shown."""
 
 from bitplan.pipeline.apply import apply_plan as apply_plan
+from bitplan.pipeline.apply import run_apply as run_apply
 from bitplan.pipeline.estimator import which_estimator as which_estimator
 from bitplan.pipeline.settings import Settings as Settings
 from bitplan.pipeline.stages import Outcome as Outcome

@@ -1,5 +1,7 @@
-"""The stage that puts packed layers in place of dense ones."""
+"""The stage that puts packed layers in place of dense ones, and tunes them."""
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +10,22 @@ from torch import nn
 from bitplan.apply import check_plan, pack_caches_of, pack_layers
 from bitplan.calibration import SAMPLED, Calibration, Sizes, TokenSets, settle, tokens_digest
 from bitplan.compress import render
-from bitplan.errors import CalibrationError, PlanError
+from bitplan.errors import CalibrationError, InputError, PlanError
 from bitplan.formats import Packed
 from bitplan.models import Source, weight_of
 from bitplan.pipeline.caches import caches_of
+from bitplan.pipeline.tuning import Tuning, tuned
 from bitplan.pipeline.workspace import Workspace
 from bitplan.progress import Progress, quiet, track
 from bitplan.schema import Layer, Plan, Scheme
+
+
+@dataclass(frozen=True, kw_only=True)
+class Applied:
+    """A model with packed layers, and what tuning did if it was asked for."""
+
+    model: nn.Module
+    tuning: Tuning | None = None
 
 
 def apply_plan(
@@ -24,6 +35,7 @@ def apply_plan(
     workdir: str | Path | None = None,
     calibration: Calibration = None,
     tokenizer: Any = None,
+    tune_epochs: float = 0,
     progress: Progress = quiet,
 ) -> nn.Module:
     """Put packed layers in place of dense ones.
@@ -32,10 +44,48 @@ def apply_plan(
     the work folder; on a machine that has not got them they are rendered again, which needs the
     calibration text that the plan was made with, unless it was sampled from the model.
 
+    Tuning moves scales and offsets to where the model is nearest to what it was before (see
+    `bitplan.tune`). It takes no bytes, goes over the calibration tokens, forward and back,
+    `tune_epochs` times, and needs their text in the same way. The work folder keeps how far it is.
+
+    Args:
+        model: a module, a local folder, a .gguf file or a hub id.
+        plan: what `allocate` gave.
+        workdir: where work is kept; None: bitplan's folder in the user's cache.
+        calibration: the text that the plan was made with.
+        tokenizer: for that text, when the model is a module.
+        tune_epochs: 0: no tuning. 8 is enough.
+        progress: told how far each stage is.
+
     Raises:
         PlanError: the plan was made for another model.
-        CalibrationError: weights must be rendered, and the calibration text is not given.
+        CalibrationError: the calibration text is needed, and not given.
+        InputError: `tune_epochs` is below zero, or there is nothing to tune.
     """
+    return run_apply(
+        model,
+        plan,
+        workdir=workdir,
+        calibration=calibration,
+        tokenizer=tokenizer,
+        tune_epochs=tune_epochs,
+        progress=progress,
+    ).model
+
+
+def run_apply(
+    model: Source,
+    plan: Plan,
+    *,
+    workdir: str | Path | None = None,
+    calibration: Calibration = None,
+    tokenizer: Any = None,
+    tune_epochs: float = 0,
+    progress: Progress = quiet,
+) -> Applied:
+    """As `apply_plan`, and says what tuning did."""
+    if not 0 <= tune_epochs < math.inf:
+        raise InputError(f"tune_epochs is {tune_epochs}; it must be 0 or more.")
     workspace = Workspace.open(
         model, workdir=workdir, dtype=plan.provenance.dtype, tokenizer=tokenizer, progress=progress
     )
@@ -64,8 +114,20 @@ def apply_plan(
         assert packed is not None
         return packed
 
-    packed = pack_layers(workspace.model, schemes, packed_of, progress=progress)
-    return pack_caches_of(packed, plan)
+    def pack() -> nn.Module:
+        return pack_layers(workspace.model, schemes, packed_of, progress=progress)
+
+    if not tune_epochs:
+        return Applied(model=pack_caches_of(pack(), plan))
+    packed, tuning = tuned(
+        workspace,
+        plan,
+        pack,
+        lambda: _tokens_of(workspace, plan, calibration, progress),
+        epochs=tune_epochs,
+        progress=progress,
+    )
+    return Applied(model=pack_caches_of(packed, plan), tuning=tuning)
 
 
 def _render(

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bitplan.errors import ModelError
-from bitplan.models import Inputs, Outputs, Says, eager_experts, read_outputs, wide_matmuls
+from bitplan.models import Inputs, eager_experts, read_outputs, total_kl, wide_matmuls
 from bitplan.schema import Layer
 from bitplan.sensitivity.estimators.output_fisher import TOKENS_A_SKETCH, products, random_signs
 from bitplan.sensitivity.objective import objective_of
@@ -52,7 +52,7 @@ def effects_of(
     with torch.enable_grad(), eager_experts(model), watch(model, list(changes), seen.append):
         with wide_matmuls():
             outputs = read_outputs(model, inputs)
-            kl = _divergence(outputs, reference)
+            kl = total_kl(outputs, reference)
             if not kl.isfinite():
                 raise ModelError(
                     f"At the operating point the model's logits on sequence {sequence} are not "
@@ -72,14 +72,3 @@ def effects_of(
             effects[one.layer] += squares / 2
     positions = reference.shape[1:-1].numel()
     return {layer: effect / positions for layer, effect in effects.items()}
-
-
-def _divergence(outputs: Outputs, reference: Tensor) -> Float[Tensor, ""]:
-    """The KL that `bitplan.evaluate` measures, summed over positions, in nats."""
-    found, told = outputs.values.float(), reference.float().to(outputs.values.device)
-    if outputs.says is Says.STATES:
-        scale = 2 * told.square().mean().clamp_min(1e-30)
-        return (found - told).square().mean() / scale * told.shape[1:-1].numel()
-    return torch.nn.functional.kl_div(
-        found.log_softmax(-1), told.log_softmax(-1), reduction="sum", log_target=True
-    )
