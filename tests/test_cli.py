@@ -87,6 +87,20 @@ def budget_of(folder: Path, share: float = 0.3) -> str:
     return f"{size / 1e9:.9f}"
 
 
+def test_apply_tunes_and_says_what_that_did(bitplan, tiny_folder):
+    folder = tiny_folder("llama-tied")
+    good(bitplan("allocate", folder, *SIZES, "--budget-gb", budget_of(folder), "--no-verify"))
+    apply = ("apply", folder, "plan.json", "--out", "small", "--tune-epochs", 1)
+    tuning = good(bitplan(*apply, "--json")).json["tuning"]
+    assert tuning["steps"] == 3
+    said = good(bitplan(*apply)).out
+    assert f"Tuned in 3 steps: KL on {tuning['tokens']} held-out tokens " in said
+    assert f"{tuning['kl_before']:.4f} -> {tuning['kl_after']:.4f} nats per token, " in said
+    said = bitplan(*apply[:-1], -1)
+    assert said.code == 2
+    assert "--tune-epochs" in said.err
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_whole_path(name, bitplan, tiny_folder, tiny_tokenizer, tmp_path):
     folder = tiny_folder(name)

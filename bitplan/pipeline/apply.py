@@ -123,7 +123,14 @@ def run_apply(
         workspace,
         plan,
         pack,
-        lambda: _tokens_of(workspace, plan, calibration, progress),
+        lambda: _tokens_of(
+            workspace,
+            plan,
+            calibration,
+            progress,
+            why="To tune it",
+            advice="Give that text as calibration, or leave tuning out.",
+        ),
         epochs=tune_epochs,
         progress=progress,
     )
@@ -150,7 +157,15 @@ def _render(
             needy.append(layer)
     if not needy:
         return
-    tokens = _tokens_of(workspace, plan, calibration, progress)
+    tokens = _tokens_of(
+        workspace,
+        plan,
+        calibration,
+        progress,
+        why=f"The plan's compressed weights are not in {workspace.folder.parent}, and to make them "
+        "again",
+        advice="Give that text as calibration, or the work folder where the plan was made.",
+    )
     meter = workspace.meter(
         tokens, estimator=made.estimator, quantizer=made.quantizer, progress=progress
     )
@@ -159,16 +174,20 @@ def _render(
 
 
 def _tokens_of(
-    workspace: Workspace, plan: Plan, calibration: Calibration, progress: Progress
+    workspace: Workspace,
+    plan: Plan,
+    calibration: Calibration,
+    progress: Progress,
+    *,
+    why: str,
+    advice: str,
 ) -> TokenSets:
     """The very tokens that a plan was calibrated on. Raises `CalibrationError` without them."""
     made = plan.provenance
     was_sampled = made.calibration.startswith(SAMPLED)
     if calibration is None and not was_sampled:
         raise CalibrationError(
-            f"The plan's compressed weights are not in {workspace.folder.parent}, and to make them "
-            f"again takes the text that it was calibrated on ({made.calibration}). Give that text "
-            "as calibration, or the work folder where the plan was made."
+            f"{why} takes the text that the plan was calibrated on ({made.calibration}). {advice}"
         )
     tokens = workspace.tokens(
         calibration,

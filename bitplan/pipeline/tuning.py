@@ -14,7 +14,7 @@ from bitplan.pipeline.fingerprint import short_digest
 from bitplan.pipeline.workspace import Workspace
 from bitplan.progress import Progress
 from bitplan.schema import Plan, Record
-from bitplan.tune import RATE, restore, tune
+from bitplan.tune import RATE, is_ended, restore, tune
 
 
 class Tuning(Record):
@@ -47,10 +47,10 @@ def tuned(
     key = short_digest(schemes, made.sizes, made.seed, epochs, RATE)
     state = store.folder / "tuned" / f"{key}.safetensors"
     known = _read(state.with_suffix(".json"))
-    if known is not None:
+    if known is not None and is_ended(state):
         packed = pack()
-        if restore(packed, state) is not None:
-            return packed, known
+        restore(packed, state)
+        return packed, known
     return _tune(workspace, pack, tokens_of(), state, epochs, made.seed, progress)
 
 

@@ -38,10 +38,10 @@ class State:
         return cls(done=0, steps=steps, mean=mean, square=square, best=best)
 
     @classmethod
-    def load(cls, path: Path, count: int) -> "State | None":
+    def load(cls, path: Path, count: int | None = None) -> "State | None":
         """What `save` wrote, of as many numbers; None where there is nothing."""
         found = load_tensors(path)
-        if found is None or len(found["steps"]) != count:
+        if found is None or len(found["steps"]) != (count or len(found["steps"])):
             return None
         parts = {name: found[name].clone() for name in ("steps", "mean", "square", "best")}
         return cls(

@@ -27,6 +27,9 @@ RATE = 2e-3
 """The largest step. Less than a bfloat16 can tell apart: steps add up in float32."""
 
 SEQUENCES_A_STEP = 4
+SEQUENCES_A_LOOK = 16
+"""Sequences that the model is judged on after each epoch."""
+
 PATIENCE = 3
 """Looks in a row that are no better than the best before: then it stops."""
 
@@ -64,7 +67,7 @@ def tune(
     Args:
         model: its packed weights hold the numbers; all else stays.
         lessons: what the reference says of the inputs that gradients are taken on.
-        judged: what it says of others. After each epoch the model is judged on them.
+        judged: what it says of others. After each epoch the model is judged on some of them.
         epochs: passes over the lessons.
         rate: of Adam, in units of each number's scale.
         seed: of the order of the sequences.
@@ -87,6 +90,12 @@ def tune(
         tuner = _Tuner(model, numbers, lessons, judged, rate=rate, seed=seed)
         tuner.steps = max(1, round(epochs * tuner.steps_an_epoch))
         return tuner.run(file, progress)
+
+
+def is_ended(file: Path) -> bool:
+    """Whether an earlier `tune` came to its end."""
+    state = State.load(file)
+    return state is not None and state.ended
 
 
 @torch.no_grad()
@@ -126,7 +135,7 @@ class _Tuner:
         while True:
             progress("tune", state.done, self.steps)
             if self._is_time_to_look(state):
-                state.look(compare(self.model, self.judged).mean)
+                state.look(self._kl())
                 self._save(state, file)
                 remark(progress, "tune", f"KL {state.looks[0]:.4f} -> {min(state.looks):.4f}")
             if state.ended or state.done == self.steps or _is_out_of_patience(state.looks):
@@ -142,6 +151,16 @@ class _Tuner:
         _write(self.numbers, state.best)
         progress("tune", self.steps, self.steps)
         return Tuned.of(state)
+
+    def _kl(self) -> float:
+        some = range(min(SEQUENCES_A_LOOK, len(self.judged.inputs)))
+        kl = compare(self.model, self.judged, sequences=some).mean
+        if not math.isfinite(kl):
+            raise ModelError(
+                "The packed model's outputs are not finite, so there is nothing to tune by. Make "
+                "a plan with a larger budget, or load the model in bfloat16 or float32."
+            )
+        return kl
 
     def _is_time_to_look(self, state: State) -> bool:
         """Before the first step, after each epoch and at the end; once each."""

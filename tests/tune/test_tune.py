@@ -19,7 +19,7 @@ from bitplan.tune.numbers import numbers_of
 from bitplan.tune.recompute import recomputed
 
 
-def inputs(sequences: int = 8, seed: int = 0) -> torch.Tensor:
+def inputs(sequences: int, seed: int) -> torch.Tensor:
     return torch.randint(3, 96, (sequences, 16), generator=torch.Generator().manual_seed(seed))
 
 
@@ -34,8 +34,8 @@ def packed(model: nn.Module, scheme: str) -> nn.Module:
 
 
 def ground(model: nn.Module, scheme: str) -> tuple[nn.Module, Reference, Reference]:
-    """A packed model, and what it said before of two sets of tokens."""
-    lessons, judged = make_reference(model, inputs()), make_reference(model, inputs(seed=1))
+    """A packed model, and what it said before of some tokens: tuned and judged on the same."""
+    lessons, judged = (make_reference(model, inputs(n, seed)) for n, seed in ((8, 0), (8, 0)))
     return packed(model, scheme), lessons, judged
 
 
