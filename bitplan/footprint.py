@@ -5,7 +5,9 @@ codes of B bits take B bytes, so that every width from 1 to 8 bits ends on whole
 codes take a byte. Each group of a row has a scale, and in an asymmetric integer scheme an offset:
 bfloat16 numbers; or bytes, with a bfloat16 step for every 256 of them; or a scale of one byte.
 `nvfp4` has a float32 number for each matrix as well, `bitmod` 2 bits for each group, packed as
-codes are.
+codes are. Where some weights are zero the others alone have codes, and which they are takes a bit a
+weight, or in N:M sparsity as many bits a block as there are patterns to tell apart, packed
+likewise.
 """
 
 from collections.abc import Iterable, Sequence
@@ -58,9 +60,8 @@ def scheme_bytes(shape: Sequence[int], scheme: Scheme) -> int:
         else groups * family.scale_bytes
     )
     choices = -(-groups // CODES_A_PACK) * CHOICE_BITS if family.choices > 1 else 0
-    return (
-        rows * (code_bytes(row, scheme) + scales + choices) + prod(shape[:-2]) * family.matrix_bytes
-    )
+    each = code_bytes(row, scheme) + mask_bytes(row, scheme) + scales + choices
+    return rows * each + prod(shape[:-2]) * family.matrix_bytes
 
 
 def code_bytes(row: int, scheme: Scheme) -> int:
@@ -68,10 +69,25 @@ def code_bytes(row: int, scheme: Scheme) -> int:
 
     >>> code_bytes(17, Scheme.parse("int3")), code_bytes(17, Scheme.parse("ternary"))
     (9, 4)
+    >>> code_bytes(64, Scheme.parse("int3+2:4"))
+    12
     """
+    row = scheme.sparsity.columns(row) if scheme.sparsity else row
     if scheme.format == "ternary":
         return -(-row // TERNARY_A_BYTE)
     return -(-row // CODES_A_PACK) * int(scheme.bits)
+
+
+def mask_bytes(row: int, scheme: Scheme) -> int:
+    """Bytes that tell which weights of a row are zero.
+
+    >>> mask_bytes(64, Scheme.parse("int3+2:4")), mask_bytes(64, Scheme.parse("int3+50%"))
+    (6, 8)
+    """
+    if scheme.sparsity is None:
+        return 0
+    codes = row // (scheme.sparsity.block or 1)
+    return -(-codes // CODES_A_PACK) * scheme.sparsity.code_bits
 
 
 def dense_bytes(shape: Sequence[int], dtype: object) -> int:
@@ -104,7 +120,8 @@ def legal_schemes(
     """The schemes of a menu that a layer may take, in the menu's order, each once.
 
     `dtype` is what the weights are stored in, a torch dtype or its name: a floating-point format
-    wider than that is left out. A group that spans the row becomes the whole row (`canonical`).
+    wider than that is left out, and a sparsity that its rows cannot have. A group that spans the
+    row becomes the whole row (`canonical`).
     Without a menu, all schemes there are. Raises `SchemeError` for an unknown name or dtype.
     """
     widest = FLOAT_BITS[_float_of(dtype)]
@@ -112,7 +129,8 @@ def legal_schemes(
     fitting = (
         canonical(scheme, layer.shape)
         for scheme in schemes
-        if not scheme.is_float or scheme.bits <= widest
+        if (not scheme.is_float or scheme.bits <= widest)
+        and not (scheme.sparsity and scheme.sparsity.unfit(layer.shape[-1]))
     )
     return tuple(dict.fromkeys(fitting))
 

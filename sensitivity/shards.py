@@ -11,7 +11,7 @@ import numpy as np
 
 from bitplan.errors import InputError, ModelError
 from bitplan.files import read_text, write_text
-from bitplan.schema import Layer, Scheme
+from bitplan.schema import Layer, Scheme, file_name
 from bitplan.sensitivity.losses import Losses
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Shards:
 
     def path(self, layer: Layer, scheme: Scheme) -> Path:
         """Where one shard lies."""
-        return self.folder / layer.name / f"{scheme}.json"
+        return self.folder / layer.name / f"{file_name(scheme)}.json"
 
     def get(self, layer: Layer, scheme: Scheme) -> Losses | None:
         """The losses of a layer in a scheme, or None if they are not known."""

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from bitplan.errors import BudgetError, InputError, OutputError, PlanError, SchemeError, TableError
 from bitplan.schema import (
@@ -372,6 +372,42 @@ def test_a_scheme_round_trips_by_its_name(name):
     assert scheme.is_integer == name.startswith("int")
     if not scheme.is_float:
         assert scheme.bits == FAMILIES[scheme.stem].bits
+
+
+SPARSITIES = ["2:4", "1:2", "7:8", "1%", "50%", "99%"]
+
+
+@pytest.mark.parametrize("name", [name for name in ALL_SCHEMES if name not in FLOAT_BITS])
+@pytest.mark.parametrize("sparsity", SPARSITIES)
+def test_every_coded_scheme_may_leave_weights_out(name, sparsity):
+    scheme = Scheme.parse(f"{name}+{sparsity}")
+    assert str(scheme) == f"{name}+{sparsity}"
+    assert str(scheme.sparsity) == sparsity
+    assert scheme != Scheme.parse(name)
+    assert re.search(json_pattern(), str(scheme))
+
+
+def json_pattern() -> str:
+    return TypeAdapter(Scheme).json_schema()["pattern"]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("int4g64+", "'' is no sparsity"),
+        ("int4g64+2:3", "'2:3' is no sparsity"),
+        ("int4g64+4:4", "'4:4' keeps every weight"),
+        ("int4g64+0%", "'0%' is no sparsity"),
+        ("int4g64+100%", "'100%' is no sparsity"),
+        ("int4g64+2:4+50%", "'2:4.50%' is no sparsity"),
+        ("bf16+2:4", r"bf16.2:4: sparsity is of weights that are codes.*int8g64.2:4"),
+        ("+2:4", "'' is not a scheme"),
+    ],
+)
+def test_sparsities_that_there_are_not(name, why):
+    with pytest.raises(SchemeError, match=why):
+        Scheme.parse(name)
+    assert not re.search(json_pattern(), name)
 
 
 @pytest.mark.parametrize(

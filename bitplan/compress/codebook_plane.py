@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bitplan.compress.grid import REFITS, SHRINKS, floored, stacked
+from bitplan.compress.grid import REFITS, SHRINKS, stacked
 from bitplan.compress.plane import AbstractPlane, Grid
 from bitplan.compress.steps import Steps, steps_of, stored_in
 from bitplan.compress.stored import AsKind
@@ -50,6 +50,7 @@ class CodebookPlane(AbstractPlane):
         self.scheme, self.rows = scheme, len(weight)
         self.work = stacked(weight, [scheme])
         self.group = scheme.group_size or weight.shape[1]
+        self.sparsity = scheme.sparsity
         self.book = codebook_of(scheme, choice)
         self.matrix_scale = None
         if scheme.family.matrix_bytes:
@@ -69,8 +70,8 @@ class CodebookPlane(AbstractPlane):
 
     def search(self, group: slice, importance: Tensor) -> Grid:
         """Shares of the covering scale; the best is refitted to its codes by least squares."""
-        weight, stored = self.work[group], self._stored(group)
-        importance = floored(importance).unsqueeze(1)
+        weight, stored = self.weight(group), self._stored(group)
+        importance = self.matters(group, importance)
         error = partial(self.error, weight, importance)
         covering = self.covering(group)
         scale = stored(covering)
@@ -97,13 +98,16 @@ class CodebookPlane(AbstractPlane):
         scale = torch.stack([scale for (scale,) in grids], dim=1)
         whole = None if self.matrix_scale is None else self.matrix_scale.view(1, 1)
         codes, scale = codes[:, : self.rows].t(), scale[: self.rows]
+        mask = None if self.mask is None else self.mask[:, : self.rows].t()
         steps = None
         if self.steps is not None:
             steps = {name: of_all[: self.rows] for name, of_all in self.steps.items()}
-        return [Packed.encode(self.scheme, codes, scale, matrix_scale=whole, steps=steps)]
+        return [
+            Packed.encode(self.scheme, codes, scale, matrix_scale=whole, steps=steps, mask=mask)
+        ]
 
     def error(
-        self, weight: Tensor, importance: Float[Tensor, "group 1"], scale: Tensor
+        self, weight: Tensor, importance: Float[Tensor, "group _"], scale: Tensor
     ) -> Float[Tensor, "rows"]:
         """The weighted squared error of a group at a scale."""
         values = self.book.levels_at(self._nearest(weight, scale))
@@ -117,7 +121,7 @@ class CodebookPlane(AbstractPlane):
         `sign`, the mean absolute weight (Rastegari et al., XNOR-Net, 2016); of `ternary`, that of
         the weights above a threshold (Li et al., Ternary weight networks, 2016).
         """
-        weight = self.work[group]
+        weight = self.weight(group)
         size = weight.abs()
         if self._is_coarse:
             mean = size.div(len(size)).sum(0)  # a sum before the division could overflow

@@ -54,14 +54,15 @@ def full_range(weight: Float[Tensor, "in rows"], levels: Levels) -> tuple[Tensor
 
 
 def search_range(
-    weight: Float[Tensor, "in rows"], importance: Float[Tensor, "in"], levels: Levels
+    weight: Float[Tensor, "in rows"], importance: Float[Tensor, "in _"], levels: Levels
 ) -> tuple[Tensor, Tensor]:
     """Scale and offset [rows] that minimise the squared error weighted by `importance`.
+
+    That is [in, 1], or [in, rows] where rows differ.
 
     The range is shrunk step by step; the best is then refitted to its own codes by weighted least
     squares, for as long as the error falls.
     """
-    importance = floored(importance).unsqueeze(1)
     scale, offset = full_range(weight, levels)
     best = _error(weight, importance, levels, scale, offset)
     for shrink in SHRINKS[1:]:
@@ -75,13 +76,6 @@ def search_range(
             weight, importance, levels, (best, scale, offset), candidate
         )
     return scale, offset
-
-
-def floored(importance: Float[Tensor, "in"]) -> Float[Tensor, "in"]:
-    """The importance of columns, none of them nothing beside the others."""
-    floor = importance.mean() * 1e-4
-    # Where nothing was seen, as by an expert that no token reached, all columns weigh the same.
-    return torch.where(floor > 0, importance.clamp_min(floor), 1.0)
 
 
 def _range(weight: Tensor, levels: Levels, shrink: float) -> tuple[Tensor, Tensor]:
@@ -129,7 +123,7 @@ def _refit(
     weight: Tensor, importance: Tensor, levels: Levels, scale: Tensor, offset: Tensor
 ) -> tuple[Tensor, Tensor]:
     codes = levels.quantize(weight, scale, offset)
-    total = importance.sum()
+    total = importance.sum(0)
     code_mean = torch.where(levels.symmetric, 0.0, (codes * importance).sum(0) / total)
     weight_mean = torch.where(levels.symmetric, 0.0, (weight * importance).sum(0) / total)
     centred = (codes - code_mean) * importance
@@ -156,12 +150,20 @@ def unstacked(
     schemes: Sequence[Scheme],
     rows: int,
     steps: dict[str, Tensor] | None = None,
+    mask: Tensor | None = None,
 ) -> list[Packed]:
     """The packed weight [rows, in] of every scheme: what `stacked` laid side by side."""
     stride = codes.shape[1] // len(schemes)
     scale, offset = (torch.stack(parts, dim=1) for parts in zip(*grids, strict=True))
     return [
-        Packed.encode(scheme, codes[:, part].t(), scale[part], offset[part], steps=steps)
+        Packed.encode(
+            scheme,
+            codes[:, part].t(),
+            scale[part],
+            offset[part],
+            steps=steps,
+            mask=None if mask is None else mask[:, part].t(),
+        )
         for scheme, part in (
             (scheme, slice(i * stride, i * stride + rows)) for i, scheme in enumerate(schemes)
         )

@@ -14,7 +14,7 @@ from bitplan.schema import Scheme
 
 
 class IntegerPlane(AbstractPlane):
-    """A copy of the weight for every scheme; a grid is a scale and an offset.
+    """A copy of the weight for every scheme, all of one sparsity; a grid is a scale and an offset.
 
     A scheme whose scales are codes is alone: their steps are those of its own scales.
     """
@@ -23,6 +23,7 @@ class IntegerPlane(AbstractPlane):
         self.schemes, self.rows = schemes, len(weight)
         self.work = stacked(weight, schemes)
         self.group = schemes[0].group_size or weight.shape[1]
+        self.sparsity = schemes[0].sparsity
         self.levels = Levels.of(schemes, self.work)
         self.steps: Steps | None = None
         if schemes[0].double:
@@ -31,11 +32,12 @@ class IntegerPlane(AbstractPlane):
 
     def full(self, group: slice) -> Grid:
         """From minimum to maximum."""
-        return full_range(self.work[group], self._levels(group))
+        return full_range(self.weight(group), self._levels(group))
 
     def search(self, group: slice, importance: Tensor) -> Grid:
         """A narrower range, refitted to its codes."""
-        return search_range(self.work[group], importance, self._levels(group))
+        importance = self.matters(group, importance)
+        return search_range(self.weight(group), importance, self._levels(group))
 
     def codes(self, weight: Tensor, grid: Grid) -> Tensor:
         """The nearest codes, from 0 on; float32."""
@@ -53,7 +55,7 @@ class IntegerPlane(AbstractPlane):
         steps = None
         if self.steps is not None:
             steps = {name: of_all[: self.rows] for name, of_all in self.steps.items()}
-        return unstacked(codes, pairs, self.schemes, self.rows, steps)
+        return unstacked(codes, pairs, self.schemes, self.rows, steps, self.mask)
 
     def _levels(self, group: slice) -> Levels:
         if self.steps is None:

@@ -5,7 +5,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bitplan.compress.codebook_plane import CodebookPlane
-from bitplan.compress.grid import floored
 from bitplan.compress.plane import AbstractPlane, Grid
 from bitplan.compress.steps import steps_of
 from bitplan.formats import Packed
@@ -22,21 +21,28 @@ class MixedPlane(AbstractPlane):
         for choice in range(1, scheme.family.choices):
             self.planes.append(CodebookPlane(weight, scheme, choice=choice))
             self.planes[-1].work = self.work  # one copy, which a quantizer changes for all of them
-        self.steps = None
+        self.steps, self.sparsity = None, scheme.sparsity
         if scheme.double:
             self.steps = steps_of(self._covering, weight.shape[1], self.group)
             for plane in self.planes:
                 plane.steps = self.steps
 
+    def prune(self, mask: Tensor) -> None:
+        """One mask for all."""
+        super().prune(mask)
+        for plane in self.planes:
+            plane.prune(mask)
+
     def full(self, group: slice) -> Grid:
         """The covering scale of each codebook, and that codebook whose squared error is least."""
         grids = [plane.full(group) for plane in self.planes]
-        return self._best(group, torch.ones(len(self.work[group]), 1), grids)
+        ones = torch.ones(len(self.work[group]), device=self.work.device)
+        return self._best(group, self.matters(group, ones), grids)
 
     def search(self, group: slice, importance: Tensor) -> Grid:
         """The best scale of each codebook, and the best codebook."""
         grids = [plane.search(group, importance) for plane in self.planes]
-        return self._best(group, floored(importance).unsqueeze(1), grids)
+        return self._best(group, self.matters(group, importance), grids)
 
     def codes(self, weight: Tensor, grid: Grid) -> Tensor:
         """The nearest codes."""
@@ -57,15 +63,17 @@ class MixedPlane(AbstractPlane):
         if self.steps is not None:
             steps = {name: of_all[rows] for name, of_all in self.steps.items()}
         codes, scale, choice = codes[:, rows].t(), scale[rows], choice[rows]
-        return [Packed.encode(self.scheme, codes, scale, steps=steps, choice=choice)]
+        mask = None if self.mask is None else self.mask[:, rows].t()
+        packed = Packed.encode(self.scheme, codes, scale, steps=steps, choice=choice, mask=mask)
+        return [packed]
 
     def _covering(self, group: slice) -> Grid:
         return (torch.stack([plane.covering(group) for plane in self.planes]).amax(0),)
 
     def _best(self, group: slice, importance: Tensor, grids: list[Grid]) -> Grid:
-        weight = self.work[group]
+        weight = self.weight(group)
         errors = [
-            plane.error(weight, importance.to(weight.device), scale)
+            plane.error(weight, importance, scale)
             for plane, (scale,) in zip(self.planes, grids, strict=True)
         ]
         choice = torch.stack(errors).argmin(0)

@@ -6,10 +6,12 @@ Everything is column-major here, [in, rows]: a column of the weight is then cont
 from abc import ABC, abstractmethod
 from typing import TypeAlias
 
-from jaxtyping import Float, UInt8
+import torch
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from bitplan.formats import Packed
+from bitplan.schema import Sparsity
 
 Grid: TypeAlias = tuple[Tensor, ...]
 """Where a group of each row is rounded to, [rows] each: a scale and what else there is."""
@@ -21,10 +23,33 @@ class AbstractPlane(ABC):
     Args:
         work: the rows, float32; a quantizer may change them as it goes.
         group: columns that share a grid.
+        sparsity: of the scheme, or of all the schemes; None: every weight has a code.
+        mask: True where a weight is kept, as far as the quantizer has chosen; None without
+            sparsity. What is not kept has no part in where a grid lies.
     """
 
     work: Float[Tensor, "in rows"]
     group: int
+    sparsity: Sparsity | None = None
+    mask: Bool[Tensor, "in rows"] | None = None
+
+    def prune(self, mask: Bool[Tensor, "in rows"]) -> None:
+        """Let a mask say what is kept; the quantizer may change it as it goes."""
+        self.mask = mask
+
+    def weight(self, group: slice) -> Float[Tensor, "group rows"]:
+        """A group as it is now; the mean of what is kept where a weight is not."""
+        weight = self.work[group]
+        if self.mask is None:
+            return weight
+        kept = self.mask[group]
+        mean = weight.mul(kept).sum(0).div_(kept.sum(0).clamp_min(1))
+        return torch.where(kept, weight, mean)
+
+    def matters(self, group: slice, importance: Float[Tensor, "group"]) -> Float[Tensor, "group _"]:
+        """How much an error in each weight of a group matters: [group, 1], or by row as well."""
+        column = floored(importance).unsqueeze(1)
+        return column if self.mask is None else column * self.mask[group]
 
     @abstractmethod
     def full(self, group: slice) -> Grid:
@@ -46,4 +71,11 @@ class AbstractPlane(ABC):
 
     @abstractmethod
     def packed(self, codes: UInt8[Tensor, "in rows"], grids: list[Grid]) -> list[Packed]:
-        """The weight in each scheme, from the codes and the grids of all groups."""
+        """The weight in each scheme, from the codes and the grids of all groups, and the mask."""
+
+
+def floored(importance: Float[Tensor, "in"]) -> Float[Tensor, "in"]:
+    """The importance of columns, none of them nothing beside the others."""
+    floor = importance.mean() * 1e-4
+    # Where nothing was seen, as by an expert that no token reached, all columns weigh the same.
+    return torch.where(floor > 0, importance.clamp_min(floor), 1.0)

@@ -10,7 +10,7 @@ from bitplan.compress.integer_plane import IntegerPlane
 from bitplan.compress.mixed_plane import MixedPlane
 from bitplan.compress.plane import AbstractPlane
 from bitplan.formats import Packed
-from bitplan.schema import Scheme
+from bitplan.schema import Scheme, Sparsity
 
 
 def planes(
@@ -18,15 +18,15 @@ def planes(
     schemes: Sequence[Scheme],
     reach: Float[Tensor, ""] | None = None,
 ) -> Iterator[AbstractPlane]:
-    """One for the plain integer schemes of each group size, and one for every other scheme.
+    """One for the plain integer schemes of a group size and sparsity, one for every other scheme.
 
     `reach` is the largest absolute value of the matrix that the weight is some rows of; None: of
     the weight.
     """
-    alike: dict[int | None, list[Scheme]] = {}
+    alike: dict[tuple[int | None, Sparsity | None], list[Scheme]] = {}
     for scheme in schemes:
         if scheme.is_integer and not scheme.double:
-            alike.setdefault(scheme.group_size, []).append(scheme)
+            alike.setdefault((scheme.group_size, scheme.sparsity), []).append(scheme)
     for together in alike.values():
         yield IntegerPlane(weight, together)
     for scheme in schemes:

@@ -9,7 +9,7 @@ from torch import Tensor
 from bitplan.compress.curvature import Curvature
 from bitplan.compress.quantizers.gptq import gptq
 from bitplan.compress.quantizers.rtn import clip, rtn
-from bitplan.errors import InputError
+from bitplan.errors import InputError, SchemeError
 from bitplan.formats import MATRIX_SCALE, Packed
 from bitplan.schema import Scheme
 
@@ -39,9 +39,13 @@ def render(
     `covariance` is H of `bitplan.sensitivity.statistics`, up to a factor; without it gptq and clip
     weigh all columns alike. gptq draws it to its diagonal by `shrinkage`, from 0 (default) to 1.
     Each scheme comes out the same, alone or beside others. Raises `InputError` for an unknown
-    quantizer, and for a weight or a covariance that is not finite.
+    quantizer, and for a weight or a covariance that is not finite, and `SchemeError` for a sparsity
+    that its rows cannot have.
     """
     get_quantizer(quantizer)
+    for scheme in schemes:
+        if scheme.sparsity and (reason := scheme.sparsity.unfit(weight.shape[-1])):
+            raise SchemeError(f"{scheme} is not for this weight: {reason}. Choose another.")
     if not all(map(torch.isfinite, torch.aminmax(weight))):
         raise InputError(
             "A weight holds NaN or infinite values; all must be finite. Load the model again, or "

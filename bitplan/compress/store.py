@@ -5,7 +5,7 @@ from pathlib import Path
 from bitplan.files import make_folder
 from bitplan.footprint import scheme_bytes
 from bitplan.formats import Packed
-from bitplan.schema import Layer, Scheme
+from bitplan.schema import Layer, Scheme, file_name
 from bitplan.tensors import load_tensors, save_tensors
 
 RENDERING = 3
@@ -23,7 +23,7 @@ class Store:
 
     def path(self, layer: Layer, scheme: Scheme) -> Path:
         """Where one compressed weight lies."""
-        return self.folder / layer.name / f"{scheme}.safetensors"
+        return self.folder / layer.name / f"{file_name(scheme)}.safetensors"
 
     def put(self, layer: Layer, packed: Packed) -> None:
         """Keep a compressed weight."""

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from bitplan.formats import base3, bits, double
+from bitplan.formats import base3, bits, double, masks
 from bitplan.formats.codebook import codebook_of, look_up
 from bitplan.formats.scales import MATRIX_SCALE, SCALE_DTYPE, read_scale, store_scale
 from bitplan.schema import Scheme
@@ -25,13 +25,14 @@ class Packed:
     bytes], see `bits` and `base3`) and `scale` [..., out, groups] (see `scales`), with `offset`
     [..., out, groups] for an integer scheme that is not symmetric, `matrix_scale` [..., 1, 1] for
     `nvfp4`, and `scale_step` and `offset_step` [..., out, blocks] where scales are codes (see
-    `double`), and `choice` [..., out, bytes], 2 bits a group, for `bitmod`. Weight i
-    of a row, in group j, is
+    `double`), `choice` [..., out, bytes], 2 bits a group, for `bitmod`, and `mask`
+    [..., out, bytes] where some weights are zero (see `masks`): `codes` are then of the others
+    alone. Weight i of a row, in group j, is
 
         (code_i - 2^(bits - 1)) * scale_j + offset_j    for an integer scheme,
         table[code_i] * scale_j                         for all others, see `codebook`,
 
-    evaluated in float32. The last group of a row may be shorter.
+    evaluated in float32, or 0 where the mask says so. The last group of a row may be shorter.
     """
 
     scheme: Scheme
@@ -48,9 +49,18 @@ class Packed:
         matrix_scale: Float[Tensor, "*experts 1 1"] | None = None,
         steps: dict[str, Float[Tensor, "*out blocks"]] | None = None,
         choice: UInt8[Tensor, "*out groups"] | None = None,
+        mask: Bool[Tensor, "*out in"] | None = None,
     ) -> "Packed":
-        """Pack codes with their scales, and with offsets, a matrix's scale or steps if it has."""
-        tensors = {"codes": pack_codes(scheme, codes)}
+        """Pack codes with their scales, and with offsets, a matrix's scale or steps if it has.
+
+        `mask` is True where a weight is kept, which the scheme's sparsity says how often.
+        """
+        if scheme.sparsity is None:
+            tensors = {"codes": pack_codes(scheme, codes)}
+        else:
+            assert mask is not None
+            kept = pack_codes(scheme, masks.kept_of(codes, mask))
+            tensors = {"codes": kept, "mask": masks.pack_mask(mask, scheme.sparsity)}
         numbers = (
             {"scale": scale}
             if offset is None or scheme.symmetric
@@ -122,7 +132,7 @@ def decode_integer(
     scheme: Scheme, columns: int, tensors: dict[str, Tensor], dtype: torch.dtype
 ) -> Tensor:
     """Dense weight of packed integer codes. Differentiable in scale and offset."""
-    codes = unpack_codes(scheme, tensors["codes"], columns)
+    codes, mask = _read_codes(scheme, tensors, columns)
     scale, offset = read_number(scheme, tensors, "scale"), None
     if not scheme.symmetric:
         offset = read_number(scheme, tensors, "offset")
@@ -136,14 +146,14 @@ def decode_integer(
         moved = offset.unsqueeze(-1)
         needs_graph = values.requires_grad or moved.requires_grad
         values = values + moved if needs_graph else values.add_(moved)
-    return values.flatten(-2)[..., :columns].to(dtype)
+    return _in_rows(values, columns, mask).to(dtype)
 
 
 def decode_codebook(
     scheme: Scheme, columns: int, tensors: dict[str, Tensor], dtype: torch.dtype
 ) -> Tensor:
     """Dense weight of packed codes of a codebook. Differentiable in bfloat16 and float32 scales."""
-    codes = unpack_codes(scheme, tensors["codes"], columns)
+    codes, mask = _read_codes(scheme, tensors, columns)
     scale = read_number(scheme, tensors, "scale")
     groups = scale.shape[-1]
     if scheme.family.choices > 1:
@@ -156,7 +166,7 @@ def decode_codebook(
     values = (
         values * scale.unsqueeze(-1) if scale.requires_grad else values.mul_(scale.unsqueeze(-1))
     )
-    return values.flatten(-2)[..., :columns].to(dtype)
+    return _in_rows(values, columns, mask).to(dtype)
 
 
 def read_number(
@@ -169,6 +179,24 @@ def read_number(
     if name == "offset":
         return tensors[name].float()
     return read_scale(scheme.family.scale, tensors[name], tensors.get(MATRIX_SCALE))
+
+
+def _read_codes(
+    scheme: Scheme, tensors: dict[str, Tensor], columns: int
+) -> tuple[UInt8[Tensor, "*out in"], Bool[Tensor, "*out in"] | None]:
+    """The code of every weight, 0 where it has none, and which of them have one; None: all."""
+    if scheme.sparsity is None:
+        return unpack_codes(scheme, tensors["codes"], columns), None
+    mask = masks.unpack_mask(tensors["mask"], scheme.sparsity, columns)
+    kept = unpack_codes(scheme, tensors["codes"], scheme.sparsity.columns(columns))
+    return masks.spread(kept, mask), mask
+
+
+def _in_rows(
+    values: Float[Tensor, "*out groups group"], columns: int, mask: Tensor | None
+) -> Float[Tensor, "*out in"]:
+    row = values.flatten(-2)[..., :columns]
+    return row if mask is None else row * mask
 
 
 def _in_groups(row: Tensor, groups: int, scheme: Scheme) -> Tensor:

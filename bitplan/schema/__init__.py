@@ -29,4 +29,6 @@ from bitplan.schema.record import Record as Record
 from bitplan.schema.scheme import FLOAT_BITS as FLOAT_BITS
 from bitplan.schema.scheme import GROUP_SIZES as GROUP_SIZES
 from bitplan.schema.scheme import Scheme as Scheme
+from bitplan.schema.scheme import file_name as file_name
 from bitplan.schema.scheme import scheme_names as scheme_names
+from bitplan.schema.sparsity import Sparsity as Sparsity

@@ -1,7 +1,7 @@
 """How one matrix is stored."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -10,6 +10,8 @@ from pydantic_core import CoreSchema, core_schema
 
 from bitplan.errors import SchemeError
 from bitplan.schema.family import FAMILIES, WIDE, Family
+from bitplan.schema.sparsity import PATTERN as SPARSITIES
+from bitplan.schema.sparsity import Sparsity
 
 FLOAT_BITS = {"bf16": 16, "fp16": 16, "fp32": 32}
 GROUP_SIZES = (16, 32, 64, 128)
@@ -33,11 +35,14 @@ class Scheme:
       every 32 weights; `nvfp4`: e2m1, an e4m3 scale for every 16 and one float32 a matrix.
 
     A final `d` after a group says that bfloat16 scales and offsets become bytes, of which every 256
-    of a row share a step (double quantization). `bits` are those of a code, as it is packed;
+    of a row share a step (double quantization). What follows a `+` is a `Sparsity` of coded
+    weights: those that are zero take no code. `bits` are those of a code, as it is packed;
     `symmetric` says that there is no offset.
 
     >>> Scheme.parse("int3g128s").group_size
     128
+    >>> Scheme.parse("int4g64+2:4").sparsity
+    Sparsity(kept=2, block=4, percent=None)
     >>> str(Scheme.parse("fp8"))
     'fp8'
     """
@@ -47,6 +52,7 @@ class Scheme:
     group_size: int | None = None
     symmetric: bool = True
     double: bool = False
+    sparsity: Sparsity | None = None
 
     @classmethod
     def parse(cls, name: "str | Scheme") -> "Scheme":
@@ -55,6 +61,9 @@ class Scheme:
             return name
         if name in FLOAT_BITS:
             return cls(format=name, bits=FLOAT_BITS[name])
+        name, plus, zeros = name.partition("+")
+        if plus:
+            return cls._sparse(name, zeros)
         match = _NAME.fullmatch(name)
         if match is None:
             raise SchemeError(f"{name!r} is not a scheme. {_known()}")
@@ -89,6 +98,16 @@ class Scheme:
             double=bool(match["double"]),
         )
 
+    @classmethod
+    def _sparse(cls, name: str, zeros: str) -> "Scheme":
+        dense, sparsity = cls.parse(name), Sparsity.parse(zeros)
+        if dense.is_float:
+            raise SchemeError(
+                f"{name}+{zeros}: sparsity is of weights that are codes; {name} keeps all of them "
+                f"as they are. Write int8g64+{zeros}, or the like."
+            )
+        return replace(dense, sparsity=sparsity)
+
     @property
     def is_float(self) -> bool:
         """Whether the weights stay what they are, numbers of a floating-point type."""
@@ -117,7 +136,8 @@ class Scheme:
         free = self.group_size and self.family.group_size is None
         group = f"g{self.group_size}" if free else ""
         symmetric = "s" if self.symmetric and self.family.offset else ""
-        return f"{self.stem}{group}{symmetric}{'d' if self.double else ''}"
+        zeros = f"+{self.sparsity}" if self.sparsity else ""
+        return f"{self.stem}{group}{symmetric}{'d' if self.double else ''}{zeros}"
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:
@@ -133,7 +153,7 @@ class Scheme:
 
 
 def scheme_names() -> tuple[str, ...]:
-    """The names of all schemes there are."""
+    """The names of all schemes there are; all but float ones may have a sparsity as well."""
     coded = []
     for stem, family in FAMILIES.items():
         groups = [f"g{size}" for size in GROUP_SIZES] if family.group_size is None else []
@@ -142,6 +162,11 @@ def scheme_names() -> tuple[str, ...]:
             doubles = ("", "d") if group and family.can_double else ("",)
             coded += ["".join((stem, group, s, d)) for s in symmetries for d in doubles]
     return (*coded, *FLOAT_BITS)
+
+
+def file_name(scheme: Scheme) -> str:
+    """A scheme's name as part of a file's: some systems have no colons there."""
+    return str(scheme).replace(":", "of")
 
 
 def _pattern() -> str:
@@ -155,7 +180,7 @@ def _pattern() -> str:
             tail = f"({tail}|s)"
         tails.setdefault("" if family.group_size else tail, []).append(stem)
     coded = (f"({'|'.join(stems)}){tail}" for tail, stems in tails.items())
-    return f"^({'|'.join((*FLOAT_BITS, *coded))})$"
+    return f"^({'|'.join(FLOAT_BITS)}|({'|'.join(coded)})([+]{SPARSITIES})?)$"
 
 
 def _known() -> str:
@@ -167,7 +192,8 @@ def _known() -> str:
         f"Schemes are {', '.join(FLOAT_BITS)}; {', '.join((*integers, *free))}, each with an "
         f"optional group ({sizes}; the whole row without), the int ones with an optional s for "
         f"symmetric, as in int4g64, int8s or nf4g64; and {', '.join(fixed)}, whose groups are "
-        "fixed. A final d after a group makes bytes of scales, as in nf4g64d."
+        "fixed. A final d after a group makes bytes of scales, as in nf4g64d, and +2:4 or +50% at "
+        "the end leaves weights out."
     )
 
 

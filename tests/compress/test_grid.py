@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from bitplan.compress.grid import LANES, Levels, full_range, search_range, stacked, unstacked
+from bitplan.compress.grid import LANES, Levels, full_range, stacked, unstacked
+from bitplan.compress.integer_plane import IntegerPlane
 from bitplan.schema import Scheme
 
 
@@ -82,10 +83,8 @@ def test_equal_weights_that_bfloat16_holds_are_exact():
 
 def test_search_sees_no_difference_where_nothing_was_seen():
     weight = torch.randn(6, 64, generator=torch.Generator().manual_seed(0))
-    work = stacked(weight, schemes("int3g64"))
-    levels = Levels.of(schemes("int3g64"), work)
-    unseen = search_range(work, torch.zeros(64), levels)
-    alike = search_range(work, torch.ones(64), levels)
+    plane = IntegerPlane(weight, schemes("int3g64"))
+    unseen, alike = (plane.search(slice(64), of(64)) for of in (torch.zeros, torch.ones))
     assert all(torch.equal(a, b) for a, b in zip(unseen, alike, strict=True))
 
 
@@ -95,8 +94,7 @@ def test_search_serves_the_columns_that_matter():
     weight[:, 5], weight[:, 6] = 0.08, -0.08
     importance = torch.ones(64)
     importance[5:7] = 0.0
-    work = stacked(weight, schemes("int4g64"))
-    levels = Levels.of(schemes("int4g64"), work)
-    wide, _ = full_range(work, levels)
-    narrow, _ = search_range(work, importance, levels)
+    plane = IntegerPlane(weight, schemes("int4g64"))
+    wide, _ = plane.full(slice(64))
+    narrow, _ = plane.search(slice(64), importance)
     assert (narrow[:8] < wide[:8] * 0.5).all()

@@ -3,6 +3,10 @@
 Columns are rounded one after another; the error of each is spread over those still to come, so
 that tr(dW H dW') stays small. With H the gradient-weighted input covariance (see
 `bitplan.sensitivity.statistics`), that is the expected loss itself.
+
+Where a scheme leaves weights out, they are chosen in the same pass, as in SparseGPT (Frantar and
+Alistarh, 2023): group by group, from the weights as they have become, and the columns after them
+make up for those that are gone as they do for rounding.
 """
 
 from collections.abc import Sequence
@@ -15,8 +19,9 @@ from bitplan.compress.curvature import Curvature
 from bitplan.compress.plane import AbstractPlane
 from bitplan.compress.planes import in_order, planes
 from bitplan.compress.quantizers.rtn import clip
+from bitplan.compress.sparsifiers import keep, saliency
 from bitplan.formats import Packed
-from bitplan.schema import Scheme
+from bitplan.schema import Scheme, Sparsity
 
 BLOCK = 128
 """Columns whose errors are gathered before the columns after them are updated."""
@@ -41,16 +46,21 @@ def gptq(
 def _gptq(plane: AbstractPlane, importance: Tensor, factor: Tensor) -> list[Packed]:
     work, group = plane.work, plane.group
     columns = len(work)
+    pruning = None if plane.sparsity is None else _Pruning(plane, plane.sparsity, factor)
     codes = torch.empty(work.shape, dtype=torch.uint8, device=work.device)
     grids = []
     for start in range(0, columns, BLOCK):
         stop = min(start + BLOCK, columns)
         errors = torch.empty(stop - start, work.shape[1], device=work.device)
         for column in range(start, stop):
+            if pruning is not None:
+                pruning.reach(column)
             if column % group == 0:
                 ahead = slice(column, min(column + group, columns))
                 grids.append(plane.search(ahead, importance[ahead]))
             codes[column], values = plane.codes_and_values(work[column], grids[-1])
+            if plane.mask is not None:
+                values = values * plane.mask[column]
             error = work[column].sub(values).div_(factor[column, column])
             errors[column - start] = error
             if column + 1 < stop:
@@ -58,3 +68,25 @@ def _gptq(plane: AbstractPlane, importance: Tensor, factor: Tensor) -> list[Pack
         if stop < columns:
             work[stop:].addmm_(factor[start:stop, stop:].t(), errors, alpha=-1)
     return plane.packed(codes, grids)
+
+
+class _Pruning:
+    """Chooses what is kept of a plane's columns, some at a time, as the pass comes to them.
+
+    Without blocks the columns still to come are ranked all together each time, so that a row may
+    keep many of some columns and few of others.
+    """
+
+    def __init__(self, plane: AbstractPlane, sparsity: Sparsity, factor: Tensor) -> None:
+        self.work, self.sparsity, self.diagonal = plane.work, sparsity, factor.diagonal()
+        self.columns, self.step = len(plane.work), min(plane.group, BLOCK)
+        self.mask = torch.ones_like(plane.work, dtype=torch.bool)
+        plane.prune(self.mask)
+
+    def reach(self, column: int) -> None:
+        """Choose from the columns that begin here, and for now from all that come after them."""
+        if column % self.step:
+            return
+        score = saliency(self.work[column:], self.diagonal[column:])
+        kept = self.sparsity.columns(self.columns) - self.mask[:column].sum(0)
+        self.mask[column:] = keep(score, self.sparsity, kept)

@@ -21,6 +21,7 @@ NAMES = [
     "mxfp4",
     "nvfp4",
     "nf4g16d",
+    "nf4g16+25%",
 ]
 
 

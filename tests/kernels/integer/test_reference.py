@@ -7,7 +7,7 @@ from bitplan.kernels.integer import reference
 from bitplan.runtimes import ROWS_AT_ONCE
 from bitplan.schema import Scheme
 
-NAMES = ["int2g32", "int3", "int4g64", "int5g32s", "int6", "int8s", "int8g32"]
+NAMES = ["int2g32", "int3", "int4g64", "int5g32s", "int6", "int8s", "int8g32", "int4g16+50%"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 

@@ -1,0 +1,77 @@
+"""Which weights of a row are kept: packed, and the way between all weights and the kept ones.
+
+N:M sparsity stores for every block of M the number of its pattern, in the lexicographic order of
+the places that are kept: 3 bits for every four weights of 2:4. Otherwise there is a bit a weight.
+Codes are packed as `bits` says; padding is zero.
+"""
+
+from functools import cache
+from itertools import combinations
+
+import torch
+from jaxtyping import Bool, UInt8
+from torch import Tensor
+
+from bitplan.formats import bits
+from bitplan.schema import Sparsity
+
+
+def pack_mask(
+    mask: Bool[Tensor, "*rows columns"], sparsity: Sparsity
+) -> UInt8[Tensor, "*rows bytes"]:
+    """Pack a mask, True where a weight is kept, that has just this sparsity.
+
+    >>> pack_mask(torch.tensor([[True, True, False, False]]), Sparsity.parse("2:4")).tolist()
+    [[0, 0, 0]]
+    """
+    if sparsity.block is None:
+        return bits.pack(mask.to(torch.uint8), 1)
+    blocks = mask.unflatten(-1, (-1, sparsity.block))
+    places = 1 << torch.arange(sparsity.block, device=mask.device)
+    number = _numbers(sparsity).to(mask.device)[(blocks * places).sum(-1)]
+    return bits.pack(number, sparsity.code_bits)
+
+
+def unpack_mask(
+    packed: UInt8[Tensor, "*rows bytes"], sparsity: Sparsity, columns: int
+) -> Bool[Tensor, "*rows columns"]:
+    """The mask that `pack_mask` packed."""
+    if sparsity.block is None:
+        return bits.unpack(packed, 1, columns).bool()
+    number = bits.unpack(packed, sparsity.code_bits, columns // sparsity.block)
+    return _patterns(sparsity).to(packed.device)[number.int()].flatten(-2)
+
+
+def kept_of(
+    values: UInt8[Tensor, "*rows columns"], mask: Bool[Tensor, "*rows columns"]
+) -> UInt8[Tensor, "*rows kept"]:
+    """What is kept, row by row: as many of each."""
+    *rows, _ = values.shape
+    return values[mask].reshape(*rows, -1)
+
+
+def spread(
+    kept: UInt8[Tensor, "*rows kept"], mask: Bool[Tensor, "*rows columns"]
+) -> UInt8[Tensor, "*rows columns"]:
+    """Each kept value where it belongs; zero elsewhere."""
+    whole = torch.zeros(mask.shape, dtype=kept.dtype, device=kept.device)
+    return whole.masked_scatter_(mask, kept.contiguous())
+
+
+@cache
+def _patterns(sparsity: Sparsity) -> Bool[Tensor, "patterns block"]:
+    assert sparsity.block is not None
+    assert sparsity.kept is not None
+    places = torch.tensor(list(combinations(range(sparsity.block), sparsity.kept)))
+    patterns = torch.zeros(len(places), sparsity.block, dtype=torch.bool)
+    return patterns.scatter_(1, places, True)
+
+
+@cache
+def _numbers(sparsity: Sparsity) -> UInt8[Tensor, "masks"]:
+    """The pattern's number for every mask of a block, read as a number of its bits."""
+    patterns = _patterns(sparsity)
+    values = (patterns * (1 << torch.arange(patterns.shape[1]))).sum(1)
+    numbers = torch.zeros(1 << patterns.shape[1], dtype=torch.uint8)
+    numbers[values] = torch.arange(len(patterns), dtype=torch.uint8)
+    return numbers
