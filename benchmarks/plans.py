@@ -94,7 +94,7 @@ def main() -> None:
         print("| bits | plan | bytes | predicted KL | measured KL | perplexity | seconds |")
         print("|---|---|---|---|---|---|---|")
         for bits in args.bits:
-            budget = _budget(table, bits)
+            budget = budget_of(table, bits)
             uniform = uniform_plan(table, bits, budget.total_bytes)
             start = time.perf_counter()
             plan = solve(table, budget, pins=pins)
@@ -118,7 +118,7 @@ def main() -> None:
         args.json.write_text(json.dumps(rows, indent=1))
 
 
-def _budget(table: CostTable, bits: float) -> Budget:
+def budget_of(table: CostTable, bits: float) -> Budget:
     linears = [row.layer for row in table.rows if not row.layer.name.endswith("embed_tokens")]
     embedding = sum(row.layer.parameters for row in table.rows) - sum(x.parameters for x in linears)
     packed = sum(layer.parameters for layer in linears) * (bits + 32 / 64) / 8

@@ -1,0 +1,139 @@
+"""Held-out KL and perplexity before and after tuning scales and offsets, on SmolLM2-135M.
+
+The ground is that of `benchmarks/plans.py`: all 210 linears in groups of 64, embedding and norms as
+they are, 32 x 256 calibration tokens that are tuned on as well, 32 x 256 others that say when to
+stop, and 16 x 512 held out. A plan is an average of bits, solved for, or `uniform-2` and the like.
+
+    python benchmarks/tuning.py [--plans 2.5 3.0 3.5 uniform-2 uniform-3 uniform-4] [--epochs 8]
+        [--rate 0.002] [--workdir DIR] [--json FILE]
+
+State is kept in the work folder: the same command goes on where it was.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bitplan.allocator import solve
+from bitplan.apply import pack_layers
+from bitplan.calibration import TokenSets
+from bitplan.evaluate import Reference, compare, make_reference
+from bitplan.models import fetch
+from bitplan.pipeline import Settings, Workspace
+from bitplan.pipeline.stages import measure_in
+from bitplan.progress import quiet
+from bitplan.schema import CostTable, Plan
+from bitplan.tune import RATE, tune
+from plans import MENU, budget_of, tokens_of, uniform_plan
+
+PINS = {"*embed_tokens": "bf16"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    plans = ["2.5", "3.0", "3.5", "uniform-2", "uniform-3", "uniform-4"]
+    parser.add_argument("--plans", nargs="+", default=plans)
+    parser.add_argument("--epochs", type=float, default=8)
+    parser.add_argument("--rate", type=float, default=RATE)
+    parser.add_argument("--workdir", type=Path, default=Path("bitplan-tuning"))
+    parser.add_argument("--json", type=Path, help="write the rows here, too")
+    args = parser.parse_args()
+    files = fetch()
+    tokens = tokens_of(files)
+    references = references_of(str(files.gguf), tokens, args.workdir)
+    rows = []
+    print("| plan | KL | tuned | perplexity | tuned | steps | processor s |")
+    print("|---|---|---|---|---|---|---|")
+    for name in args.plans:
+        rows.append(row_of(name, str(files.gguf), tokens, references, args))
+        print("| {plan} | {kl:.4f} | {tuned_kl:.4f} ± {error:.4f} |".format(**rows[-1]), end=" ")
+        print(
+            "{ppl:.2f} | {tuned_ppl:.2f} | {steps} | {seconds:.0f} |".format(**rows[-1]), flush=True
+        )
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1))
+
+
+def references_of(source: str, tokens: TokenSets, workdir: Path) -> dict[str, Reference]:
+    model = Workspace.open(source, workdir=workdir).model
+    sets = {"calibration": tokens.calibration, "search": tokens.search, "held_out": tokens.held_out}
+    return {name: make_reference(model, each, workdir) for name, each in sets.items()}
+
+
+def row_of(
+    name: str,
+    source: str,
+    tokens: TokenSets,
+    references: dict[str, Reference],
+    args: argparse.Namespace,
+) -> dict[str, Any]:
+    workspace = Workspace.open(source, workdir=args.workdir)
+    settings = Settings(
+        schemes=MENU,
+        calibration=tokens,
+        estimator="gradient_covariance",
+        workdir=args.workdir,
+    )
+    table, meter, _ = measure_in(workspace, settings, quiet)
+    plan = plan_of_name(name, table)
+    packed = pack_layers(
+        workspace.model,
+        {layer: plan.schemes[layer.name] for layer in workspace.layers},
+        lambda layer, scheme: meter.packed(layer, [scheme])[0],
+    )
+    before = compare(packed, references["held_out"])
+    file = args.workdir / f"tuned-{name}-{args.epochs:g}-{args.rate:g}.safetensors"
+    start = time.process_time()
+    done = tune(
+        packed,
+        references["calibration"],
+        references["search"],
+        epochs=args.epochs,
+        rate=args.rate,
+        file=file,
+        progress=told,
+    )
+    seconds = time.process_time() - start
+    after = compare(packed, references["held_out"])
+    return {
+        "plan": name,
+        "bytes": plan.bytes,
+        "kl": before.mean,
+        "tuned_kl": after.mean,
+        "error": (after.kl - before.kl).std(ddof=1) / len(after.kl) ** 0.5,
+        "ppl": before.perplexity,
+        "tuned_ppl": after.perplexity,
+        "steps": done.steps,
+        "seconds": seconds,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def plan_of_name(name: str, table: CostTable) -> Plan:
+    if not name.startswith("uniform-"):
+        return solve(table, budget_of(table, float(name)), pins=PINS)
+    bits = float(name.removeprefix("uniform-"))
+    return uniform_plan(table, bits, budget_of(table, bits).total_bytes)
+
+
+class Told:
+    """Progress in a line of the log now and then."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """See `bitplan.progress.Progress`."""
+        if stage == "tune" and done % 8 == 0:
+            print(f"  tune: {done} of {total}", flush=True)
+
+    def remark(self, stage: str, text: str) -> None:
+        """See `bitplan.progress.Remarked`."""
+        print(f"  {text}", flush=True)
+
+
+told = Told()
+
+if __name__ == "__main__":
+    main()
