@@ -41,14 +41,20 @@ def packed_weights(model: nn.Module) -> dict[str, PackedWeight]:
 
 
 def numbers_of(model: nn.Module) -> Iterator[Number]:
-    """Scales, offsets, and the steps of those that are codes themselves."""
-    for of, weight in packed_weights(model).items():
+    """Scales, offsets, the steps of those that are codes themselves; vectors of norms and biases.
+
+    The vectors are what a layer's scales cannot say: a factor for each of its inputs (compare Li et
+    al., 2024, "Norm tweaking"). Of a model without coded weights there are none.
+    """
+    inside, packed = set(), packed_weights(model)
+    for of, weight in packed.items():
         tensors = weight.packed().tensors
         scale = read_number(weight.scheme, tensors, "scale").detach().abs()
         for name, parameter in weight.named_parameters(recurse=False):
+            inside.add(parameter)
             if parameter.dtype not in TUNED:
                 continue
-            start = parameter.detach().float()
+            start = parameter.detach().to(torch.float32, copy=True)
             is_offset = name == "offset"
             yield Number(
                 name=f"{of}.{name}",
@@ -56,3 +62,9 @@ def numbers_of(model: nn.Module) -> Iterator[Number]:
                 start=start,
                 unit=scale if is_offset else start.abs(),
             )
+    for name, parameter in model.named_parameters():
+        is_vector = parameter.dim() == 1 and parameter.dtype in TUNED
+        if packed and is_vector and parameter not in inside:
+            start = parameter.detach().to(torch.float32, copy=True)
+            unit = start.abs().mean().expand_as(start)
+            yield Number(name=name, parameter=parameter, start=start, unit=unit)

@@ -84,8 +84,8 @@ def tune(
         numbers = list(numbers_of(model))
         if not numbers:
             raise InputError(
-                "No layer has a scale that can be tuned: all are kept in full precision, or their "
-                "scales are stored as bytes. Make a plan with a smaller budget."
+                "There is nothing to tune: every layer is kept in full precision. Make a plan "
+                "with a smaller budget."
             )
         tuner = _Tuner(model, numbers, lessons, judged, rate=rate, seed=seed)
         tuner.steps = max(1, round(epochs * tuner.steps_an_epoch))
