@@ -12,6 +12,8 @@ from bitplan.schema import Scheme
 
 REFERENCE = ["int2g32", "int3", "int5g64s", "int8g32", "int4g16", "sign", "ternaryg16", "fp8g64"]
 REFERENCE += ["bitmod3g16", "int4g32d", "nf4g16d", "mxfp4", "nvfp4", "nf4", "bfp4g16"]
+REFERENCE += ["int4g16+2:4", "int3+50%", "nf4g16+1:4"]
+CONVOLVED = ["int3", "int4g32", "int8s", "bf16", "nvfp4", "mxfp4", "nf3g16", "int4g16+50%"]
 CPU = ["int4g32", "int8s"]
 FLOAT = ["bf16", "fp16", "fp32"]
 # RMS(error) / RMS(expected): measured, and doubled.
@@ -227,7 +229,7 @@ def test_an_embeddings_factor_is_rounded_as_the_dense_model_rounds_it(factor, dt
 
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize(
-    "name", ["int3g32", "int4g32", "int8s", "bf16", "nvfp4", "mxfp6", "ternary"]
+    "name", ["int3g32", "int4g32", "int8s", "bf16", "nvfp4", "mxfp6", "ternary", "int4g32+2:4"]
 )
 def test_experts_are_read_one_by_one_or_all_at_once(name, transposed):
     experts = PackedWeight(
@@ -251,7 +253,7 @@ def test_a_weight_says_what_it_is():
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("name", ["int3", "int4g32", "int8s", "bf16", "nvfp4", "mxfp4", "nf3g16"])
+@pytest.mark.parametrize("name", CONVOLVED)
 @pytest.mark.parametrize(
     "dense",
     [

@@ -96,6 +96,8 @@ def test_all_families_are_saved_side_by_side(tmp_path, packed, said, name, turn)
         "fp6g32",
         "int4g16d",
         "nf4g16d",
+        "int4g16+2:4",
+        "nf3g16+50%",
     ]
     case = packed(name, torch.bfloat16, tuple(stems[turn::4]))
     save(case.model, tmp_path, case.plan)

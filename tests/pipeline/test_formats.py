@@ -14,6 +14,8 @@ from bitplan.schema import FAMILIES
 WIDTHS = ("int3", "int5", "int6", "bfp5", "bfp6", "bfp7")
 MENU = [stem for stem in FAMILIES if stem not in WIDTHS]
 MENU += ["fp8g16", "nf4g16", "ternaryg16", "bfp4g16", "int4g16d", "int4g16sd", "nf4g16d", "bf16"]
+SPARSE = ["int4g16+2:4", "int3g16+2:4", "int4g16+50%", "nf4g16+25%"]
+MENU += SPARSE
 SIZES = Sizes(calibration=8, search=2, held_out=2, length=16)
 
 
@@ -29,6 +31,8 @@ def test_every_family_is_measured_chosen_applied_and_saved(tiny_model, tmp_path)
         assert 0 < losses["fp8"] < losses["fp4"] < losses["ternary"] < losses["sign"]
         assert losses["nf4"] < losses["nf3"]
         assert losses["mxfp8"] < losses["mxfp4"]
+        assert losses["int4"] < losses["int4g16+50%"] < losses["int4g16+2:4"] < losses["sign"]
+        assert losses["nf4g16"] < losses["nf4g16+25%"]
     tokens = torch.randint(3, 96, (2, 16), generator=torch.Generator().manual_seed(1))
     # One layer for each family in turn, so that all are in some plan.
     layers = [row.layer.name for row in table.rows]
@@ -57,9 +61,10 @@ def test_a_tight_budget_takes_few_bits(tiny_model, tmp_path):
     assert sizes[0] < sizes[-1]
 
 
-def test_a_cache_takes_what_it_can_store(tiny_model, tmp_path):
-    with pytest.raises(SchemeError, match="fp8 is for weights: keys and values"):
-        measure(tiny_model("llama"), workdir=tmp_path, context=16, cache_schemes=["int4g32", "fp8"])
+@pytest.mark.parametrize("name", ["fp8", "int4g32d", "int4g32+2:4"])
+def test_a_cache_takes_what_it_can_store(name, tiny_model, tmp_path):
+    with pytest.raises(SchemeError, match=r"is for weights: keys and values"):
+        measure(tiny_model("llama"), workdir=tmp_path, context=16, cache_schemes=["int4g32", name])
 
 
 def test_a_width_that_no_law_predicts_is_told_before_it_is_measured(tiny_model, tmp_path):
