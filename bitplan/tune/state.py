@@ -32,18 +32,21 @@ class State:
     ended: bool = False
 
     @classmethod
-    def begin(cls, count: int) -> "State":
+    def begin(cls, count: int, device: torch.device) -> "State":
         """Nothing moved yet."""
-        mean, square, steps, best = (torch.zeros(count) for _ in range(4))
+        mean, square, steps, best = (torch.zeros(count, device=device) for _ in range(4))
         return cls(done=0, steps=steps, mean=mean, square=square, best=best)
 
     @classmethod
-    def load(cls, path: Path, count: int | None = None) -> "State | None":
+    def load(
+        cls, path: Path, count: int | None = None, device: torch.device | None = None
+    ) -> "State | None":
         """What `save` wrote, of as many numbers; None where there is nothing."""
         found = load_tensors(path)
         if found is None or len(found["steps"]) != (count or len(found["steps"])):
             return None
-        parts = {name: found[name].clone() for name in ("steps", "mean", "square", "best")}
+        names = ("steps", "mean", "square", "best")
+        parts = {name: found[name].to(device, copy=True) for name in names}
         return cls(
             done=int(found["done"]),
             looks=found["looks"].tolist(),
@@ -53,18 +56,16 @@ class State:
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all."""
-        save_tensors(
-            path,
-            {
-                "done": torch.tensor(self.done),
-                "steps": self.steps,
-                "mean": self.mean,
-                "square": self.square,
-                "best": self.best,
-                "looks": torch.tensor(self.looks, dtype=torch.float64),
-                "ended": torch.tensor(self.ended),
-            },
-        )
+        tensors = {
+            "done": torch.tensor(self.done),
+            "steps": self.steps,
+            "mean": self.mean,
+            "square": self.square,
+            "best": self.best,
+            "looks": torch.tensor(self.looks, dtype=torch.float64),
+            "ended": torch.tensor(self.ended),
+        }
+        save_tensors(path, {name: tensor.cpu() for name, tensor in tensors.items()})
 
     def step(self, gradient: Float[Tensor, "numbers"], rate: float) -> None:
         """One step of Adam (Kingma and Ba, 2015, algorithm 1)."""

@@ -103,7 +103,7 @@ def restore(model: nn.Module, file: Path) -> Tuned | None:
     """Give a packed model what an earlier `tune` ended with; None where none did."""
     with _laid_out(model):
         numbers = list(numbers_of(model))
-        state = State.load(file, _count(numbers))
+        state = State.load(file, _count(numbers), _device(numbers))
         if state is None or not state.ended:
             return None
         _write(numbers, state.best)
@@ -124,12 +124,14 @@ class _Tuner:
         self.model, self.numbers = model, numbers
         self.lessons, self.judged = lessons, judged
         self.rate, self.seed, self.steps = rate, seed, 0
+        self.device = _device(numbers)
         self.batch = min(SEQUENCES_A_STEP, len(lessons.inputs))
         self.steps_an_epoch = len(lessons.inputs) // self.batch
 
     def run(self, file: Path | None, progress: Progress) -> Tuned:
         count = _count(self.numbers)
-        state = (State.load(file, count) if file else None) or State.begin(count)
+        state = State.load(file, count, self.device) if file else None
+        state = state or State.begin(count, self.device)
         saved = time.monotonic()
         _write(self.numbers, state.steps)
         while True:
@@ -198,7 +200,7 @@ class _Tuner:
     def _gradient(self, step: int) -> Tensor:
         """Of the mean KL over one step's sequences, by each number's unit."""
         told, chosen = self.lessons.values(), self._sequences(step)
-        total = torch.zeros(_count(self.numbers))
+        total = torch.zeros(_count(self.numbers), device=self.device)
         parts = split(total, [number.start for number in self.numbers])
         positions = told.shape[1:-1].numel() * len(chosen)
         with self._differentiated():
@@ -215,6 +217,10 @@ class _Tuner:
                 "bfloat16 in place of float16, or float32."
             )
         return total
+
+
+def _device(numbers: list[Number]) -> torch.device:
+    return numbers[0].parameter.device if numbers else torch.device("cpu")
 
 
 def _count(numbers: list[Number]) -> int:
