@@ -1,4 +1,4 @@
-"""What a richer menu is worth at equal bytes: bits, sparsity, formats, and all in one solve.
+"""What sparsity is worth at equal bytes: bits alone, sparsity alone, and both in one solve.
 
 The ground is that of `benchmarks/plans.py`: SmolLM2-135M, all 210 linears, embedding and norms as
 they are. At each average of bits a weight, of scales too, every menu gets the same budget.
@@ -31,13 +31,10 @@ SPARSE = [
     *(f"int{bits}g64+50%" for bits in (3, 4)),
     "int8g64+75%",
 ]
-FORMATS = ["ternaryg64", "int2g128", "int2g64d", "int3g64d", "int4g64d", "nf3g64", "bitmod3g64"]
 MENUS = {
     "bits": BITS,
-    "sparsity of int8": ["int8g64+75%", "int8g64+50%", "int8g64+2:4", "int8g64", "bf16"],
+    "sparsity of int3": ["int3g64", "int3g64+25%", "int3g64+50%", "int3g64+2:4", "bf16"],
     "bits and sparsity": [*BITS, *SPARSE],
-    "bits and formats": [*BITS, *FORMATS],
-    "all": [*BITS, *SPARSE, *FORMATS],
 }
 PINS = {"*embed_tokens": "bf16"}
 
