@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bitplan.errors import InputError, ModelError
-from bitplan.evaluate import Reference, compare
+from bitplan.evaluate import Reference, batches, compare
 from bitplan.models import eager_experts, read_outputs, total_kl, wide_matmuls
 from bitplan.progress import Progress, quiet, remark
 from bitplan.tune.numbers import Number, numbers_of, packed_weights
@@ -204,13 +204,14 @@ class _Tuner:
         parts = split(total, [number.start for number in self.numbers])
         positions = told.shape[1:-1].numel() * len(chosen)
         with self._differentiated():
-            for index in chosen:
-                outputs = read_outputs(self.model, self.lessons.inputs[[index]])
-                (total_kl(outputs, told[index : index + 1]) / positions).backward()
-                for number, part in zip(self.numbers, parts, strict=True):
+            # Weights are decoded for each pass forward and back: few passes, of many tokens.
+            for part in batches(self.lessons.inputs[chosen]):
+                outputs = read_outputs(self.model, self.lessons.inputs[chosen[part]])
+                (total_kl(outputs, told[chosen[part]]) / positions).backward()
+                for number, slope in zip(self.numbers, parts, strict=True):
                     found, number.parameter.grad = number.parameter.grad, None
                     if found is not None:  # else an expert that no token reached
-                        part += found.float() * number.unit
+                        slope += found.float() * number.unit
         if not total.isfinite().all():
             raise ModelError(
                 f"The gradients of step {step} are not finite. Load the model in a wider dtype: "
