@@ -1,0 +1,169 @@
+"""Products and rows of an arranged weight: from torch's tensors to compiled loops and back."""
+
+from array import array
+from functools import cache
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bitplan.formats import MATRIX_SCALE
+from bitplan.kernels.native import job as fields
+from bitplan.kernels.native import layout, product, rows, spans
+
+FEW = 16
+"""Vectors that are multiplied with codes; for more, rows are decoded and left to torch."""
+
+TILE_NUMBERS = 1 << 19
+"""Numbers that are decoded at once for many vectors: what stays in a processor's cache."""
+
+ALL = 1 << 40
+"""A group that no row is longer than."""
+
+
+def arrange(tensors: dict[str, Tensor], bits: int, flip: int = 0) -> dict[str, Tensor]:
+    """From canonical tensors to arranged ones, by the same names, each of one axis."""
+    return {
+        name: layout.arrange_codes(tensor, bits, flip)
+        if name == "codes"
+        else tensor
+        if name == MATRIX_SCALE
+        else layout.arrange_grid(tensor)
+        for name, tensor in tensors.items()
+    }
+
+
+def restore(
+    arranged: dict[str, Tensor], columns: int, bits: int, group: int | None, flip: int = 0
+) -> dict[str, Tensor]:
+    """From arranged tensors to the canonical ones."""
+    height = _height(arranged, columns, group)
+    return {
+        name: layout.restore_codes(tensor, height, columns, bits, flip)
+        if name == "codes"
+        else tensor
+        if name == MATRIX_SCALE
+        else layout.restore_grid(tensor, height)
+        for name, tensor in arranged.items()
+    }
+
+
+def multiply(
+    inputs: Float[Tensor, "*tokens in"],
+    tensors: dict[str, Tensor],
+    *,
+    bits: int,
+    group: int | None,
+    table: Tensor | None = None,
+    scale_table: Tensor | None = None,
+) -> Float[Tensor, "*tokens out"]:
+    """Product with the transposed weight, in the inputs' dtype; computed in float32.
+
+    Args:
+        inputs: of any floating-point dtype.
+        tensors: `codes` and the grid, arranged (see `layout`).
+        bits: of a code.
+        group: columns that share a scale, a multiple of 16; None: all.
+        table: float32 value of each code; None: evenly spaced ones.
+        scale_table: float32 value of each byte of `scale`; None: bfloat16, or steps beside it.
+    """
+    columns = inputs.shape[-1]
+    dtype = inputs.dtype if inputs.dtype == torch.bfloat16 else torch.float32
+    flat = inputs if inputs.dtype == dtype else inputs.to(dtype)
+    if not flat.is_contiguous():
+        flat = flat.contiguous()
+    count = flat.numel() // columns if columns else 0
+    job, height = _job(tensors, columns, bits, group, table, scale_table)
+    shape = (*inputs.shape[:-1], height)
+    if count > FEW:
+        output = _many(flat.view(count, columns), job, height).view(shape)
+    else:
+        output = torch.empty(shape, dtype=dtype)
+        job[fields.INPUTS], job[fields.COUNT] = flat.data_ptr(), count
+        job[fields.OUTPUT] = output.data_ptr()
+        job[fields.INPUT_IS_BFLOAT16] = job[fields.OUTPUT_IS_BFLOAT16] = dtype == torch.bfloat16
+        job[fields.ADD_SPANS] = spans.add_spans(bits, table is not None).address
+        fields.run(product.product(), job, count * height * columns)
+    return output if output.dtype == inputs.dtype else output.to(inputs.dtype)
+
+
+def chosen_rows(
+    tokens: Int[Tensor, "*tokens"],
+    tensors: dict[str, Tensor],
+    columns: int,
+    dtype: torch.dtype,
+    *,
+    bits: int,
+    group: int | None,
+    table: Tensor | None = None,
+    scale_table: Tensor | None = None,
+) -> Float[Tensor, "*tokens in"]:
+    """Rows of an arranged weight; see `multiply`. Raises IndexError where there is no such row."""
+    job, height = _job(tensors, columns, bits, group, table, scale_table)
+    numbers = tokens.to(torch.int64).contiguous()
+    output = torch.empty((*tokens.shape, columns))
+    job[fields.INPUTS], job[fields.COUNT] = numbers.data_ptr(), numbers.numel()
+    job[fields.OUTPUT] = output.data_ptr()
+    fields.run(rows.chosen(), job, output.numel())
+    if job[fields.IS_MISSING]:
+        raise IndexError(f"row {job[fields.FIRST]} is looked up in a weight of {height} rows")
+    return output.to(dtype)
+
+
+def _many(inputs: Tensor, job: array, height: int) -> Tensor:
+    """Decode as many rows as stay in the cache, and let torch multiply them."""
+    columns = inputs.shape[-1]
+    dtype = torch.bfloat16 if inputs.dtype == torch.bfloat16 and _has_bfloat16() else torch.float32
+    vectors = inputs.to(dtype)
+    output = torch.empty(len(inputs), height, dtype=dtype)
+    step = max(layout.LANES, TILE_NUMBERS // columns // layout.LANES * layout.LANES)
+    tile = torch.empty(columns * min(step, height))
+    for start in range(0, height, step):
+        count = min(step, height - start)
+        some = tile[: columns * count].view(columns, count)
+        job[fields.FIRST], job[fields.COUNT], job[fields.COUNTER] = start, count, 0
+        job[fields.OUTPUT] = some.data_ptr()
+        fields.run(rows.transposed(), job, some.numel())
+        torch.mm(vectors, some.to(dtype), out=output[:, start : start + count])
+    return output
+
+
+@cache
+def _has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16; else float32 is faster, and exacter."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _job(
+    tensors: dict[str, Tensor],
+    columns: int,
+    bits: int,
+    group: int | None,
+    table: Tensor | None,
+    scale_table: Tensor | None,
+) -> tuple[array, int]:
+    """What every job on a weight needs, and the number of its rows."""
+    height = _height(tensors, columns, group)
+    job = array("q", _EMPTY)
+    job[fields.CODES], job[fields.SCALE] = (tensors[n].data_ptr() for n in ("codes", "scale"))
+    if "offset" in tensors:
+        job[fields.OFFSET] = tensors["offset"].data_ptr()
+    if "scale_step" in tensors:
+        job[fields.SCALE_STEP] = tensors["scale_step"].data_ptr()
+        if "offset_step" in tensors:
+            job[fields.OFFSET_STEP] = tensors["offset_step"].data_ptr()
+    if table is not None:
+        job[fields.TABLE] = table.data_ptr()
+    if scale_table is not None:
+        job[fields.SCALE_TABLE] = scale_table.data_ptr()
+    job[fields.ROWS], job[fields.COLUMNS] = height, columns
+    job[fields.GROUP], job[fields.BITS] = group or ALL, bits
+    return job, height
+
+
+def _height(tensors: dict[str, Tensor], columns: int, group: int | None) -> int:
+    """Rows of an arranged weight: it has a scale for each group of each."""
+    return tensors["scale"].numel() // max(1, -(-columns // (group or ALL)))
+
+
+_EMPTY = array("q", bytes(8 * fields.FIELDS))
