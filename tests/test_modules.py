@@ -10,9 +10,9 @@ from bitplan.formats import MATRIX_SCALE, Packed
 from bitplan.modules import PackedConvolution, PackedEmbedding, PackedLinear, PackedWeight
 from bitplan.schema import Scheme
 
-REFERENCE = ["int2g32", "int3", "int5g64s", "int8g32", "int4g16", "sign", "ternaryg16", "fp8g64"]
-REFERENCE += ["bitmod3g16", "int4g32d", "nf4g16d", "mxfp4", "nvfp4", "nf4", "bfp4g16"]
-CPU = ["int4g32", "int8s"]
+REFERENCE = ["ternaryg16", "bitmod3g16"]
+CPU = ["int2g32", "int3", "int5g64s", "int8g32", "int4g16", "int4g32d", "int4g32", "int8s", "sign"]
+CPU += ["fp8g64", "nf4g16d", "mxfp4", "nvfp4", "nf4", "bfp4g16"]
 FLOAT = ["bf16", "fp16", "fp32"]
 # RMS(error) / RMS(expected): measured, and doubled.
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 6e-3, torch.float16: 8e-4}
@@ -185,6 +185,8 @@ def test_gradients_pass_a_matmul_that_has_none(name):
     layer(inputs).sum().backward()
     expected = packed(name, 48, 64).decode().sum(0).expand(3, 64)
     torch.testing.assert_close(inputs.grad, expected, rtol=1e-4, atol=1e-4)
+    if not list(layer.parameters()):  # the scales of mxfp4 are powers of two
+        return
     layer.requires_grad_(True)
     layer(torch.randn(3, 64)).sum().backward()
     gradients = [parameter.grad for parameter in layer.parameters()]
@@ -198,7 +200,7 @@ def test_gradients_pass_a_matmul_that_has_none(name):
 def test_an_embedding_gives_rows(name, dtype):
     weight = PackedWeight(packed(name, 48, 64), compute_dtype=dtype)
     weight.arrange(lookup=True)
-    assert weight.implementation == "reference"
+    assert weight.implementation == ("cpu" if name in CPU else "reference")
     table = PackedEmbedding(weight)
     assert (table.num_embeddings, table.embedding_dim) == (48, 64)
     tokens = torch.tensor([[0, 47, 5], [5, 5, 1]])

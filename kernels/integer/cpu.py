@@ -30,6 +30,17 @@ def linear(
     return weight.multiply(inputs, arranged, bits=int(scheme.bits), group=scheme.group_size)
 
 
+def linear_back(
+    gradient: Float[Tensor, "*tokens out"],
+    arranged: dict[str, Tensor],
+    scheme: Scheme,
+    columns: int,
+) -> Float[Tensor, "*tokens in"]:
+    """Product with the weight itself: the gradient at the inputs of `linear`."""
+    bits, group = int(scheme.bits), scheme.group_size
+    return weight.multiply_back(gradient, arranged, columns, bits=bits, group=group)
+
+
 def lookup(
     tokens: Int[Tensor, "*tokens"],
     arranged: dict[str, Tensor],

@@ -25,6 +25,7 @@ from bitplan.kernels.native.memory import (
     uint16_at,
 )
 
+
 @cache
 def product() -> Any:
     """The compiled product."""

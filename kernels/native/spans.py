@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import cfunc
 
-from bitplan.kernels.native.layout import LANES, SPAN
+from bitplan.kernels.native.layout import SPAN
 from bitplan.kernels.native.memory import float32_at, int32_at, int64_at
 
 ARGUMENTS = 12

@@ -1,6 +1,7 @@
 """Products and rows of an arranged weight: from torch's tensors to compiled loops and back."""
 
 from array import array
+from collections.abc import Iterator
 from functools import cache
 
 import torch
@@ -110,27 +111,60 @@ def chosen_rows(
     return output.to(dtype)
 
 
+def multiply_back(
+    gradient: Float[Tensor, "*tokens out"],
+    tensors: dict[str, Tensor],
+    columns: int,
+    *,
+    bits: int,
+    group: int | None,
+    table: Tensor | None = None,
+    scale_table: Tensor | None = None,
+) -> Float[Tensor, "*tokens in"]:
+    """Product with the weight itself: the gradient at the inputs of `multiply`."""
+    job, height = _job(tensors, columns, bits, group, table, scale_table)
+    dtype = _dtype_of_many(gradient)
+    flat = gradient.reshape(-1, height).to(dtype)
+    output = torch.zeros(len(flat), columns, dtype=torch.float32)
+    for some, tile in _tiles(job, columns, height, dtype):
+        output += flat[:, some] @ tile.t()
+    return output.to(gradient.dtype).view(*gradient.shape[:-1], columns)
+
+
 def _many(inputs: Tensor, job: array, height: int) -> Tensor:
     """Decode as many rows as stay in the cache, and let torch multiply them."""
-    columns = inputs.shape[-1]
-    dtype = torch.bfloat16 if inputs.dtype == torch.bfloat16 and _has_bfloat16() else torch.float32
+    dtype = _dtype_of_many(inputs)
     vectors = inputs.to(dtype)
     output = torch.empty(len(inputs), height, dtype=dtype)
+    for some, tile in _tiles(job, inputs.shape[-1], height, dtype):
+        torch.mm(vectors, tile, out=output[:, some])
+    return output
+
+
+def _tiles(
+    job: array, columns: int, height: int, dtype: torch.dtype
+) -> Iterator[tuple[slice, Float[Tensor, "columns count"]]]:
+    """Rows, decoded and transposed; a tile lives until the next one."""
     step = max(layout.LANES, TILE_NUMBERS // columns // layout.LANES * layout.LANES)
-    tile = torch.empty(columns * min(step, height))
+    memory = torch.empty(columns * min(step, height))
     for start in range(0, height, step):
         count = min(step, height - start)
-        some = tile[: columns * count].view(columns, count)
+        tile = memory[: columns * count].view(columns, count)
         job[fields.FIRST], job[fields.COUNT], job[fields.COUNTER] = start, count, 0
-        job[fields.OUTPUT] = some.data_ptr()
-        fields.run(rows.transposed(), job, some.numel())
-        torch.mm(vectors, some.to(dtype), out=output[:, start : start + count])
-    return output
+        job[fields.OUTPUT] = tile.data_ptr()
+        fields.run(rows.transposed(), job, tile.numel())
+        yield slice(start, start + count), tile.to(dtype)
+
+
+def _dtype_of_many(inputs: Tensor) -> torch.dtype:
+    """bfloat16 where it is asked for and the processor multiplies it; float32 is exacter."""
+    is_quick = inputs.dtype == torch.bfloat16 and _has_bfloat16()
+    return torch.bfloat16 if is_quick else torch.float32
 
 
 @cache
 def _has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16; else float32 is faster, and exacter."""
+    """Whether the processor multiplies bfloat16; else float32 is faster."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
@@ -144,26 +178,30 @@ def _job(
 ) -> tuple[array, int]:
     """What every job on a weight needs, and the number of its rows."""
     height = _height(tensors, columns, group)
-    job = array("q", _EMPTY)
-    job[fields.CODES], job[fields.SCALE] = (tensors[n].data_ptr() for n in ("codes", "scale"))
-    if "offset" in tensors:
-        job[fields.OFFSET] = tensors["offset"].data_ptr()
-    if "scale_step" in tensors:
-        job[fields.SCALE_STEP] = tensors["scale_step"].data_ptr()
-        if "offset_step" in tensors:
-            job[fields.OFFSET_STEP] = tensors["offset_step"].data_ptr()
+    job = _EMPTY[:]
+    job[fields.CODES], job[fields.SCALE] = tensors["codes"].data_ptr(), tensors["scale"].data_ptr()
+    job[fields.ROWS], job[fields.COLUMNS] = height, columns
+    job[fields.GROUP], job[fields.BITS] = group or ALL, bits
+    if len(tensors) > 2:
+        for name, field in _MORE.items():
+            if name in tensors:
+                job[field] = tensors[name].data_ptr()
     if table is not None:
         job[fields.TABLE] = table.data_ptr()
     if scale_table is not None:
         job[fields.SCALE_TABLE] = scale_table.data_ptr()
-    job[fields.ROWS], job[fields.COLUMNS] = height, columns
-    job[fields.GROUP], job[fields.BITS] = group or ALL, bits
     return job, height
+
+
+_EMPTY = array("q", bytes(8 * fields.FIELDS))
+
+_MORE = {
+    "offset": fields.OFFSET,
+    "scale_step": fields.SCALE_STEP,
+    "offset_step": fields.OFFSET_STEP,
+}
 
 
 def _height(tensors: dict[str, Tensor], columns: int, group: int | None) -> int:
     """Rows of an arranged weight: it has a scale for each group of each."""
     return tensors["scale"].numel() // max(1, -(-columns // (group or ALL)))
-
-
-_EMPTY = array("q", bytes(8 * fields.FIELDS))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bitplan.compress import render
 from bitplan.formats import Packed
-from bitplan.kernels.integer import cpu, reference
+from bitplan.kernels.integer import reference, torch_packed
 from bitplan.runtimes import unfit
 from bitplan.schema import Scheme
 
@@ -50,11 +50,14 @@ def product(inputs: Tensor, weight: Packed) -> Tensor:
 def test_the_product_is_the_references(name, rows, columns, dtype):
     weight = packed(name, rows, columns)
     assert unfit(weight.scheme, rows, columns) is None
-    arranged = cpu.arrange(weight.tensors, weight.scheme, columns)
+    arranged = torch_packed.arrange(weight.tensors, weight.scheme, columns)
     for tokens in TOKENS:
         generator = torch.Generator().manual_seed(1)
         inputs = torch.randn(*tokens, columns, generator=generator).to(dtype)
-        for multiply, tensors in ((cpu.linear, arranged), (reference.linear, weight.tensors)):
+        for multiply, tensors in (
+            (torch_packed.linear, arranged),
+            (reference.linear, weight.tensors),
+        ):
             output = multiply(inputs, tensors, weight.scheme)
             assert output.dtype == dtype
             assert output.shape == (*tokens, rows)
@@ -67,21 +70,21 @@ def test_the_product_is_the_references(name, rows, columns, dtype):
 @pytest.mark.parametrize("name", ["int4g32", "int8s"])
 def test_inputs_need_not_be_contiguous(name, dtype):
     weight = packed(name, 48, 96)
-    arranged = cpu.arrange(weight.tensors, weight.scheme, 96)
+    arranged = torch_packed.arrange(weight.tensors, weight.scheme, 96)
     inputs = torch.randn(96, 10, generator=torch.Generator().manual_seed(1)).to(dtype)
     for view in (inputs.t(), inputs.t()[::3], inputs.t()[:, None].expand(-1, 4, -1)):
-        output = cpu.linear(view, arranged, weight.scheme)
-        assert torch.equal(output, cpu.linear(view.contiguous(), arranged, weight.scheme))
+        output = torch_packed.linear(view, arranged, weight.scheme)
+        assert torch.equal(output, torch_packed.linear(view.contiguous(), arranged, weight.scheme))
 
 
 @pytest.mark.parametrize("size", [1e-7, 1e-3, 1e3])
 @pytest.mark.parametrize("name", ["int4g32", "int8s"])
 def test_scales_that_float16_cannot_hold(name, size):
     weight = packed(name, 48, 96, size)
-    arranged = cpu.arrange(weight.tensors, weight.scheme, 96)
+    arranged = torch_packed.arrange(weight.tensors, weight.scheme, 96)
     inputs = (torch.randn(5, 96, generator=torch.Generator().manual_seed(1)) / size).half()
     inputs = inputs.clamp(-(2.0**15), 2.0**15)
-    output = cpu.linear(inputs, arranged, weight.scheme)
+    output = torch_packed.linear(inputs, arranged, weight.scheme)
     assert relative_error(output.double(), product(inputs, weight)) < 1e-3
 
 
@@ -89,9 +92,9 @@ def test_scales_that_float16_cannot_hold(name, size):
 def test_restoring_gives_the_canonical_tensors_exactly(name, rows, columns):
     weight = packed(name, rows, columns)
     before = {key: tensor.clone() for key, tensor in weight.tensors.items()}
-    arranged = cpu.arrange(weight.tensors, weight.scheme, columns)
+    arranged = torch_packed.arrange(weight.tensors, weight.scheme, columns)
     assert sum(tensor.nbytes for tensor in arranged.values()) == weight.nbytes
-    restored = cpu.restore(arranged, weight.scheme, columns)
+    restored = torch_packed.restore(arranged, weight.scheme, columns)
     assert restored.keys() == before.keys()
     for key, tensor in before.items():
         assert restored[key].dtype == tensor.dtype
@@ -108,15 +111,15 @@ def test_restoring_gives_every_code_at_every_place(name):
     scale = torch.logspace(-30, 30, 16 * groups).reshape(16, groups)
     for turn in range(16):
         weight = Packed.encode(scheme, codes.roll(turn, 0), scale, -scale)
-        arranged = cpu.arrange(weight.tensors, scheme, 64)
-        restored = cpu.restore(arranged, scheme, 64)
+        arranged = torch_packed.arrange(weight.tensors, scheme, 64)
+        restored = torch_packed.restore(arranged, scheme, 64)
         assert all(torch.equal(restored[key], weight.tensors[key]) for key in restored)
 
 
 # Memory ends where a page begins that may not be read: who reads too far dies.
 GUARDED = """
 import ctypes, itertools, torch
-from bitplan.kernels.integer import cpu
+from bitplan.kernels.integer import torch_packed
 from bitplan.formats import Packed
 from bitplan.runtimes import unfit
 from bitplan.schema import Scheme
@@ -144,12 +147,12 @@ for name, rows, columns in itertools.product(("int4g32", "int4g64", "int8s"), si
         scale = torch.ones(rows, groups)
         codes = torch.zeros(rows, columns, dtype=torch.uint8)
         packed = Packed.encode(scheme, codes, scale, scale)
-        arranged = cpu.arrange(packed.tensors, scheme, columns)
+        arranged = torch_packed.arrange(packed.tensors, scheme, columns)
         for dtype in (torch.float32, torch.bfloat16):
             grid = guarded(arranged["grid"].to(dtype))
             held = {"codes": guarded(arranged["codes"]), "grid": grid}
             for tokens in (1, 2, 3, 5, 8):
-                cpu.linear(guarded(torch.ones(tokens, columns, dtype=dtype)), held, scheme)
+                torch_packed.linear(guarded(torch.ones(tokens, columns, dtype=dtype)), held, scheme)
                 tried += 1
 print(tried)
 """
