@@ -1,17 +1,17 @@
 """Scales and offsets of a block of rows, in float32, whatever they are stored in."""
 
 import numpy as np
-from numba import njit
 
 from bitplan.formats import double
 from bitplan.kernels.native import job as fields
+from bitplan.kernels.native.compiled import part
 from bitplan.kernels.native.memory import float32_at, uint8_at, uint16_at
 
 SHARED = double.SHARED
 CENTRE = double.CENTRE
 
 
-@njit
+@part
 def read_grid(job, first, lanes, groups, bits):
     """Scale [groups, lanes] of rows that lie side by side, to bits[0], as float32; the offset.
 
@@ -45,11 +45,12 @@ def read_grid(job, first, lanes, groups, bits):
             offset,
         )
     else:
-        offset[: groups * lanes] = np.float32(0)
+        for place in range(groups * lanes):
+            offset[place] = np.float32(0)
     return offset
 
 
-@njit
+@part
 def _read(stored, step, table, centre, rows, first, lanes, groups, bits, values):
     start, count = first * groups, lanes * groups
     if step:

@@ -13,11 +13,11 @@ from functools import cache
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from numba import cfunc, njit
 from torch import Tensor
 
 from bitplan.formats.bits import CELL, row_bytes
 from bitplan.kernels.native import job as fields
+from bitplan.kernels.native.compiled import STAMP, compiled, part
 from bitplan.kernels.native.memory import fetch_add, int32_at, int64_at, uint8_at
 
 LANES = 64
@@ -71,9 +71,9 @@ def _moved(
     return moved
 
 
-@njit
-def read_words(words, start, lanes, bits, lane, codes):
-    """The 32 codes of a row from its words; `lane` of `lanes` rows that lie side by side."""
+@part
+def read_words(words, start, lanes, bits, lane, flip, codes):
+    """The 32 codes of a row, bits of `flip` inverted; `lane` of `lanes` that lie side by side."""
     whole = SPAN // bits
     spare = SPAN - whole * bits
     mask = (1 << bits) - 1
@@ -81,13 +81,13 @@ def read_words(words, start, lanes, bits, lane, codes):
     for word in range(bits):
         value = np.int64(np.uint32(words[start + word * lanes + lane]))
         for place in range(whole):
-            codes[word * whole + place] = (value >> (place * bits)) & mask
+            codes[word * whole + place] = ((value >> (place * bits)) & mask) ^ flip
         rest |= (value >> (whole * bits)) << (spare * word)
     for place in range(spare):
-        codes[bits * whole + place] = (rest >> (place * bits)) & mask
+        codes[bits * whole + place] = ((rest >> (place * bits)) & mask) ^ flip
 
 
-@njit
+@part
 def write_words(words, start, lanes, bits, lane, codes):
     """What `read_words` reads."""
     whole = SPAN // bits
@@ -102,19 +102,20 @@ def write_words(words, start, lanes, bits, lane, codes):
         words[start + word * lanes + lane] = np.int32(np.uint32(value))
 
 
-@njit
-def read_cells(packed, start, step, bits, cells, codes):
-    """Codes of some cells, whose bytes lie `step` apart."""
+@part
+def read_cells(packed, start, step, bits, cells, flip, codes):
+    """Codes of some cells, whose bytes lie `step` apart, bits of `flip` inverted."""
     mask = (1 << bits) - 1
     for cell in range(cells):
         value = np.uint64(0)
         for byte in range(bits):
             value |= np.uint64(packed[start + (cell * bits + byte) * step]) << np.uint64(8 * byte)
         for place in range(CELL):
-            codes[cell * CELL + place] = np.int64(value >> np.uint64(place * bits)) & mask
+            code = np.int64(value >> np.uint64(place * bits)) & mask
+            codes[cell * CELL + place] = code ^ flip
 
 
-@njit
+@part
 def write_cells(packed, start, step, bits, cells, codes):
     """What `read_cells` reads."""
     for cell in range(cells):
@@ -125,19 +126,24 @@ def write_cells(packed, start, step, bits, cells, codes):
             packed[start + (cell * bits + byte) * step] = np.uint8(value >> np.uint64(8 * byte))
 
 
-@njit
+@part
 def last_words(tails, start, lanes, bits, rest, words):
     """Words of the columns beyond the last whole 32, as if there were 32 of them."""
-    codes = np.zeros(SPAN, np.int64)
+    codes = np.empty(SPAN, np.int64)
+    for column in range(SPAN):
+        codes[column] = 0
     for lane in range(lanes):
-        read_cells(tails, start + lane, lanes, bits, rest, codes)
+        read_cells(tails, start + lane, lanes, bits, rest, 0, codes)
         write_words(words, 0, lanes, bits, lane, codes)
 
 
 @cache
 def _move():
-    @cfunc("void(int64)", cache=True, error_model="numpy")
+    stamp = STAMP
+
+    @compiled()
     def move(address):
+        _ = stamp
         job = int64_at(address, fields.FIELDS)
         rows, bits, flip = job[fields.ROWS], job[fields.BITS], job[fields.FLIP]
         cells = job[fields.COLUMNS] // CELL
@@ -149,7 +155,7 @@ def _move():
         arranged = target if arrange else source
         words = int32_at(arranged, words_in_all)
         tails = uint8_at(arranged, total)
-        codes = np.zeros(SPAN, np.int64)
+        codes = np.empty(SPAN, np.int64)
         while True:
             first = fetch_add(address + 8 * fields.COUNTER, 1) * LANES
             if first >= rows:
@@ -162,21 +168,17 @@ def _move():
                     start = (first * spans + span * lanes) * bits
                     cell = row + span * CELLS * bits
                     if arrange:
-                        read_cells(packed, cell, 1, bits, CELLS, codes)
-                        codes ^= flip
+                        read_cells(packed, cell, 1, bits, CELLS, flip, codes)
                         write_words(words, start, lanes, bits, lane, codes)
                     else:
-                        read_words(words, start, lanes, bits, lane, codes)
-                        codes ^= flip
+                        read_words(words, start, lanes, bits, lane, flip, codes)
                         write_cells(packed, cell, 1, bits, CELLS, codes)
                 cell = row + spans * CELLS * bits
                 if arrange:
-                    read_cells(packed, cell, 1, bits, rest, codes)
-                    codes ^= flip
+                    read_cells(packed, cell, 1, bits, rest, flip, codes)
                     write_cells(tails, tail + lane, lanes, bits, rest, codes)
                 else:
-                    read_cells(tails, tail + lane, lanes, bits, rest, codes)
-                    codes ^= flip
+                    read_cells(tails, tail + lane, lanes, bits, rest, flip, codes)
                     write_cells(packed, cell, 1, bits, rest, codes)
 
     return move

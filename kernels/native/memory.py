@@ -4,8 +4,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, njit, types
+from numba import carray, types
 from numba.extending import intrinsic
+
+from bitplan.kernels.native.compiled import part
 
 
 @intrinsic
@@ -45,31 +47,31 @@ def call_at(context: Any, address: Any, argument: Any) -> Any:
     return types.void(types.int64, types.int64), generate
 
 
-@njit(inline="always")
+@part
 def int64_at(address, count):
     """int64 [count] at an address."""
     return carray(_pointer(address), count, np.int64)
 
 
-@njit(inline="always")
+@part
 def int32_at(address, count):
     """int32 [count] at an address."""
     return carray(_pointer(address), count, np.int32)
 
 
-@njit(inline="always")
+@part
 def uint16_at(address, count):
     """uint16 [count] at an address."""
     return carray(_pointer(address), count, np.uint16)
 
 
-@njit(inline="always")
+@part
 def uint8_at(address, count):
     """uint8 [count] at an address."""
     return carray(_pointer(address), count, np.uint8)
 
 
-@njit(inline="always")
+@part
 def float32_at(address, count):
     """float32 [count] at an address."""
     return carray(_pointer(address), count, np.float32)

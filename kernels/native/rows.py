@@ -4,10 +4,10 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import cfunc, njit
 
 from bitplan.formats.bits import CELL
 from bitplan.kernels.native import job as fields
+from bitplan.kernels.native.compiled import STAMP, compiled, part
 from bitplan.kernels.native.grid import read_grid
 from bitplan.kernels.native.layout import CELLS, LANES, SPAN, last_words, read_words
 from bitplan.kernels.native.memory import fetch_add, float32_at, int32_at, int64_at, uint8_at
@@ -17,8 +17,11 @@ from bitplan.kernels.native.memory import fetch_add, float32_at, int32_at, int64
 def transposed() -> Any:
     """Decode COUNT rows from FIRST on, to an output [columns, COUNT]."""
 
-    @cfunc("void(int64)", cache=True, error_model="numpy")
+    stamp = STAMP
+
+    @compiled()
     def decode(address):
+        _ = stamp
         job = int64_at(address, fields.FIELDS)
         rows, columns, bits = job[fields.ROWS], job[fields.COLUMNS], job[fields.BITS]
         count, group = job[fields.COUNT], job[fields.GROUP]
@@ -74,7 +77,7 @@ def transposed() -> Any:
     return decode
 
 
-@njit
+@part
 def _write(words, shift, bits, looked_up, table, scale, offset, output):
     """One column of the rows that lie side by side."""
     mask, half = (1 << bits) - 1, 1 << (bits - 1)
@@ -94,8 +97,11 @@ def chosen() -> Any:
     A number that no row has is written to FIRST, and IS_MISSING set.
     """
 
-    @cfunc("void(int64)", cache=True, error_model="numpy")
+    stamp = STAMP
+
+    @compiled()
     def decode(address):
+        _ = stamp
         job = int64_at(address, fields.FIELDS)
         rows, columns, bits = job[fields.ROWS], job[fields.COLUMNS], job[fields.BITS]
         count, group = job[fields.COUNT], job[fields.GROUP]
@@ -129,9 +135,9 @@ def chosen() -> Any:
             for span in range(whole + (1 if rest else 0)):
                 at = (first * whole + span * lanes) * bits
                 if span < whole:
-                    read_words(words, at, lanes, bits, lane, codes)
+                    read_words(words, at, lanes, bits, lane, 0, codes)
                 else:
-                    read_words(last, 0, lanes, bits, lane, codes)
+                    read_words(last, 0, lanes, bits, lane, 0, codes)
                 for column in range(span * SPAN, min((span + 1) * SPAN, columns)):
                     at = column // group * lanes + lane
                     code = codes[column - span * SPAN]

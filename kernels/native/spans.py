@@ -10,8 +10,8 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import cfunc
 
+from bitplan.kernels.native.compiled import STAMP, compiled
 from bitplan.kernels.native.layout import SPAN
 from bitplan.kernels.native.memory import float32_at, int32_at, int64_at
 
@@ -36,8 +36,11 @@ def add_spans(bits: int, table: bool) -> Any:
     half = np.float32(0 if table else 2 ** (bits - 1))
     zero = np.float32(0)
 
-    @cfunc("void(int64)", cache=True, error_model="numpy", fastmath={"contract"})
+    stamp = STAMP
+
+    @compiled(fastmath={"contract"})
     def add(address):
+        _ = stamp
         frame = int64_at(address, ARGUMENTS)
         first, spans, rows = frame[FIRST_SPAN], frame[SPANS], frame[ROWS]
         group, groups = frame[GROUP], frame[GROUPS]
