@@ -14,7 +14,8 @@ STAMP = zlib.crc32(
 function refers to this: one that was kept before another file changed is compiled again."""
 
 
-part = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
+_ALONE: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+part: Any = njit(**_ALONE)
 """Compile what compiled functions alone call."""
 
 

@@ -4,13 +4,19 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, types
+from numba import types
 from numba.extending import intrinsic
+from numba.np.numpy_support import carray
 
 from bitplan.kernels.native.compiled import part
 
 
-@intrinsic
+def _untyped(function: Any) -> Any:
+    """An intrinsic: its callers do not give the context that its function takes."""
+    return intrinsic(function)
+
+
+@_untyped
 def _pointer(context: Any, address: Any) -> Any:
     """A pointer of an address."""
     del context
@@ -21,7 +27,7 @@ def _pointer(context: Any, address: Any) -> Any:
     return types.voidptr(types.int64), generate
 
 
-@intrinsic
+@_untyped
 def fetch_add(context: Any, address: Any, amount: Any) -> Any:
     """Add to the int64 at an address and give what was there, whatever other threads do."""
     del context
@@ -33,7 +39,7 @@ def fetch_add(context: Any, address: Any, amount: Any) -> Any:
     return types.int64(types.int64, types.int64), generate
 
 
-@intrinsic
+@_untyped
 def call_at(context: Any, address: Any, argument: Any) -> Any:
     """Call the compiled function at an address: it takes one int64 and gives nothing."""
     del context
