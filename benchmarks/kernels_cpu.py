@@ -10,6 +10,7 @@ of older ones of the same part.
 """
 
 import argparse
+import copy
 import json
 import platform
 import statistics
@@ -128,14 +129,14 @@ def decode(repeats: int) -> list[dict[str, Any]]:
     """Milliseconds per token of SmolLM2-135M at batch 1, after a prompt of 8."""
     file = str(fetch().gguf)
     models: dict[tuple[str, str], Any] = {}
+    small = load_model(file, dtype=torch.float32)
+    _pack(small)
     for dtype in (torch.bfloat16, torch.float32):
-        name = str(dtype)[6:]
-        models["dense", name] = load_model(file, dtype=dtype)
-        models["3.5 bits", name] = load_model(file, dtype=dtype)
-        _pack(models["3.5 bits", name])
-    new_tokens = 24
+        models["dense", str(dtype)[6:]] = load_model(file, dtype=dtype)
+        models["3.5 bits", str(dtype)[6:]] = copy.deepcopy(small).to(dtype)
+    new_tokens = 16
     times: dict[tuple[str, str], list[float]] = {key: [] for key in models}
-    for turn in range(1 + max(2, repeats // 8)):
+    for turn in range(1 + max(3, repeats // 8)):
         for key, model in models.items():
             taken = _seconds(model, 1 + new_tokens) - _seconds(model, 1)
             if turn:

@@ -1,7 +1,9 @@
 """Modules that hold packed weights in place of dense ones."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from jaxtyping import Float, Int
@@ -146,7 +148,16 @@ class PackedWeight(nn.Module):
         return weight.transpose(-2, -1) if self.transposed else weight
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        for name, tensor in self.packed().tensors.items():
+        # A tied weight is saved by several names: as the same tensors, although each restoring of
+        # what is arranged makes others.
+        saved = _SAVED.get(self)
+        if saved is not None and saved[0]() is destination:
+            tensors = {name: destination[saved[1] + name] for name in saved[2]}
+        else:
+            tensors = self.packed().tensors
+            if self.implementation != "reference" and isinstance(destination, OrderedDict):
+                _SAVED[self] = (ref(destination), prefix, tuple(tensors))
+        for name, tensor in tensors.items():
             destination[prefix + name] = tensor if keep_vars else tensor.detach()
 
     def _load_from_state_dict(
@@ -175,6 +186,11 @@ class PackedWeight(nn.Module):
     def extra_repr(self) -> str:
         """Shape, scheme and implementation."""
         return f"{list(self.shape)}, {self.scheme}, {self.implementation}"
+
+
+_SAVED: WeakKeyDictionary[PackedWeight, tuple[ref[Any], str, tuple[str, ...]]]
+_SAVED = WeakKeyDictionary()
+"""Where arranged weights were saved last, by which prefix and names."""
 
 
 class PackedLinear(nn.Module):

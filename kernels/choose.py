@@ -91,7 +91,8 @@ def _cpu(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[str, str
         return "reference", "Five codes to a byte are no codes of whole bits."
     if scheme.family.choices > 1:
         return "reference", "No compiled loop reads a choice of codebooks."
-    how = "as they are packed" if scheme.is_integer else "through their table"
+    is_even = scheme.is_integer or scheme.format == "bfp"
+    how = "as they are packed" if is_even else "through their table"
     return "cpu", f"Compiled loops multiply {scheme.bits}-bit codes {how}."
 
 

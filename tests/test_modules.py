@@ -278,3 +278,20 @@ def test_a_convolution_convolves_with_its_decoded_weight(dense, name, dtype):
     assert relative_error(found, expected) < TOLERANCE[dtype]
     held = sum(tensor.nbytes for tensor in tensors_of(layer.weight))
     assert held == weight.nbytes
+
+
+@pytest.mark.parametrize("name", ["int3g32", "ternaryg16", "nf4"])
+def test_a_tied_weight_is_saved_once(name):
+    weight = held(name, 48, 64)
+    model = nn.ModuleDict({"table": PackedEmbedding(weight), "head": PackedLinear(weight, None)})
+    for _ in range(2):
+        state = model.state_dict()
+        for key, tensor in packed(name, 48, 64).tensors.items():
+            assert state[f"table.weight.{key}"].data_ptr() == state[f"head.weight.{key}"].data_ptr()
+            assert torch.equal(state[f"table.weight.{key}"], tensor)
+    before = copy.deepcopy(dict(state))
+    with torch.no_grad():
+        next(weight.parameters()).mul_(2)
+    again = model.state_dict()
+    changed = [key for key in state if not torch.equal(again[key], before[key])]
+    assert changed == ["table.weight.scale", "head.weight.scale"]

@@ -1,4 +1,7 @@
-"""Weights of a codebook on the CPU by compiled loops, which look each code up in a table."""
+"""Weights of a codebook on the CPU by compiled loops, which look each code up in a table.
+
+Block floating point needs none: its codes are integers, and multiplied as such.
+"""
 
 from functools import cache
 from typing import Any
@@ -17,12 +20,13 @@ from bitplan.schema import Scheme
 def arrange(tensors: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[str, Tensor]:
     """From canonical tensors to those that the loops read, by the same names, each of one axis."""
     del columns
-    return weight.arrange(tensors, int(scheme.bits))
+    return weight.arrange(tensors, int(scheme.bits), _flip(scheme))
 
 
 def restore(arranged: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[str, Tensor]:
     """From the loops' tensors to the canonical ones."""
-    return weight.restore(arranged, columns, int(scheme.bits), scheme.group_size)
+    bits, group = int(scheme.bits), scheme.group_size
+    return weight.restore(arranged, columns, bits, group, _flip(scheme))
 
 
 def linear(
@@ -62,9 +66,15 @@ def _numbers(arranged: dict[str, Tensor], scheme: Scheme) -> dict[str, Any]:
     }
 
 
+def _flip(scheme: Scheme) -> int:
+    """What makes codes of block floating point, which are signed integers, offset binary."""
+    return 2 ** (int(scheme.bits) - 1) if scheme.format == "bfp" else 0
+
+
 @cache
-def _values(scheme: Scheme) -> Float[Tensor, "codes"]:
-    return codebook_of(scheme).table.float().contiguous()
+def _values(scheme: Scheme) -> Float[Tensor, "codes"] | None:
+    """The value of each code; None for evenly spaced ones, which need no table."""
+    return None if scheme.format == "bfp" else codebook_of(scheme).table.float().contiguous()
 
 
 def _scales(arranged: dict[str, Tensor], scheme: Scheme) -> Float[Tensor, "256"] | None:
@@ -73,11 +83,13 @@ def _scales(arranged: dict[str, Tensor], scheme: Scheme) -> Float[Tensor, "256"]
     if kind == "bf16":
         return None
     if kind == "e8m0":
-        return _powers()
+        # Codes of block floating point are over 2^(bits - 2).
+        return _powers(int(scheme.bits) - 2 if scheme.format == "bfp" else 0)
     every = torch.arange(256, dtype=torch.uint8)
     return read_scale(kind, every, arranged[MATRIX_SCALE].detach().view(1))
 
 
 @cache
-def _powers() -> Float[Tensor, "256"]:
-    return read_scale("e8m0", torch.arange(256, dtype=torch.uint8), None)
+def _powers(less: int) -> Float[Tensor, "256"]:
+    every = torch.arange(256, dtype=torch.uint8)
+    return read_scale("e8m0", every, None) * 2.0**-less
