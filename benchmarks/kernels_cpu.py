@@ -6,7 +6,8 @@
 
 Contenders take turns, so that what else the machine does hits all alike; a row has the median, the
 quartiles and the least of its times. `--out FILE.json` adds the rows to those of a file, in place
-of older ones of the same part.
+of older ones of the same part. `--clock cpu` counts processor time in place of time: right for one
+thread on a machine that does other work, where what is long is put off again and again.
 """
 
 import argparse
@@ -32,6 +33,8 @@ from bitplan.schema import Layer, Scheme
 
 SHAPES = [(4096, 4096), (576, 1536), (1536, 576), (192, 576)]
 WIDTHS = [2, 3, 4, 5, 6, 8]
+Clock = Callable[[], float]
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 BANDWIDTH_BYTES = 1 << 28
 MIXED = ["int3g64", "int4g64"]
 """3.5 bits on average, the demo's head and embedding at 4."""
@@ -42,29 +45,32 @@ def main() -> None:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=60)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--out", type=Path, help="keep the rows here, as JSON")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.set_grad_enabled(False)
     torch.manual_seed(0)
-    rows = PARTS[args.part](args.repeats)
+    rows = PARTS[args.part](args.repeats, CLOCKS[args.clock])
     for row in rows:
-        row |= {"part": args.part, "threads": args.threads}
+        row |= {"part": args.part, "threads": args.threads, "clock": args.clock}
     show(rows)
     if args.out:
-        keep(args.out, args.part, args.threads, rows)
+        keep(args.out, rows)
 
 
-def timed(contenders: dict[str, Callable[[], Any]], repeats: int) -> dict[str, dict[str, float]]:
+def timed(
+    contenders: dict[str, Callable[[], Any]], repeats: int, clock: Clock
+) -> dict[str, dict[str, float]]:
     """Milliseconds of each: median, quartiles and least."""
     for run in contenders.values():
         run()
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, run in contenders.items():
-            start = time.perf_counter()
+            start = clock()
             run()
-            times[name].append(1e3 * (time.perf_counter() - start))
+            times[name].append(1e3 * (clock() - start))
     return {name: spread(values) for name, values in times.items()}
 
 
@@ -82,10 +88,10 @@ def product(weight: Packed, inputs: torch.Tensor, kernel: Any) -> Callable[[], t
     return lambda: kernel.linear(inputs, held, weight.scheme)
 
 
-def matvec(repeats: int) -> list[dict[str, Any]]:
+def matvec(repeats: int, clock: Clock) -> list[dict[str, Any]]:
     """One vector in bfloat16 and float32. Bytes are of codes, scales and offsets, or dense."""
     memory = torch.ones(BANDWIDTH_BYTES // 4)
-    most = timed({"sum": memory.sum}, 20)["sum"]
+    most = timed({"sum": memory.sum}, 20, clock)["sum"]
     rows = [{"shape": "", "name": "sum of float32", "dtype": "float32", **most}]
     rows[0]["GB/s"] = memory.nbytes / most["median"] / 1e6
     for height, width in SHAPES:
@@ -102,14 +108,14 @@ def matvec(repeats: int) -> list[dict[str, Any]]:
             for name in ("int4g64", "int8s") if dtype == torch.bfloat16 else ():
                 contenders[f"{name}, torch"] = product(weights[name], inputs, torch_packed)
                 bytes_of[f"{name}, torch"] = weights[name].nbytes
-            for name, found in timed(contenders, repeats).items():
+            for name, found in timed(contenders, repeats, clock).items():
                 speed = bytes_of[name] / found["median"] / 1e6
                 row = {"shape": f"{height}x{width}", "name": name, "dtype": str(dtype)[6:]}
                 rows.append(row | found | {"GB/s": speed})
     return rows
 
 
-def prefill(repeats: int) -> list[dict[str, Any]]:
+def prefill(repeats: int, clock: Clock) -> list[dict[str, Any]]:
     """512 vectors."""
     rows = []
     for height, width in SHAPES[1:]:
@@ -119,13 +125,13 @@ def prefill(repeats: int) -> list[dict[str, Any]]:
             contenders: dict[str, Callable[[], Any]] = {"dense": partial(linear, inputs, kept)}
             for name in ("int2g64", "int3g64", "int4g64", "int8s"):
                 contenders[name] = product(packed(dense, name), inputs, cpu)
-            for name, found in timed(contenders, max(2, repeats // 6)).items():
+            for name, found in timed(contenders, max(2, repeats // 6), clock).items():
                 row = {"shape": f"{height}x{width}", "name": name, "dtype": str(dtype)[6:]}
                 rows.append(row | found)
     return rows
 
 
-def decode(repeats: int) -> list[dict[str, Any]]:
+def decode(repeats: int, clock: Clock) -> list[dict[str, Any]]:
     """Milliseconds per token of SmolLM2-135M at batch 1, after a prompt of 8."""
     file = str(fetch().gguf)
     models: dict[tuple[str, str], Any] = {}
@@ -138,7 +144,7 @@ def decode(repeats: int) -> list[dict[str, Any]]:
     times: dict[tuple[str, str], list[float]] = {key: [] for key in models}
     for turn in range(1 + max(3, repeats // 8)):
         for key, model in models.items():
-            taken = _seconds(model, 1 + new_tokens) - _seconds(model, 1)
+            taken = _seconds(model, 1 + new_tokens, clock) - _seconds(model, 1, clock)
             if turn:
                 times[key].append(1e3 * taken / new_tokens)
     return [
@@ -157,12 +163,12 @@ def _pack(model: Any) -> None:
     pack_layers(model, schemes, lambda layer, s: packed(weight_of(model, layer), str(s)))
 
 
-def _seconds(model: Any, count: int) -> float:
+def _seconds(model: Any, count: int, clock: Clock) -> float:
     inputs = torch.ones(1, 8, dtype=torch.int64)
     settings = {"do_sample": False, "max_new_tokens": count, "min_new_tokens": count}
-    start = time.perf_counter()
+    start = clock()
     model.generate(inputs, attention_mask=inputs, pad_token_id=0, **settings)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 PARTS = {"matvec": matvec, "prefill": prefill, "decode": decode}
@@ -177,10 +183,11 @@ def show(rows: list[dict[str, Any]]) -> None:
         print(f"{row['shape']:13} {row['dtype']:9} {row['name']:16} {times}{more}")
 
 
-def keep(path: Path, part: str, threads: int, rows: list[dict[str, Any]]) -> None:
-    """Write the rows in place of those of the same part and threads."""
+def keep(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the rows in place of those of the same part, threads and clock."""
+    new = {(row["part"], row["threads"], row["clock"]) for row in rows}
     old = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
-    others = [row for row in old if (row["part"], row["threads"]) != (part, threads)]
+    others = [row for row in old if (row["part"], row["threads"], row["clock"]) not in new]
     rounded = [
         {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
         for row in rows
