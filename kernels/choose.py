@@ -91,6 +91,8 @@ def _cpu(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[str, str
         return "reference", "Five codes to a byte are no codes of whole bits."
     if scheme.family.choices > 1:
         return "reference", "No compiled loop reads a choice of codebooks."
+    if scheme.group_size and scheme.group_size % 16:
+        return "reference", "Compiled loops take groups of 16, 32, 48 and so on."
     is_even = scheme.is_integer or scheme.format == "bfp"
     how = "as they are packed" if is_even else "through their table"
     return "cpu", f"Compiled loops multiply {scheme.bits}-bit codes {how}."

@@ -295,3 +295,15 @@ def test_a_tied_weight_is_saved_once(name):
     again = model.state_dict()
     changed = [key for key in state if not torch.equal(again[key], before[key])]
     assert changed == ["table.weight.scale", "head.weight.scale"]
+
+
+@pytest.mark.parametrize("kernel", ["cpu", "torch", "reference"])
+def test_a_kernel_can_be_asked_for(kernel, monkeypatch):
+    inputs = torch.randn(3, 64, generator=torch.Generator().manual_seed(1))
+    expected = inputs.double() @ packed("int4g32", 48, 64).decode().double().t()
+    asked = PackedWeight(packed("int4g32", 48, 64), compute_dtype=torch.float32)
+    asked.arrange(kernel=kernel)
+    monkeypatch.setenv("BITPLAN_KERNEL", kernel)
+    for weight in (asked, held("int4g32", 48, 64)):
+        assert weight.implementation == kernel
+        assert relative_error(weight.multiply(inputs), expected) < TOLERANCE[torch.float32]

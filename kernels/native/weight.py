@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bitplan.errors import InputError
 from bitplan.formats import MATRIX_SCALE
 from bitplan.kernels.native import job as fields
 from bitplan.kernels.native import layout, product, rows, spans
@@ -68,6 +69,7 @@ def multiply(
         table: float32 value of each code; None: evenly spaced ones.
         scale_table: float32 value of each byte of `scale`; None: bfloat16, or steps beside it.
     """
+    _check_device(inputs)
     columns = inputs.shape[-1]
     dtype = inputs.dtype if inputs.dtype == torch.bfloat16 else torch.float32
     flat = inputs if inputs.dtype == dtype else inputs.to(dtype)
@@ -100,6 +102,7 @@ def chosen_rows(
     scale_table: Tensor | None = None,
 ) -> Float[Tensor, "*tokens in"]:
     """Rows of an arranged weight; see `multiply`. Raises IndexError where there is no such row."""
+    _check_device(tokens)
     job, height = _job(tensors, columns, bits, group, table, scale_table)
     numbers = tokens.to(torch.int64).contiguous()
     output = torch.empty((*tokens.shape, columns))
@@ -122,6 +125,7 @@ def multiply_back(
     scale_table: Tensor | None = None,
 ) -> Float[Tensor, "*tokens in"]:
     """Product with the weight itself: the gradient at the inputs of `multiply`."""
+    _check_device(gradient)
     job, height = _job(tensors, columns, bits, group, table, scale_table)
     dtype = _dtype_of_many(gradient)
     flat = gradient.reshape(-1, height).to(dtype)
@@ -129,6 +133,15 @@ def multiply_back(
     for some, tile in _tiles(job, columns, height, dtype):
         output += flat[:, some] @ tile.t()
     return output.to(gradient.dtype).view(*gradient.shape[:-1], columns)
+
+
+def _check_device(inputs: Tensor) -> None:
+    """Compiled loops are given an address: it must be one that they can read."""
+    if not inputs.is_cpu:
+        raise InputError(
+            f"The inputs are on {inputs.device}, but the weight is on the CPU. Move the model or "
+            "the inputs: both must be on one device."
+        )
 
 
 def _many(inputs: Tensor, job: array, height: int) -> Tensor:

@@ -70,6 +70,14 @@ def test_torchs_own_where_it_is_asked_for_and_fits(name, shape, implementation, 
     assert why.endswith(".")
 
 
+def test_groups_that_no_half_span_keeps_to_are_decoded():
+    scheme = Scheme(format="int", bits=4, group_size=24, symmetric=False)
+    assert choose(scheme, (64, 96)) == (
+        "reference",
+        "Compiled loops take groups of 16, 32, 48 and so on.",
+    )
+
+
 def test_one_layout_serves_products_and_lookups():
     scheme = Scheme.parse("int4g64")
     assert choose(scheme, (64, 64), lookup=True)[0] == "cpu"

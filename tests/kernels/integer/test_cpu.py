@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bitplan.compress import render
+from bitplan.errors import InputError
 from bitplan.formats import Packed, pack
 from bitplan.kernels.integer import cpu, reference
 from bitplan.kernels.native import job, layout
@@ -258,3 +259,13 @@ def test_nothing_is_read_past_the_end():
     done = subprocess.run([sys.executable, "-c", GUARDED], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "tried 84"
+
+
+def test_inputs_elsewhere_are_refused():
+    weight = packed("int4g64", 64, 64)
+    held = arranged(weight)
+    with pytest.raises(InputError, match="inputs are on meta, but the weight is on the CPU"):
+        cpu.linear(torch.zeros(1, 64, device="meta"), held, weight.scheme)
+    tokens = torch.zeros(1, dtype=torch.int64, device="meta")
+    with pytest.raises(InputError, match="on meta"):
+        cpu.lookup(tokens, held, weight.scheme, 64, torch.float32)
