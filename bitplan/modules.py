@@ -1,7 +1,9 @@
 """Modules that hold packed weights in place of dense ones."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from jaxtyping import Float, Int
@@ -9,8 +11,7 @@ from torch import Tensor, nn
 
 from bitplan.errors import InputError
 from bitplan.formats import Packed
-from bitplan.kernels import choose, reference_of
-from bitplan.kernels.integer import cpu
+from bitplan.kernels import arranged_for, choose, differentiable, reference_of
 
 
 class PackedWeight(nn.Module):
@@ -58,24 +59,31 @@ class PackedWeight(nn.Module):
     def packed(self) -> Packed:
         """The canonical tensors."""
         tensors = self._held()
-        if self.implementation == "cpu":
-            tensors = cpu.restore(tensors, self.scheme, self.shape[-1])
+        if self.implementation != "reference":
+            kernel = arranged_for(self.scheme, self.implementation)
+            tensors = kernel.restore(tensors, self.scheme, self.shape[-1])
         return Packed(scheme=self.scheme, shape=tuple(self.shape), tensors=tensors)
 
     @torch.no_grad()
-    def arrange(self, *, lookup: bool = False) -> None:
-        """Lay the tensors out for the fastest implementation there is."""
-        wanted, _ = choose(self.scheme, self.shape, device=str(self.device), lookup=lookup)
+    def arrange(self, *, lookup: bool = False, kernel: str | None = None) -> None:
+        """Lay the tensors out for the fastest implementation there is, or for `kernel`.
+
+        `lookup` says that rows are looked up in it; see `choose`.
+        """
+        wanted, _ = choose(
+            self.scheme, self.shape, device=str(self.device), lookup=lookup, kernel=kernel
+        )
         self.lay_out(wanted)
 
     @torch.no_grad()
     def lay_out(self, implementation: str) -> None:
-        """Lay the tensors out for one implementation, `"reference"` or `"cpu"`."""
+        """Lay the tensors out for one implementation, of those that `choose` names."""
         if implementation == self.implementation:
             return
         tensors = self.packed().tensors
-        if implementation == "cpu":
-            tensors = cpu.arrange(tensors, self.scheme, self.shape[-1])
+        if implementation != "reference":
+            kernel = arranged_for(self.scheme, implementation)
+            tensors = kernel.arrange(tensors, self.scheme, self.shape[-1])
         self._hold(tensors)
         self.implementation = implementation
 
@@ -89,22 +97,32 @@ class PackedWeight(nn.Module):
         held = self._held()
         if self.scheme.is_float:
             return nn.functional.linear(inputs, held["weight"].to(inputs.dtype))
-        reference = reference_of(self.scheme)
-        if self.implementation != "cpu":
-            return reference.linear(inputs, held, self.scheme)
-        if torch.is_grad_enabled() and any(t.requires_grad for t in (inputs, *held.values())):
-            # torch's packed matmuls have no derivative.
-            return reference.linear(inputs, self.packed().tensors, self.scheme)
-        return cpu.linear(inputs, held, self.scheme)
+        if self.implementation == "reference":
+            return reference_of(self.scheme).linear(inputs, held, self.scheme)
+        kernel = arranged_for(self.scheme, self.implementation)
+        if torch.is_grad_enabled():
+            if any(tensor.requires_grad for tensor in held.values()) or (
+                inputs.requires_grad and self.implementation == "torch"
+            ):
+                # These products have no derivative in the scales, or none at all.
+                return reference_of(self.scheme).linear(inputs, self.packed().tensors, self.scheme)
+            if inputs.requires_grad:
+                return differentiable(inputs, held, self.scheme, kernel)
+        return kernel.linear(inputs, held, self.scheme)
 
     def lookup(self, tokens: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens hidden"]:
         """Rows of the weight."""
         if self.scheme.is_float:
             rows = nn.functional.embedding(tokens, self._held()["weight"])
             return rows.to(self.compute_dtype)
-        columns, dtype = self.shape[-1], self.compute_dtype
-        lookup = reference_of(self.scheme).lookup
-        return lookup(tokens, self._held(), self.scheme, columns, dtype)
+        columns, dtype, held = self.shape[-1], self.compute_dtype, self._held()
+        if self.implementation == "reference":
+            kernel = reference_of(self.scheme)
+        elif torch.is_grad_enabled() and any(t.requires_grad for t in held.values()):
+            kernel, held = reference_of(self.scheme), self.packed().tensors
+        else:
+            kernel = arranged_for(self.scheme, self.implementation)
+        return kernel.lookup(tokens, held, self.scheme, columns, dtype)
 
     def __getitem__(self, expert: int | Tensor) -> Tensor:
         """One expert's dense weight, the way round that the model stores it."""
@@ -131,7 +149,16 @@ class PackedWeight(nn.Module):
         return weight.transpose(-2, -1) if self.transposed else weight
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        for name, tensor in self.packed().tensors.items():
+        # A tied weight is saved by several names: as the same tensors, although each restoring of
+        # what is arranged makes others.
+        saved = _SAVED.get(self)
+        if saved is not None and saved[0]() is destination:
+            tensors = {name: destination[saved[1] + name] for name in saved[2]}
+        else:
+            tensors = self.packed().tensors
+            if self.implementation != "reference" and isinstance(destination, OrderedDict):
+                _SAVED[self] = (ref(destination), prefix, tuple(tensors))
+        for name, tensor in tensors.items():
             destination[prefix + name] = tensor if keep_vars else tensor.detach()
 
     def _load_from_state_dict(
@@ -162,6 +189,11 @@ class PackedWeight(nn.Module):
         return f"{list(self.shape)}, {self.scheme}, {self.implementation}"
 
 
+_SAVED: WeakKeyDictionary[PackedWeight, tuple[ref[Any], str, tuple[str, ...]]]
+_SAVED = WeakKeyDictionary()
+"""Where arranged weights were saved last, by which prefix and names."""
+
+
 class PackedLinear(nn.Module):
     """A linear layer (or GPT-2's Conv1D) whose weight is packed."""
 
@@ -175,8 +207,11 @@ class PackedLinear(nn.Module):
 
     def forward(self, inputs: Float[Tensor, "*tokens in"]) -> Float[Tensor, "*tokens out"]:
         """Multiply, then add the bias."""
-        output = self.weight.multiply(inputs)
-        return output if self.bias is None else output + self.bias.to(output.dtype)
+        # Not by name: `nn.Module` looks attributes up slowly, and a token has hundreds of these.
+        weight, bias = self._modules["weight"], self._parameters["bias"]
+        assert isinstance(weight, PackedWeight)
+        output = weight.multiply(inputs)
+        return output if bias is None else output + bias.to(output.dtype)
 
 
 class PackedConvolution(nn.Module):

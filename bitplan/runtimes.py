@@ -41,16 +41,21 @@ def unfit(scheme: Scheme, rows: int, columns: int) -> str | None:
 
 
 def any_scheme(layer: Layer, scheme: Scheme) -> str | None:
-    """What `bitplan.load` reads and runs: every layer in every scheme."""
+    """What `bitplan.load` reads and runs: every layer in every scheme.
+
+    On the CPU, compiled loops multiply all linears and embeddings as they are packed, but those of
+    `ternary` and `bitmod`, which are decoded as they are used, like experts and convolutions.
+    """
     del layer, scheme
     return None
 
 
 def torch_cpu(layer: Layer, scheme: Scheme) -> str | None:
-    """What the CPU multiplies as it is stored, so that generation is quick: nothing is decoded.
+    """What torch's own packed matmuls multiply as it is stored: nothing is decoded.
 
-    Dense weights; linears that torch's packed matmuls fit; and embeddings in every scheme, unless
-    the head is tied to them, for only the rows that are looked up are decoded.
+    Dense weights; linears that the matmuls fit; and embeddings in every scheme, unless the head is
+    tied to them, for only the rows that are looked up are decoded. `BITPLAN_KERNEL=torch` uses the
+    matmuls; without it bitplan's own loops, which read these schemes too.
     """
     if scheme.is_float:
         return None

@@ -1,37 +1,121 @@
 """Which implementation multiplies with a packed weight, and why."""
 
+import os
+from collections.abc import Callable
+from functools import cache
 from types import ModuleType
 
 import torch
 
+from bitplan.errors import InputError
 from bitplan.kernels.codebook import reference as codebook
 from bitplan.kernels.integer import reference as integer
 from bitplan.runtimes import unfit
 from bitplan.schema import Scheme
 
+KERNEL = "BITPLAN_KERNEL"
+"""Environment variable that names the implementation to use."""
+
 
 def choose(
-    scheme: Scheme, shape: tuple[int, ...], *, device: str = "cpu", lookup: bool = False
+    scheme: Scheme,
+    shape: tuple[int, ...],
+    *,
+    device: str = "cpu",
+    lookup: bool = False,
+    kernel: str | None = None,
 ) -> tuple[str, str]:
-    """The implementation (`"reference"` or `"cpu"`) for a weight and the reason, in a sentence.
+    """The implementation for a weight and the reason, in a sentence.
 
-    `lookup` says that rows are looked up in the weight, as in an embedding.
+    - `cpu`: compiled loops that read the codes at their true width;
+    - `torch`: torch's own packed matmuls, only when asked for, and only where they fit;
+    - `reference`: decodes, on any device.
 
-    >>> choose(Scheme.parse("int4g64"), (576, 1536))
-    ('cpu', "torch's packed 4-bit matmul fits exactly.")
+    Args:
+        scheme: of the weight.
+        shape: of the weight.
+        device: where it is.
+        lookup: whether rows are looked up in it, as in an embedding.
+        kernel: the implementation to use wherever it can be, and the reference elsewhere; None:
+            that of the environment variable BITPLAN_KERNEL, or else the fastest.
+
+    Raises `InputError` for a kernel that there is not.
+
+    >>> choose(Scheme.parse("int3g64"), (576, 1536))
+    ('cpu', 'Compiled loops multiply 3-bit codes as they are packed.')
     """
+    wanted = kernel or os.environ.get(KERNEL) or "cpu"
+    if wanted not in KERNELS:
+        raise InputError(
+            f"There is no kernel {wanted!r}. Choose one of {', '.join(KERNELS)} (by the argument "
+            f"or the environment variable {KERNEL})."
+        )
     if scheme.is_float:
         return "reference", "A dense weight is multiplied as it is."
     if torch.device(device).type != "cpu":
         return "reference", f"There is no packed matmul for {device} yet."
-    if len(shape) != 2 or lookup:
-        return "reference", "Rows and experts are taken from the canonical layout."
-    reason = unfit(scheme, *shape)
-    if reason is not None:
-        return "reference", f"{reason}."
-    return "cpu", f"torch's packed {scheme.bits}-bit matmul fits exactly."
+    if len(shape) != 2 or not all(shape):
+        return "reference", "Experts are decoded one by one from the canonical layout."
+    return KERNELS[wanted](scheme, shape, lookup)
 
 
 def reference_of(scheme: Scheme) -> ModuleType:
     """The module whose `linear` and `lookup` are the truth for a scheme that is not float."""
     return integer if scheme.is_integer else codebook
+
+
+def arranged_for(scheme: Scheme, implementation: str) -> ModuleType:
+    """The module that arranges, restores and multiplies for `cpu` or `torch`."""
+    return _arranged(implementation, scheme.is_integer)
+
+
+@cache
+def _arranged(implementation: str, is_integer: bool) -> ModuleType:
+    # Imported here, for compiled loops take half a second to import, which only weights need.
+    if implementation == "torch":
+        from bitplan.kernels.integer import torch_packed
+
+        return torch_packed
+    if is_integer:
+        from bitplan.kernels.integer import cpu
+
+        return cpu
+    from bitplan.kernels.codebook import cpu
+
+    return cpu
+
+
+def _cpu(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[str, str]:
+    del shape, lookup
+    if scheme.sparsity:
+        return "reference", "No compiled loop leaves weights out."
+    if scheme.format == "ternary":
+        return "reference", "Five codes to a byte are no codes of whole bits."
+    if scheme.family.choices > 1:
+        return "reference", "No compiled loop reads a choice of codebooks."
+    if scheme.group_size and scheme.group_size % 16:
+        return "reference", "Compiled loops take groups of 16, 32, 48 and so on."
+    is_even = scheme.is_integer or scheme.format == "bfp"
+    how = "as they are packed" if is_even else "through their table"
+    return "cpu", f"Compiled loops multiply {scheme.bits}-bit codes {how}."
+
+
+def _torch(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[str, str]:
+    if lookup:
+        return "reference", "Rows are taken from the canonical layout."
+    reason = unfit(scheme, *shape)
+    if reason is not None:
+        return "reference", f"{reason}."
+    return "torch", f"torch's packed {scheme.bits}-bit matmul fits exactly."
+
+
+def _reference(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[str, str]:
+    del scheme, shape, lookup
+    return "reference", "It was asked for."
+
+
+KERNELS: dict[str, Callable[[Scheme, tuple[int, ...], bool], tuple[str, str]]] = {
+    "cpu": _cpu,
+    "torch": _torch,
+    "reference": _reference,
+}

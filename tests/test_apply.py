@@ -89,8 +89,8 @@ def test_a_model_holds_the_plans_bytes_and_says_what_the_weights_say(name, dtype
 
 
 @DTYPES
-@pytest.mark.parametrize("scheme", ["int4g32", "int4g64", "int8s"])
-def test_torchs_packed_matmuls_are_used_where_they_fit(scheme, dtype):
+@pytest.mark.parametrize("scheme", ["int3g16", "int4g64", "int8s", "nf4g32"])
+def test_packed_weights_are_multiplied_as_they_are(scheme, dtype):
     model = wide(dtype)
     plan = plan_for(model, (scheme,))
     expected = said(swapped(model, plan))
@@ -100,10 +100,8 @@ def test_torchs_packed_matmuls_are_used_where_they_fit(scheme, dtype):
         for name, module in model.named_modules()
         if isinstance(module, PackedLinear | PackedEmbedding)
     }
-    assert used.pop("model.embed_tokens") == "reference"
-    fits = scheme != "int4g64"  # a row of 64 is one group: int4, which torch has no matmul for
-    assert used["model.layers.0.mlp.down_proj"] == "cpu"
-    assert used["model.layers.0.self_attn.q_proj"] == ("cpu" if fits else "reference")
+    assert used.keys() >= {"model.embed_tokens", "model.layers.0.mlp.down_proj"}
+    assert set(used.values()) == {"cpu"}
     assert held_bytes(model) == plan.bytes
     error = (said(model) - expected).square().mean() / expected.square().mean()
     assert error.sqrt() < TOLERANCE[dtype]

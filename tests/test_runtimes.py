@@ -15,10 +15,10 @@ from bitplan.schema import Kind, Layer, Scheme
 
 
 @pytest.mark.parametrize("shape", [(16, 32), (64, 128), (56, 32), (32, 56), (40, 40), (17, 96)])
-def test_linears_of_the_cpu_are_those_that_its_kernels_multiply(shape):
+def test_linears_of_torch_are_those_that_its_kernels_multiply(shape):
     layer = Layer(name="a", kind=Kind.LINEAR, shape=shape)
     for scheme in legal_schemes(layer, "bfloat16"):
-        is_quick = scheme.is_float or choose(scheme, shape)[0] == "cpu"
+        is_quick = scheme.is_float or choose(scheme, shape, kernel="torch")[0] == "torch"
         assert (torch_cpu(layer, scheme) is None) == is_quick, scheme
         assert RUNTIMES["bitplan"](layer, scheme) is None
 
@@ -41,7 +41,8 @@ def test_other_kinds_are_decoded(kind, shape, tied, is_quick):
     assert torch_cpu(layer, Scheme.parse("bf16")) is None
 
 
-def test_an_applied_plan_for_the_cpu_decodes_nothing(tiny_model, tmp_path):
+def test_an_applied_plan_for_torch_decodes_nothing(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("BITPLAN_KERNEL", "torch")
     model = tiny_model("llama", torch.bfloat16)
     plan = allocate(
         model,
@@ -58,7 +59,7 @@ def test_an_applied_plan_for_the_cpu_decodes_nothing(tiny_model, tmp_path):
     assert linears
     for linear in linears:
         assert isinstance(linear.weight, PackedWeight)
-        assert linear.weight.scheme.is_float or linear.weight.implementation == "cpu"
+        assert linear.weight.scheme.is_float or linear.weight.implementation == "torch"
 
 
 def test_an_unknown_runtime_lists_the_known():

@@ -66,7 +66,7 @@ class ConstraintOptions:
     runtime: Annotated[
         str | None,
         typer.Option(
-            help="Only schemes that it can load: bitplan (all) or torch-cpu (fast on a CPU)."
+            help="Only schemes that it can load: bitplan (all) or torch-cpu (torch's own matmuls)."
         ),
     ] = None
     average_bits: Annotated[

@@ -196,13 +196,18 @@ class Filled(TorchDispatchMode):
         return output
 
 
-def test_loading_makes_no_dense_weight(tmp_path, packed):
+def test_loading_and_running_makes_no_dense_weight(tmp_path, packed, monkeypatch):
     case = packed("llama", menu=("int4", "int3"))
     save(case.model, tmp_path, case.plan)
     smallest = min(choice.layer.parameters for choice in case.plan.choices)
     with Filled() as filled:
         loaded = load(tmp_path)
     assert 0 < filled.largest < smallest
+    with Filled() as filled:
+        loaded(torch.tensor([[5, 6]]))
+    assert 0 < filled.largest < smallest
+    monkeypatch.setenv("BITPLAN_KERNEL", "reference")
+    loaded = load(tmp_path)
     with Filled() as filled:
         loaded(torch.tensor([[5, 6]]))  # which does decode
     assert filled.largest >= smallest

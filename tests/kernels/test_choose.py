@@ -1,16 +1,48 @@
 import pytest
 
+from bitplan.errors import InputError
 from bitplan.kernels import choose
+from bitplan.kernels.choose import KERNEL
 from bitplan.schema import Scheme
+
+
+@pytest.fixture(autouse=True)
+def free_choice(monkeypatch):
+    monkeypatch.delenv(KERNEL, raising=False)
 
 
 @pytest.mark.parametrize(
     ("name", "shape", "implementation", "reason"),
     [
-        ("int4g32", (16, 32), "cpu", "4-bit matmul fits"),
-        ("int4g64", (576, 1536), "cpu", "4-bit matmul fits"),
-        ("int4g128", (32, 256), "cpu", "4-bit matmul fits"),
-        ("int8s", (48, 80), "cpu", "8-bit matmul fits"),
+        ("int2g16", (17, 31), "cpu", "2-bit codes as they are packed"),
+        ("int3", (576, 1500), "cpu", "3-bit codes as they are packed"),
+        ("int4g64d", (64, 64), "cpu", "4-bit codes as they are packed"),
+        ("int8s", (48, 81), "cpu", "8-bit codes as they are packed"),
+        ("fp8", (64, 64), "cpu", "8-bit codes through their table"),
+        ("sign", (64, 64), "cpu", "1-bit codes through their table"),
+        ("mxfp4", (64, 64), "cpu", "4-bit codes through their table"),
+        ("ternary", (64, 64), "reference", "Five codes to a byte"),
+        ("bitmod4g16", (64, 64), "reference", "choice of codebooks"),
+        ("int8s", (3, 48, 80), "reference", "Experts"),
+        ("int8s", (0, 80), "reference", "Experts"),
+        ("bf16", (64, 64), "reference", "dense"),
+        ("fp32", (3, 64, 64), "reference", "dense"),
+    ],
+)
+def test_what_multiplies_and_why(name, shape, implementation, reason):
+    found, why = choose(Scheme.parse(name), shape)
+    assert found == implementation
+    assert reason in why
+    assert why.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "implementation", "reason"),
+    [
+        ("int4g32", (16, 32), "torch", "4-bit matmul fits"),
+        ("int4g64", (576, 1536), "torch", "4-bit matmul fits"),
+        ("int4g128", (32, 256), "torch", "4-bit matmul fits"),
+        ("int8s", (48, 80), "torch", "8-bit matmul fits"),
         ("int4g64", (576, 1500), "reference", "whole groups"),
         ("int4g64", (570, 1536), "reference", "rows in 16s"),
         ("int8s", (48, 81), "reference", "sides in 16s"),
@@ -31,15 +63,43 @@ from bitplan.schema import Scheme
         ("fp32", (3, 64, 64), "reference", "dense"),
     ],
 )
-def test_what_multiplies_and_why(name, shape, implementation, reason):
-    found, why = choose(Scheme.parse(name), shape)
+def test_torchs_own_where_it_is_asked_for_and_fits(name, shape, implementation, reason):
+    found, why = choose(Scheme.parse(name), shape, kernel="torch")
     assert found == implementation
     assert reason in why
     assert why.endswith(".")
 
 
-def test_what_is_looked_up_in_stays_canonical():
-    assert choose(Scheme.parse("int4g64"), (64, 64), lookup=True)[0] == "reference"
+def test_groups_that_no_half_span_keeps_to_are_decoded():
+    scheme = Scheme(format="int", bits=4, group_size=24, symmetric=False)
+    assert choose(scheme, (64, 96)) == (
+        "reference",
+        "Compiled loops take groups of 16, 32, 48 and so on.",
+    )
+
+
+def test_one_layout_serves_products_and_lookups():
+    scheme = Scheme.parse("int4g64")
+    assert choose(scheme, (64, 64), lookup=True)[0] == "cpu"
+    assert choose(scheme, (64, 64), lookup=True, kernel="torch")[0] == "reference"
+
+
+@pytest.mark.parametrize("kernel", ["cpu", "torch", "reference"])
+def test_the_environment_or_an_argument_says_which(kernel, monkeypatch):
+    scheme = Scheme.parse("int4g64")
+    assert choose(scheme, (64, 64), kernel=kernel)[0] == kernel
+    monkeypatch.setenv(KERNEL, kernel)
+    assert choose(scheme, (64, 64))[0] == kernel
+    assert choose(scheme, (64, 64), kernel="reference")[0] == "reference"
+
+
+def test_an_unknown_kernel_lists_the_known(monkeypatch):
+    message = r"no kernel 'gpu'\. Choose one of cpu, torch, reference"
+    with pytest.raises(InputError, match=message):
+        choose(Scheme.parse("bf16"), (64, 64), kernel="gpu")
+    monkeypatch.setenv(KERNEL, "gpu")
+    with pytest.raises(InputError, match=message):
+        choose(Scheme.parse("int4g64"), (64, 64))
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "meta"])

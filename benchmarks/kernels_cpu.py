@@ -1,0 +1,201 @@
+"""Packed products on the CPU beside torch's dense ones: one vector, 512 vectors, and decoding.
+
+    python benchmarks/kernels_cpu.py matvec    # one vector, by shape and width
+    python benchmarks/kernels_cpu.py prefill   # 512 vectors
+    python benchmarks/kernels_cpu.py decode    # tokens per second of SmolLM2-135M, plan and dense
+
+Contenders take turns, so that what else the machine does hits all alike; a row has the median, the
+quartiles and the least of its times. `--out FILE.json` adds the rows to those of a file, in place
+of older ones of the same part. `--clock cpu` counts processor time in place of time: right for one
+thread on a machine that does other work, where what is long is put off again and again.
+"""
+
+import argparse
+import copy
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import linear
+
+from bitplan.apply import pack_layers
+from bitplan.compress import render
+from bitplan.formats import Packed
+from bitplan.kernels.integer import cpu, torch_packed
+from bitplan.models import fetch, find_layers, load_model, weight_of
+from bitplan.schema import Layer, Scheme
+
+SHAPES = [(4096, 4096), (576, 1536), (1536, 576), (192, 576)]
+WIDTHS = [2, 3, 4, 5, 6, 8]
+Clock = Callable[[], float]
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
+BANDWIDTH_BYTES = 1 << 28
+MIXED = ["int3g64", "int4g64"]
+"""3.5 bits on average, the demo's head and embedding at 4."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repeats", type=int, default=60)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--out", type=Path, help="keep the rows here, as JSON")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.set_grad_enabled(False)
+    torch.manual_seed(0)
+    rows = PARTS[args.part](args.repeats, CLOCKS[args.clock])
+    for row in rows:
+        row |= {"part": args.part, "threads": args.threads, "clock": args.clock}
+    show(rows)
+    if args.out:
+        keep(args.out, rows)
+
+
+def timed(
+    contenders: dict[str, Callable[[], Any]], repeats: int, clock: Clock
+) -> dict[str, dict[str, float]]:
+    """Milliseconds of each: median, quartiles and least."""
+    for run in contenders.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(repeats):
+        for name, run in contenders.items():
+            start = clock()
+            run()
+            times[name].append(1e3 * (clock() - start))
+    return {name: spread(values) for name, values in times.items()}
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    low, middle, high = statistics.quantiles(values, n=4)
+    return {"median": middle, "low": low, "high": high, "least": min(values)}
+
+
+def packed(weight: torch.Tensor, name: str) -> Packed:
+    return render(weight, [Scheme.parse(name)], quantizer="rtn")[Scheme.parse(name)]
+
+
+def product(weight: Packed, inputs: torch.Tensor, kernel: Any) -> Callable[[], torch.Tensor]:
+    held = kernel.arrange(weight.tensors, weight.scheme, weight.shape[-1])
+    return lambda: kernel.linear(inputs, held, weight.scheme)
+
+
+def matvec(repeats: int, clock: Clock) -> list[dict[str, Any]]:
+    """One vector in bfloat16 and float32. Bytes are of codes, scales and offsets, or dense."""
+    memory = torch.ones(BANDWIDTH_BYTES // 4)
+    most = timed({"sum": memory.sum}, 20, clock)["sum"]
+    rows = [{"shape": "", "name": "sum of float32", "dtype": "float32", **most}]
+    rows[0]["GB/s"] = memory.nbytes / most["median"] / 1e6
+    for height, width in SHAPES:
+        dense = torch.randn(height, width) * 0.05
+        weights = {f"int{bits}g64": packed(dense, f"int{bits}g64") for bits in WIDTHS}
+        weights["int8s"] = packed(dense, "int8s")
+        for dtype in (torch.bfloat16, torch.float32):
+            inputs, kept = torch.randn(1, width).to(dtype), dense.to(dtype)
+            contenders: dict[str, Callable[[], Any]] = {"dense": partial(linear, inputs, kept)}
+            bytes_of = {"dense": kept.nbytes}
+            for name, weight in weights.items():
+                contenders[name] = product(weight, inputs, cpu)
+                bytes_of[name] = weight.nbytes
+            for name in ("int4g64", "int8s") if dtype == torch.bfloat16 else ():
+                contenders[f"{name}, torch"] = product(weights[name], inputs, torch_packed)
+                bytes_of[f"{name}, torch"] = weights[name].nbytes
+            for name, found in timed(contenders, repeats, clock).items():
+                speed = bytes_of[name] / found["median"] / 1e6
+                row = {"shape": f"{height}x{width}", "name": name, "dtype": str(dtype)[6:]}
+                rows.append(row | found | {"GB/s": speed})
+    return rows
+
+
+def prefill(repeats: int, clock: Clock) -> list[dict[str, Any]]:
+    """512 vectors."""
+    rows = []
+    for height, width in SHAPES[1:]:
+        dense = torch.randn(height, width) * 0.05
+        for dtype in (torch.bfloat16, torch.float32):
+            inputs, kept = torch.randn(512, width).to(dtype), dense.to(dtype)
+            contenders: dict[str, Callable[[], Any]] = {"dense": partial(linear, inputs, kept)}
+            for name in ("int2g64", "int3g64", "int4g64", "int8s"):
+                contenders[name] = product(packed(dense, name), inputs, cpu)
+            for name, found in timed(contenders, max(2, repeats // 6), clock).items():
+                row = {"shape": f"{height}x{width}", "name": name, "dtype": str(dtype)[6:]}
+                rows.append(row | found)
+    return rows
+
+
+def decode(repeats: int, clock: Clock) -> list[dict[str, Any]]:
+    """Milliseconds per token of SmolLM2-135M at batch 1, after a prompt of 8."""
+    file = str(fetch().gguf)
+    models: dict[tuple[str, str], Any] = {}
+    small = load_model(file, dtype=torch.float32)
+    _pack(small)
+    for dtype in (torch.bfloat16, torch.float32):
+        models["dense", str(dtype)[6:]] = load_model(file, dtype=dtype)
+        models["3.5 bits", str(dtype)[6:]] = copy.deepcopy(small).to(dtype)
+    new_tokens = 16
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in models}
+    for turn in range(1 + max(3, repeats // 8)):
+        for key, model in models.items():
+            taken = _seconds(model, 1 + new_tokens, clock) - _seconds(model, 1, clock)
+            if turn:
+                times[key].append(1e3 * taken / new_tokens)
+    return [
+        {"shape": "SmolLM2-135M", "name": name, "dtype": dtype, **spread(values)}
+        | {"tokens/s": 1e3 / statistics.median(values)}
+        for (name, dtype), values in times.items()
+    ]
+
+
+def _pack(model: Any) -> None:
+    layers = find_layers(model)
+    schemes: dict[Layer, Scheme] = {}
+    for index, layer in enumerate(layers):
+        name = "int4g64" if "embed" in layer.name else MIXED[index % len(MIXED)]
+        schemes[layer] = Scheme.parse(name)
+    pack_layers(model, schemes, lambda layer, s: packed(weight_of(model, layer), str(s)))
+
+
+def _seconds(model: Any, count: int, clock: Clock) -> float:
+    inputs = torch.ones(1, 8, dtype=torch.int64)
+    settings = {"do_sample": False, "max_new_tokens": count, "min_new_tokens": count}
+    start = clock()
+    model.generate(inputs, attention_mask=inputs, pad_token_id=0, **settings)
+    return clock() - start
+
+
+PARTS = {"matvec": matvec, "prefill": prefill, "decode": decode}
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    print(f"{'shape':13} {'dtype':9} {'name':16} {'ms, median':>11} {'quartiles':>19} {'least':>9}")
+    for row in rows:
+        quartiles = f"{row['low']:.4f} - {row['high']:.4f}"
+        times = f"{row['median']:11.4f} {quartiles:>19} {row['least']:9.4f}"
+        more = "".join(f" {row[key]:7.1f} {key}" for key in ("GB/s", "tokens/s") if key in row)
+        print(f"{row['shape']:13} {row['dtype']:9} {row['name']:16} {times}{more}")
+
+
+def keep(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the rows in place of those of the same part, threads and clock."""
+    new = {(row["part"], row["threads"], row["clock"]) for row in rows}
+    old = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    others = [row for row in old if (row["part"], row["threads"], row["clock"]) not in new]
+    rounded = [
+        {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
+        for row in rows
+    ]
+    machine = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    content = {"machine": machine, "torch": torch.__version__, "rows": [*others, *rounded]}
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

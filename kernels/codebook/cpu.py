@@ -1,0 +1,95 @@
+"""Weights of a codebook on the CPU by compiled loops, which look each code up in a table.
+
+Block floating point needs none: its codes are integers, and multiplied as such.
+"""
+
+from functools import cache
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bitplan.formats import MATRIX_SCALE
+from bitplan.formats.codebook import codebook_of
+from bitplan.formats.scales import read_scale
+from bitplan.kernels.native import weight
+from bitplan.schema import Scheme
+
+
+def arrange(tensors: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[str, Tensor]:
+    """From canonical tensors to those that the loops read, by the same names, each of one axis."""
+    del columns
+    return weight.arrange(tensors, int(scheme.bits), _flip(scheme))
+
+
+def restore(arranged: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[str, Tensor]:
+    """From the loops' tensors to the canonical ones."""
+    bits, group = int(scheme.bits), scheme.group_size
+    return weight.restore(arranged, columns, bits, group, _flip(scheme))
+
+
+def linear(
+    inputs: Float[Tensor, "*tokens in"], arranged: dict[str, Tensor], scheme: Scheme
+) -> Float[Tensor, "*tokens out"]:
+    """Product with the transposed weight, in the inputs' dtype."""
+    return weight.multiply(inputs, arranged, **_numbers(arranged, scheme))
+
+
+def linear_back(
+    gradient: Float[Tensor, "*tokens out"],
+    arranged: dict[str, Tensor],
+    scheme: Scheme,
+    columns: int,
+) -> Float[Tensor, "*tokens in"]:
+    """Product with the weight itself: the gradient at the inputs of `linear`."""
+    return weight.multiply_back(gradient, arranged, columns, **_numbers(arranged, scheme))
+
+
+def lookup(
+    tokens: Int[Tensor, "*tokens"],
+    arranged: dict[str, Tensor],
+    scheme: Scheme,
+    columns: int,
+    dtype: torch.dtype,
+) -> Float[Tensor, "*tokens hidden"]:
+    """Rows of an embedding; only those asked for are decoded."""
+    return weight.chosen_rows(tokens, arranged, columns, dtype, **_numbers(arranged, scheme))
+
+
+def _numbers(arranged: dict[str, Tensor], scheme: Scheme) -> dict[str, Any]:
+    return {
+        "bits": int(scheme.bits),
+        "group": scheme.group_size,
+        "table": _values(scheme),
+        "scale_table": _scales(arranged, scheme),
+    }
+
+
+def _flip(scheme: Scheme) -> int:
+    """What makes codes of block floating point, which are signed integers, offset binary."""
+    return 2 ** (int(scheme.bits) - 1) if scheme.format == "bfp" else 0
+
+
+@cache
+def _values(scheme: Scheme) -> Float[Tensor, "codes"] | None:
+    """The value of each code; None for evenly spaced ones, which need no table."""
+    return None if scheme.format == "bfp" else codebook_of(scheme).table.float().contiguous()
+
+
+def _scales(arranged: dict[str, Tensor], scheme: Scheme) -> Float[Tensor, "256"] | None:
+    """What each byte of a scale means, where it is a byte without a step."""
+    kind = scheme.family.scale
+    if kind == "bf16":
+        return None
+    if kind == "e8m0":
+        # Codes of block floating point are over 2^(bits - 2).
+        return _powers(int(scheme.bits) - 2 if scheme.format == "bfp" else 0)
+    every = torch.arange(256, dtype=torch.uint8)
+    return read_scale(kind, every, arranged[MATRIX_SCALE].detach().view(1))
+
+
+@cache
+def _powers(less: int) -> Float[Tensor, "256"]:
+    every = torch.arange(256, dtype=torch.uint8)
+    return read_scale("e8m0", every, None) * 2.0**-less

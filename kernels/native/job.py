@@ -1,0 +1,75 @@
+"""One product for compiled loops, and the threads that share it.
+
+A job is an array of 64-bit integers: addresses and sizes, by the names below. Workers take blocks
+of rows from it by its counter until none is left, so it does not matter how many there are, or
+which is slow; a row is one worker's alone, so the result does not depend on them either.
+
+The workers are torch's own where its OpenMP runtime can be found, as on Linux: two pools would
+compete for the cores. (numba's own pool, beside that, may not be entered by two threads at once.)
+"""
+
+import ctypes
+from array import array
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import torch
+
+FIELDS = 22
+(
+    CODES,
+    SCALE,
+    SCALE_STEP,
+    SCALE_TABLE,
+    OFFSET,
+    OFFSET_STEP,
+    TABLE,
+    INPUTS,
+    INPUT_IS_BFLOAT16,
+    COUNT,
+    OUTPUT,
+    OUTPUT_IS_BFLOAT16,
+    ROWS,
+    COLUMNS,
+    GROUP,
+    ADD_SPANS,
+    BITS,
+    FLIP,
+    RESTORE,
+    FIRST,
+    IS_MISSING,
+    COUNTER,
+) = range(FIELDS)
+
+LEAST_WORK = 1 << 17
+"""Multiplications of a job that are worth a second worker."""
+
+
+def run(function: Any, job: array, work: int) -> None:
+    """Let a compiled function do a job, with as many threads as torch may use."""
+    address, _ = job.buffer_info()
+    workers = min(torch.get_num_threads(), work // LEAST_WORK) if work >= 2 * LEAST_WORK else 1
+    if workers == 1:
+        function.ctypes(address)
+    elif (parallel := _openmp()) is not None:
+        parallel(function.address, address, workers, 0)
+    else:
+        list(_pool(workers).map(function.ctypes, [address] * workers))
+
+
+@cache
+def _openmp() -> Any:
+    """What starts a parallel region of the OpenMP runtime that torch has loaded, or None."""
+    try:
+        start = ctypes.CDLL(None).GOMP_parallel
+    except (AttributeError, OSError, TypeError):
+        return None
+    start.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    start.restype = None
+    return start
+
+
+@cache
+def _pool(workers: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(workers, thread_name_prefix="bitplan-product")

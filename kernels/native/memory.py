@@ -1,0 +1,83 @@
+"""Arrays at addresses, and a counter that threads share: what compiled loops need beside Python."""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+from numba.np.numpy_support import carray
+
+from bitplan.kernels.native.compiled import part
+
+
+def _untyped(function: Any) -> Any:
+    """An intrinsic: its callers do not give the context that its function takes."""
+    return intrinsic(function)
+
+
+@_untyped
+def _pointer(context: Any, address: Any) -> Any:
+    """A pointer of an address."""
+    del context
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.inttoptr(values[0], context.get_value_type(signature.return_type))
+
+    return types.voidptr(types.int64), generate
+
+
+@_untyped
+def fetch_add(context: Any, address: Any, amount: Any) -> Any:
+    """Add to the int64 at an address and give what was there, whatever other threads do."""
+    del context
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointer = builder.inttoptr(values[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", pointer, values[1], "monotonic")
+
+    return types.int64(types.int64, types.int64), generate
+
+
+@_untyped
+def call_at(context: Any, address: Any, argument: Any) -> Any:
+    """Call the compiled function at an address: it takes one int64 and gives nothing."""
+    del context
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)])
+        function = builder.inttoptr(values[0], kind.as_pointer())
+        builder.call(function, [values[1]])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@part
+def int64_at(address, count):
+    """int64 [count] at an address."""
+    return carray(_pointer(address), count, np.int64)
+
+
+@part
+def int32_at(address, count):
+    """int32 [count] at an address."""
+    return carray(_pointer(address), count, np.int32)
+
+
+@part
+def uint16_at(address, count):
+    """uint16 [count] at an address."""
+    return carray(_pointer(address), count, np.uint16)
+
+
+@part
+def uint8_at(address, count):
+    """uint8 [count] at an address."""
+    return carray(_pointer(address), count, np.uint8)
+
+
+@part
+def float32_at(address, count):
+    """float32 [count] at an address."""
+    return carray(_pointer(address), count, np.float32)

@@ -1,0 +1,220 @@
+"""Products and rows of an arranged weight: from torch's tensors to compiled loops and back."""
+
+from array import array
+from collections.abc import Iterator
+from functools import cache
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bitplan.errors import InputError
+from bitplan.formats import MATRIX_SCALE
+from bitplan.kernels.native import job as fields
+from bitplan.kernels.native import layout, product, rows, spans
+
+FEW = 16
+"""Vectors that are multiplied with codes; for more, rows are decoded and left to torch."""
+
+TILE_NUMBERS = 1 << 19
+"""Numbers that are decoded at once for many vectors: what stays in a processor's cache."""
+
+ALL = 1 << 40
+"""A group that no row is longer than."""
+
+
+def arrange(tensors: dict[str, Tensor], bits: int, flip: int = 0) -> dict[str, Tensor]:
+    """From canonical tensors to arranged ones, by the same names, each of one axis."""
+    return {
+        name: layout.arrange_codes(tensor, bits, flip)
+        if name == "codes"
+        else tensor
+        if name == MATRIX_SCALE
+        else layout.arrange_grid(tensor)
+        for name, tensor in tensors.items()
+    }
+
+
+def restore(
+    arranged: dict[str, Tensor], columns: int, bits: int, group: int | None, flip: int = 0
+) -> dict[str, Tensor]:
+    """From arranged tensors to the canonical ones."""
+    height = _height(arranged, columns, group)
+    return {
+        name: layout.restore_codes(tensor, height, columns, bits, flip)
+        if name == "codes"
+        else tensor
+        if name == MATRIX_SCALE
+        else layout.restore_grid(tensor, height)
+        for name, tensor in arranged.items()
+    }
+
+
+def multiply(
+    inputs: Float[Tensor, "*tokens in"],
+    tensors: dict[str, Tensor],
+    *,
+    bits: int,
+    group: int | None,
+    table: Tensor | None = None,
+    scale_table: Tensor | None = None,
+) -> Float[Tensor, "*tokens out"]:
+    """Product with the transposed weight, in the inputs' dtype; computed in float32.
+
+    Args:
+        inputs: of any floating-point dtype.
+        tensors: `codes` and the grid, arranged (see `layout`).
+        bits: of a code.
+        group: columns that share a scale, a multiple of 16; None: all.
+        table: float32 value of each code; None: evenly spaced ones.
+        scale_table: float32 value of each byte of `scale`; None: bfloat16, or steps beside it.
+    """
+    _check_device(inputs)
+    columns = inputs.shape[-1]
+    dtype = inputs.dtype if inputs.dtype == torch.bfloat16 else torch.float32
+    flat = inputs if inputs.dtype == dtype else inputs.to(dtype)
+    if not flat.is_contiguous():
+        flat = flat.contiguous()
+    count = flat.numel() // columns if columns else 0
+    job, height = _job(tensors, columns, bits, group, table, scale_table)
+    shape = (*inputs.shape[:-1], height)
+    if count > FEW:
+        output = _many(flat.view(count, columns), job, height).view(shape)
+    else:
+        output = torch.empty(shape, dtype=dtype)
+        job[fields.INPUTS], job[fields.COUNT] = flat.data_ptr(), count
+        job[fields.OUTPUT] = output.data_ptr()
+        job[fields.INPUT_IS_BFLOAT16] = job[fields.OUTPUT_IS_BFLOAT16] = dtype == torch.bfloat16
+        job[fields.ADD_SPANS] = spans.add_spans(bits, table is not None).address
+        fields.run(product.product(), job, count * height * columns)
+    return output if output.dtype == inputs.dtype else output.to(inputs.dtype)
+
+
+def chosen_rows(
+    tokens: Int[Tensor, "*tokens"],
+    tensors: dict[str, Tensor],
+    columns: int,
+    dtype: torch.dtype,
+    *,
+    bits: int,
+    group: int | None,
+    table: Tensor | None = None,
+    scale_table: Tensor | None = None,
+) -> Float[Tensor, "*tokens in"]:
+    """Rows of an arranged weight; see `multiply`. Raises IndexError where there is no such row."""
+    _check_device(tokens)
+    job, height = _job(tensors, columns, bits, group, table, scale_table)
+    numbers = tokens.to(torch.int64).contiguous()
+    output = torch.empty((*tokens.shape, columns))
+    job[fields.INPUTS], job[fields.COUNT] = numbers.data_ptr(), numbers.numel()
+    job[fields.OUTPUT] = output.data_ptr()
+    fields.run(rows.chosen(), job, output.numel())
+    if job[fields.IS_MISSING]:
+        raise IndexError(f"row {job[fields.FIRST]} is looked up in a weight of {height} rows")
+    return output.to(dtype)
+
+
+def multiply_back(
+    gradient: Float[Tensor, "*tokens out"],
+    tensors: dict[str, Tensor],
+    columns: int,
+    *,
+    bits: int,
+    group: int | None,
+    table: Tensor | None = None,
+    scale_table: Tensor | None = None,
+) -> Float[Tensor, "*tokens in"]:
+    """Product with the weight itself: the gradient at the inputs of `multiply`."""
+    _check_device(gradient)
+    job, height = _job(tensors, columns, bits, group, table, scale_table)
+    dtype = _dtype_of_many(gradient)
+    flat = gradient.reshape(-1, height).to(dtype)
+    output = torch.zeros(len(flat), columns, dtype=torch.float32)
+    for some, tile in _tiles(job, columns, height, dtype):
+        output += flat[:, some] @ tile.t()
+    return output.to(gradient.dtype).view(*gradient.shape[:-1], columns)
+
+
+def _check_device(inputs: Tensor) -> None:
+    """Compiled loops are given an address: it must be one that they can read."""
+    if not inputs.is_cpu:
+        raise InputError(
+            f"The inputs are on {inputs.device}, but the weight is on the CPU. Move the model or "
+            "the inputs: both must be on one device."
+        )
+
+
+def _many(inputs: Tensor, job: array, height: int) -> Tensor:
+    """Decode as many rows as stay in the cache, and let torch multiply them."""
+    dtype = _dtype_of_many(inputs)
+    vectors = inputs.to(dtype)
+    output = torch.empty(len(inputs), height, dtype=dtype)
+    for some, tile in _tiles(job, inputs.shape[-1], height, dtype):
+        torch.mm(vectors, tile, out=output[:, some])
+    return output
+
+
+def _tiles(
+    job: array, columns: int, height: int, dtype: torch.dtype
+) -> Iterator[tuple[slice, Float[Tensor, "columns count"]]]:
+    """Rows, decoded and transposed; a tile lives until the next one."""
+    step = max(layout.LANES, TILE_NUMBERS // columns // layout.LANES * layout.LANES)
+    memory = torch.empty(columns * min(step, height))
+    for start in range(0, height, step):
+        count = min(step, height - start)
+        tile = memory[: columns * count].view(columns, count)
+        job[fields.FIRST], job[fields.COUNT], job[fields.COUNTER] = start, count, 0
+        job[fields.OUTPUT] = tile.data_ptr()
+        fields.run(rows.transposed(), job, tile.numel())
+        yield slice(start, start + count), tile.to(dtype)
+
+
+def _dtype_of_many(inputs: Tensor) -> torch.dtype:
+    """bfloat16 where it is asked for and the processor multiplies it; float32 is exacter."""
+    is_quick = inputs.dtype == torch.bfloat16 and _has_bfloat16()
+    return torch.bfloat16 if is_quick else torch.float32
+
+
+@cache
+def _has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16; else float32 is faster."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _job(
+    tensors: dict[str, Tensor],
+    columns: int,
+    bits: int,
+    group: int | None,
+    table: Tensor | None,
+    scale_table: Tensor | None,
+) -> tuple[array, int]:
+    """What every job on a weight needs, and the number of its rows."""
+    height = _height(tensors, columns, group)
+    job = _EMPTY[:]
+    job[fields.CODES], job[fields.SCALE] = tensors["codes"].data_ptr(), tensors["scale"].data_ptr()
+    job[fields.ROWS], job[fields.COLUMNS] = height, columns
+    job[fields.GROUP], job[fields.BITS] = group or ALL, bits
+    if len(tensors) > 2:
+        for name, field in _MORE.items():
+            if name in tensors:
+                job[field] = tensors[name].data_ptr()
+    if table is not None:
+        job[fields.TABLE] = table.data_ptr()
+    if scale_table is not None:
+        job[fields.SCALE_TABLE] = scale_table.data_ptr()
+    return job, height
+
+
+_EMPTY = array("q", bytes(8 * fields.FIELDS))
+
+_MORE = {
+    "offset": fields.OFFSET,
+    "scale_step": fields.SCALE_STEP,
+    "offset_step": fields.OFFSET_STEP,
+}
+
+
+def _height(tensors: dict[str, Tensor], columns: int, group: int | None) -> int:
+    """Rows of an arranged weight: it has a scale for each group of each."""
+    return tensors["scale"].numel() // max(1, -(-columns // (group or ALL)))
