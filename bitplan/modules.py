@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bitplan.errors import InputError
 from bitplan.formats import Packed
 from bitplan.kernels import arranged_for, choose, differentiable, reference_of
+from bitplan.memory import release
 
 
 class PackedWeight(nn.Module):
@@ -83,7 +84,9 @@ class PackedWeight(nn.Module):
         tensors = self.packed().tensors
         if implementation != "reference":
             kernel = arranged_for(self.scheme, implementation)
-            tensors = kernel.arrange(tensors, self.scheme, self.shape[-1])
+            arranged = kernel.arrange(tensors, self.scheme, self.shape[-1])
+            release(tensors.values())  # of a mapped file: they are not needed beside it
+            tensors = arranged
         self._hold(tensors)
         self.implementation = implementation
 
