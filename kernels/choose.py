@@ -6,6 +6,7 @@ import torch
 
 from bitplan.kernels.codebook import reference as codebook
 from bitplan.kernels.integer import reference as integer
+from bitplan.kernels.integer import triton
 from bitplan.runtimes import unfit
 from bitplan.schema import Scheme
 
@@ -13,7 +14,7 @@ from bitplan.schema import Scheme
 def choose(
     scheme: Scheme, shape: tuple[int, ...], *, device: str = "cpu", lookup: bool = False
 ) -> tuple[str, str]:
-    """The implementation (`"reference"` or `"cpu"`) for a weight and the reason, in a sentence.
+    """The implementation (`"reference"`, `"cpu"` or `"triton"`) for a weight and the reason, in a sentence.
 
     `lookup` says that rows are looked up in the weight, as in an embedding.
 
@@ -22,10 +23,16 @@ def choose(
     """
     if scheme.is_float:
         return "reference", "A dense weight is multiplied as it is."
-    if torch.device(device).type != "cpu":
+    if torch.device(device).type not in ("cpu", "cuda"):
         return "reference", f"There is no packed matmul for {device} yet."
     if len(shape) != 2 or lookup:
         return "reference", "Rows and experts are taken from the canonical layout."
+    if torch.device(device).type == "cuda":
+        # ROCm's devices are called so, too.
+        reason = triton.unfit(scheme, shape[1])
+        if reason is not None:
+            return "reference", f"On {device}, {reason}."
+        return "triton", f"The Triton kernels multiply {scheme.bits}-bit codes as they are stored."
     reason = unfit(scheme, *shape)
     if reason is not None:
         return "reference", f"{reason}."

@@ -65,4 +65,4 @@ def compile_ahead(case: Case, target: str) -> CompiledKernel:
         {(names.index(name),): value for name, value in fixed.items()},
         {(names.index(name),): [["tt.divisibility", 16]] for name in sixteens},
     )
-    return triton.compile(source, target=TARGETS[target], options=options(blocks, device))
+    return triton.compile(source, target=TARGETS[target], options=options(blocks))

@@ -40,13 +40,13 @@ def multiply(
     if tokens > DECODE_TOKENS and copies == 1:
         blocks = prefill_blocks(rows, columns, tokens, device)
     else:
-        blocks = decode_blocks(rows, columns, len(inputs), scheme, device)
+        blocks = decode_blocks(rows, columns, len(inputs), device)
     if blocks.splits * copies == 1:
         launch(inputs, codes, grid, output, scheme, blocks, device)
         return output
     shape = (blocks.splits, copies, tokens, rows)
     parts = inputs.new_empty(shape, dtype=torch.float32)
-    launch(inputs, codes, grid, parts, scheme, blocks, device)
+    launch(inputs, codes, grid, parts, scheme, blocks, device, precise=copies > 1)
     size = output.numel()
     programs = (triton.cdiv(size, REDUCED_AT_ONCE),)
     reduce[programs](parts, output, size, blocks.splits * copies, BLOCK=REDUCED_AT_ONCE)
@@ -80,10 +80,16 @@ def words_of(grid: Tensor) -> Tensor:
 
 
 def constants(
-    columns: int, dtype: str, scheme: Scheme, blocks: Blocks, device: Device
+    columns: int,
+    dtype: str,
+    scheme: Scheme,
+    blocks: Blocks,
+    device: Device,
+    *,
+    precise: bool = False,
 ) -> dict[str, object]:
     """What the kernel is compiled for."""
-    numbers = numbers_of(int(scheme.bits), dtype)
+    numbers = numbers_of(int(scheme.bits), dtype, precise=precise)
     return {
         "COLUMNS": columns,
         "BITS": int(scheme.bits),
@@ -109,6 +115,8 @@ def launch(
     scheme: Scheme,
     blocks: Blocks,
     device: Device,
+    *,
+    precise: bool = False,
 ) -> None:
     """Write the products of each split, [splits, tokens, rows]."""
     tokens, columns = inputs.shape
@@ -123,11 +131,13 @@ def launch(
         tokens,
         inputs.stride(0),
         blocks.panels,
-        **constants(columns, NAMES[inputs.dtype], scheme, blocks, device),
-        **options(blocks, device),
+        **constants(columns, NAMES[inputs.dtype], scheme, blocks, device, precise=precise),
+        **options(blocks),
     )
 
 
-def options(blocks: Blocks, device: Device) -> dict[str, object]:
+def options(blocks: Blocks) -> dict[str, object]:
     """Options of the compiler."""
-    return {"num_warps": blocks.warps, "num_stages": blocks.stages, "enable_fp_fusion": True}
+    limit = {"maxnreg": blocks.registers} if blocks.registers else {}
+    stages, warps = blocks.stages, blocks.warps
+    return {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True, **limit}

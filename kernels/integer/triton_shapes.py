@@ -6,7 +6,6 @@ Nothing is tried out at run time: what runs depends on nothing but shapes, schem
 from dataclasses import dataclass
 
 from bitplan.kernels.integer.triton_layout import PAIRS, PANEL
-from bitplan.schema import Scheme
 
 DECODE_TOKENS = 16
 """Up to so many tokens codes are read for all of them at once, as memory allows."""
@@ -43,7 +42,8 @@ class Blocks:
     """Sizes of a launch: rows of the weight and tokens of a program, warps, and loads ahead.
 
     `many` tokens have each weight made once for all of them: see `triton_panel`. `splits` programs
-    share the columns, `panels` each; their sums are then added in order.
+    share the columns, `panels` each; their sums are then added in order. `registers` of a thread
+    are as many as the compiler may take; by itself it spills some of them.
     """
 
     many: bool
@@ -54,10 +54,15 @@ class Blocks:
     stages: int
     panels: int
     splits: int = 1
+    registers: int | None = None
 
 
-def numbers_of(bits: int, dtype: str) -> Numbers:
+def numbers_of(bits: int, dtype: str, *, precise: bool = False) -> Numbers:
     """The numbers that codes of some bits become in `bf16` or `fp16`.
+
+    What is added to a code is taken from a float32 sum again. The higher the target, the less that
+    is; but where a code lies at its target already, no shift is spent on it. `precise` asks for the
+    highest.
 
     >>> numbers_of(4, "bf16")
     Numbers(target=0, centred=False, unit=128.0, zero=1.0625)
@@ -65,27 +70,24 @@ def numbers_of(bits: int, dtype: str) -> Numbers:
     mantissa = MANTISSA[dtype]
     if bits > mantissa:
         return Numbers(target=0, centred=True, unit=1.0, zero=0.0)
-    # Some pairs' codes lie at their target already. The higher it is, the smaller is the 1 beside
-    # what it carries, and what is lost when that is taken away again.
     starts = {pair * bits % 16 for pair in range(PAIRS)}
-    target = max(start for start in starts if start <= mantissa - bits)
+    highest = mantissa - bits
+    target = highest if precise else max(start for start in starts if start <= highest)
     unit = 2.0 ** (mantissa - target)
     return Numbers(target=target, centred=False, unit=unit, zero=1 + 2 ** (bits - 1) / unit)
 
 
-def decode_blocks(rows: int, columns: int, tokens: int, scheme: Scheme, device: Device) -> Blocks:
+def decode_blocks(rows: int, columns: int, tokens: int, device: Device) -> Blocks:
     """For few tokens: enough programs for every multiprocessor to have loads in flight.
 
     A program's loads in flight are its panels ahead: 32 bytes a row for every bit of a code.
 
-    >>> from bitplan.schema import Scheme
-    >>> decode_blocks(4096, 4096, 1, Scheme.parse("int4g64"), Device(multiprocessors=132))
-    Blocks(many=False, rows=64, tokens=8, warps=2, stages=4, panels=2, splits=8)
+    >>> decode_blocks(4096, 4096, 1, Device(multiprocessors=132))
+    Blocks(many=False, rows=64, tokens=8, warps=2, stages=3, panels=2, splits=8, registers=160)
     """
     # AMD's tiles of 16 rows have 16 tokens.
     block = 8 if tokens <= 8 and device.cuda else 16
-    height = 64 if device.cuda else 32 * 2
-    stages = 4 if scheme.bits <= 4 else 3
+    height = 64
     programs = -(-rows // height) * -(-tokens // block)
     panels = columns // PANEL
     wanted = PROGRAMS * device.multiprocessors
@@ -96,7 +98,9 @@ def decode_blocks(rows: int, columns: int, tokens: int, scheme: Scheme, device: 
         rows=height,
         tokens=block,
         warps=2,
-        stages=stages,
+        # AMD's loads go through registers: of what is ahead only one panel lies in shared memory.
+        stages=3 if device.cuda else 2,
+        registers=160 if device.cuda else None,
         splits=max(1, -(-panels // each)),
         panels=each,
     )
@@ -113,7 +117,7 @@ def prefill_blocks(rows: int, columns: int, tokens: int, device: Device) -> Bloc
     """For many tokens: as large a tile as registers hold, and no larger than the product.
 
     >>> prefill_blocks(4096, 4096, 512, Device(multiprocessors=132))
-    Blocks(many=True, rows=128, tokens=128, warps=8, stages=2, panels=16, splits=1)
+    Blocks(many=True, rows=128, tokens=128, warps=8, stages=2, panels=16, splits=1, registers=None)
     """
     del rows
     panels = max(1, columns // PANEL)

@@ -90,7 +90,9 @@ def _pairs(
         lower = _centred(field & 0xFFFF, BITS, DTYPE)
         upper = _centred(field >> 16, BITS, DTYPE)
     else:
-        number = _with_exponent(field, words[0], 0x3F803F80 if DTYPE == tl.bfloat16 else 0x3C003C00, CUDA)
+        number = _with_exponent(
+            field, words[0], 0x3F803F80 if DTYPE == tl.bfloat16 else 0x3C003C00, CUDA
+        )
         lower = number.to(tl.uint16).to(DTYPE, bitcast=True)
         upper = (number >> 16).to(tl.uint16).to(DTYPE, bitcast=True)
     return tl.join(lower, upper)
