@@ -14,7 +14,7 @@ from bitplan.schema import Scheme
 def choose(
     scheme: Scheme, shape: tuple[int, ...], *, device: str = "cpu", lookup: bool = False
 ) -> tuple[str, str]:
-    """The implementation (`"reference"`, `"cpu"` or `"triton"`) for a weight and the reason, in a sentence.
+    """The implementation (`"reference"`, `"cpu"` or `"triton"`) for a weight, and why.
 
     `lookup` says that rows are looked up in the weight, as in an embedding.
 

