@@ -71,8 +71,19 @@ def _with_exponent(field, word, EXPONENT: tl.constexpr, CUDA: tl.constexpr):
             pack=1,
         )
         return field | kept
-    else:
+    elif INTERPRETED:
         return field | EXPONENT
+    else:
+        # AMD's instruction of both takes one constant at most from outside of vector registers.
+        kept = tl.inline_asm_elementwise(
+            "v_mov_b32 $0, $1",
+            "=v,s,v",
+            [EXPONENT, word],
+            dtype=tl.uint32,
+            is_pure=True,
+            pack=1,
+        )
+        return field | kept
 
 
 @triton.jit
