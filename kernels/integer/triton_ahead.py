@@ -6,8 +6,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
-from bitplan.kernels.integer.triton_launch import constants, options
-from bitplan.kernels.integer.triton_matmul import matmul
+from bitplan.kernels.integer.triton_launch import REDUCED_AT_ONCE, constants, options
+from bitplan.kernels.integer.triton_matmul import matmul, reduce
 from bitplan.kernels.integer.triton_shapes import (
     DECODE_TOKENS,
     Blocks,
@@ -95,3 +95,17 @@ def compile_ahead(case: Case, target: str) -> CompiledKernel:
         {(names.index(name),): [["tt.divisibility", 16]] for name in sixteens},
     )
     return triton.compile(source, target=TARGETS[target], options=options(blocks))
+
+
+def compile_sum_ahead(target: str, dtype: str = "bf16") -> CompiledKernel:
+    """The kernel that sums what splits made."""
+    signature = {
+        "parts": "*fp32",
+        "outputs": f"*{dtype}",
+        "size": "i32",
+        "copies": "i32",
+        "BLOCK": "constexpr",
+    }
+    sixteens = {(place,): [["tt.divisibility", 16]] for place in range(3)}
+    source = ASTSource(reduce, signature, {(4,): REDUCED_AT_ONCE}, sixteens)
+    return triton.compile(source, target=TARGETS[target], options={"enable_fp_fusion": True})

@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 import triton
 
-from bitplan.kernels.integer.triton_ahead import TARGETS, case_of, compile_ahead
+from bitplan.kernels.integer.triton_ahead import (
+    TARGETS,
+    case_of,
+    compile_ahead,
+    compile_sum_ahead,
+)
 from bitplan.kernels.integer.triton_code import PARTS, cost
 from bitplan.schema import Scheme
 
@@ -48,3 +53,11 @@ def test_the_machine_code_is_no_worse_than_written(name, tokens, target):
     assert found.instructions <= written["instructions"], better_or_same
     assert found.integer <= written["integer"], better_or_same
     assert found.warps_resident >= written["warps_resident"], better_or_same
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_sum_of_splits_spills_nothing_and_reads_128_bits(target):
+    found = cost(compile_sum_ahead(target), target, 1)
+    assert found.spilled == found.local_bytes == 0
+    assert set(found.loads) == {"128"}
