@@ -100,7 +100,7 @@ def decode_blocks(rows: int, columns: int, tokens: int, device: Device) -> Block
         warps=2,
         # AMD's loads go through registers: of what is ahead only one panel lies in shared memory.
         stages=3 if device.cuda else 2,
-        registers=160 if device.cuda else None,
+        registers=(160 if block == 8 else 255) if device.cuda else None,
         splits=max(1, -(-panels // each)),
         panels=each,
     )
