@@ -87,7 +87,8 @@ def decode_blocks(rows: int, columns: int, tokens: int, device: Device) -> Block
     """
     # AMD's tiles of 16 rows have 16 tokens.
     block = 8 if tokens <= 8 and device.cuda else 16
-    height = 64
+    # Sums of 16 tokens for 64 rows would not fit into registers of two warps beside the rest.
+    height = 32 if block == 16 and device.cuda else 64
     programs = -(-rows // height) * -(-tokens // block)
     panels = columns // PANEL
     wanted = PROGRAMS * device.multiprocessors
@@ -100,7 +101,7 @@ def decode_blocks(rows: int, columns: int, tokens: int, device: Device) -> Block
         warps=2,
         # AMD's loads go through registers: of what is ahead only one panel lies in shared memory.
         stages=3 if device.cuda else 2,
-        registers=(160 if block == 8 else 255) if device.cuda else None,
+        registers=(160 if block == 8 else 192) if device.cuda else None,
         splits=max(1, -(-panels // each)),
         panels=each,
     )
