@@ -32,6 +32,7 @@ class PackedWeight(nn.Module):
         self.scheme, self.shape = packed.scheme, torch.Size(packed.shape)
         self.compute_dtype, self.transposed = compute_dtype, transposed
         self.implementation = "reference"
+        self._wish: dict[str, Any] | None = None  # what `arrange` was asked for; None: never
         self._hold(packed.tensors)
 
     def _hold(self, tensors: dict[str, Tensor]) -> None:
@@ -71,6 +72,7 @@ class PackedWeight(nn.Module):
 
         `lookup` says that rows are looked up in it; see `choose`.
         """
+        self._wish = {"lookup": lookup, "kernel": kernel}
         wanted, _ = choose(
             self.scheme, self.shape, device=str(self.device), lookup=lookup, kernel=kernel
         )
@@ -105,7 +107,7 @@ class PackedWeight(nn.Module):
         kernel = arranged_for(self.scheme, self.implementation)
         if torch.is_grad_enabled():
             if any(tensor.requires_grad for tensor in held.values()) or (
-                inputs.requires_grad and self.implementation == "torch"
+                inputs.requires_grad and self.implementation in ("torch", "triton")
             ):
                 # These products have no derivative in the scales, or none at all.
                 return reference_of(self.scheme).linear(inputs, self.packed().tensors, self.scheme)
@@ -180,10 +182,10 @@ class PackedWeight(nn.Module):
             moved = fn(tensor)
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
-        before = self.implementation
         self.lay_out("reference")
         super()._apply(move, recurse)
-        self.lay_out(before if self.device.type == "cpu" else "reference")
+        if self._wish is not None:  # another device has other implementations
+            self.arrange(**self._wish)
         self.compute_dtype = fn(torch.empty(0, dtype=self.compute_dtype)).dtype
         return self
 

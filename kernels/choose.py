@@ -10,6 +10,7 @@ import torch
 from bitplan.errors import InputError
 from bitplan.kernels.codebook import reference as codebook
 from bitplan.kernels.integer import reference as integer
+from bitplan.kernels.integer import triton
 from bitplan.runtimes import unfit
 from bitplan.schema import Scheme
 
@@ -28,7 +29,8 @@ def choose(
     """The implementation for a weight and the reason, in a sentence.
 
     - `cpu`: compiled loops that read the codes at their true width;
-    - `torch`: torch's own packed matmuls, only when asked for, and only where they fit;
+    - `torch`: torch's own packed matmuls on the CPU, only when asked for, and only where they fit;
+    - `triton`: kernels of CUDA and ROCm devices;
     - `reference`: decodes, on any device.
 
     Args:
@@ -44,7 +46,8 @@ def choose(
     >>> choose(Scheme.parse("int3g64"), (576, 1536))
     ('cpu', 'Compiled loops multiply 3-bit codes as they are packed.')
     """
-    wanted = kernel or os.environ.get(KERNEL) or "cpu"
+    kind = torch.device(device).type
+    wanted = kernel or os.environ.get(KERNEL) or FASTEST.get(kind, "reference")
     if wanted not in KERNELS:
         raise InputError(
             f"There is no kernel {wanted!r}. Choose one of {', '.join(KERNELS)} (by the argument "
@@ -52,11 +55,14 @@ def choose(
         )
     if scheme.is_float:
         return "reference", "A dense weight is multiplied as it is."
-    if torch.device(device).type != "cpu":
+    if kind not in FASTEST:
         return "reference", f"There is no packed matmul for {device} yet."
     if len(shape) != 2 or not all(shape):
         return "reference", "Experts are decoded one by one from the canonical layout."
-    return KERNELS[wanted](scheme, shape, lookup)
+    needed, how = KERNELS[wanted]
+    if needed not in (kind, None):
+        return "reference", f"{wanted} runs on no {kind} device."
+    return how(scheme, shape, lookup)
 
 
 def reference_of(scheme: Scheme) -> ModuleType:
@@ -65,13 +71,15 @@ def reference_of(scheme: Scheme) -> ModuleType:
 
 
 def arranged_for(scheme: Scheme, implementation: str) -> ModuleType:
-    """The module that arranges, restores and multiplies for `cpu` or `torch`."""
+    """The module that arranges, restores and multiplies for an implementation but the reference."""
     return _arranged(implementation, scheme.is_integer)
 
 
 @cache
 def _arranged(implementation: str, is_integer: bool) -> ModuleType:
     # Imported here, for compiled loops take half a second to import, which only weights need.
+    if implementation == "triton":
+        return triton
     if implementation == "torch":
         from bitplan.kernels.integer import torch_packed
 
@@ -114,8 +122,24 @@ def _reference(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[st
     return "reference", "It was asked for."
 
 
-KERNELS: dict[str, Callable[[Scheme, tuple[int, ...], bool], tuple[str, str]]] = {
-    "cpu": _cpu,
-    "torch": _torch,
-    "reference": _reference,
+def _triton(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[str, str]:
+    if lookup:
+        return "reference", "Rows are taken from the canonical layout."
+    reason = triton.unfit(scheme, shape[1])
+    if reason is not None:
+        return "reference", f"{reason}."
+    return "triton", f"The Triton kernels multiply {scheme.bits}-bit codes as they are stored."
+
+
+How = Callable[[Scheme, tuple[int, ...], bool], tuple[str, str]]
+
+KERNELS: dict[str, tuple[str | None, How]] = {
+    "cpu": ("cpu", _cpu),
+    "torch": ("cpu", _torch),
+    "triton": ("cuda", _triton),
+    "reference": (None, _reference),
 }
+"""By name the kind of device that each is for, and whether it reads a weight."""
+
+FASTEST = {"cpu": "cpu", "cuda": "triton"}
+"""What is taken unless something else is asked for; ROCm's devices are called cuda, too."""

@@ -187,7 +187,7 @@ def _tokens_of(
     was_sampled = made.calibration.startswith(SAMPLED)
     if calibration is None and not was_sampled:
         raise CalibrationError(
-            f"{why} takes the text that the plan was calibrated on ({made.calibration}). {advice}"
+            f"{why} takes the text that it was calibrated on ({made.calibration}). {advice}"
         )
     tokens = workspace.tokens(
         calibration,

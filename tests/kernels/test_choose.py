@@ -21,6 +21,7 @@ def free_choice(monkeypatch):
         ("fp8", (64, 64), "cpu", "8-bit codes through their table"),
         ("sign", (64, 64), "cpu", "1-bit codes through their table"),
         ("mxfp4", (64, 64), "cpu", "4-bit codes through their table"),
+        ("int4g64+2:4", (64, 64), "reference", "leaves weights out"),
         ("ternary", (64, 64), "reference", "Five codes to a byte"),
         ("bitmod4g16", (64, 64), "reference", "choice of codebooks"),
         ("int8s", (3, 48, 80), "reference", "Experts"),
@@ -94,7 +95,7 @@ def test_the_environment_or_an_argument_says_which(kernel, monkeypatch):
 
 
 def test_an_unknown_kernel_lists_the_known(monkeypatch):
-    message = r"no kernel 'gpu'\. Choose one of cpu, torch, reference"
+    message = r"no kernel 'gpu'\. Choose one of cpu, torch, triton, reference"
     with pytest.raises(InputError, match=message):
         choose(Scheme.parse("bf16"), (64, 64), kernel="gpu")
     monkeypatch.setenv(KERNEL, "gpu")
@@ -102,8 +103,36 @@ def test_an_unknown_kernel_lists_the_known(monkeypatch):
         choose(Scheme.parse("int4g64"), (64, 64))
 
 
-@pytest.mark.parametrize("device", ["cuda", "cuda:1", "meta"])
-def test_elsewhere_than_on_the_cpu_the_reference(device):
-    implementation, why = choose(Scheme.parse("int4g64"), (64, 64), device=device)
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+@pytest.mark.parametrize(
+    ("name", "shape", "implementation", "reason"),
+    [
+        ("int4g64", (64, 64), "triton", "4-bit codes as they are stored"),
+        ("int3", (7, 96), "triton", "3-bit codes as they are stored"),
+        ("int4g64", (64, 100), "reference", "columns in 32s"),
+        ("int4g64d", (64, 64), "reference", "plain scales"),
+        ("int4g64+50%", (64, 64), "reference", "plain scales"),
+        ("nf4", (64, 64), "reference", "plain scales"),
+        ("int4g64", (3, 64, 64), "reference", "Experts"),
+        ("bf16", (64, 64), "reference", "dense"),
+    ],
+)
+def test_what_multiplies_on_a_gpu_and_why(name, shape, implementation, reason, device):
+    found, why = choose(Scheme.parse(name), shape, device=device)
+    assert found == implementation
+    assert reason in why
+    assert why.endswith(".")
+
+
+def test_on_a_gpu_without_triton_the_reference(monkeypatch):
+    monkeypatch.setattr("bitplan.kernels.integer.triton.find_spec", lambda name: None)
+    assert choose(Scheme.parse("int4g64"), (64, 64), device="cuda") == (
+        "reference",
+        "Triton is not installed.",
+    )
+
+
+def test_on_other_devices_the_reference():
+    implementation, why = choose(Scheme.parse("int4g64"), (64, 64), device="meta")
     assert implementation == "reference"
-    assert device in why
+    assert "meta" in why

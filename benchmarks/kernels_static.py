@@ -1,0 +1,204 @@
+"""Static costs of the Triton kernels, and a roofline made of them: docs/kernels_gpu.json and .md.
+
+python benchmarks/kernels_static.py [scheme ...]
+
+Compiles for devices that are not there, and reads the machine code. Nothing here is measured on a
+GPU: the times are a model's.
+"""
+
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import triton
+
+from bitplan.kernels.integer.triton_ahead import TABLE, TARGETS, case_of, compile_ahead
+from bitplan.kernels.integer.triton_code import cost
+from bitplan.schema import Scheme
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What a roofline takes from a data sheet."""
+
+    name: str
+    bandwidth: float  # bytes a second
+    lanes: float  # instructions a second, of one lane each
+    integer: float  # the same, of integers
+
+
+# Bandwidth and boost clock: vendors' data sheets. A multiprocessor of NVIDIA's issues 4 warps a
+# cycle (128 lanes) and has 64 lanes for integers; a compute unit of CDNA 3 has 4 x 16 lanes.
+PARTS = {
+    "sm_80": Part(
+        name="A100 80GB", bandwidth=2.039e12, lanes=108 * 128 * 1.41e9, integer=108 * 64 * 1.41e9
+    ),
+    "sm_90": Part(
+        name="H100 SXM", bandwidth=3.35e12, lanes=132 * 128 * 1.83e9, integer=132 * 64 * 1.83e9
+    ),
+    "sm_100": Part(
+        name="B200", bandwidth=8.0e12, lanes=148 * 128 * 1.965e9, integer=148 * 64 * 1.965e9
+    ),
+    "gfx942": Part(
+        name="MI300X", bandwidth=5.3e12, lanes=304 * 64 * 2.1e9, integer=304 * 64 * 2.1e9
+    ),
+}
+# [out, in] of the linear layers of one block of Llama 3.1, and how many blocks.
+MODELS = {
+    "8B": (
+        32,
+        [
+            (4096, 4096),
+            (1024, 4096),
+            (1024, 4096),
+            (4096, 4096),
+            (14336, 4096),
+            (14336, 4096),
+            (4096, 14336),
+        ],
+    ),
+    "70B": (
+        80,
+        [
+            (8192, 8192),
+            (1024, 8192),
+            (1024, 8192),
+            (8192, 8192),
+            (28672, 8192),
+            (28672, 8192),
+            (8192, 28672),
+        ],
+    ),
+}
+
+
+def bytes_per_weight(scheme: Scheme, columns: int) -> float:
+    """Codes, and scale and offset of a group."""
+    numbers = 1 if scheme.symmetric else 2
+    return scheme.bits / 8 + 2 * numbers / (scheme.group_size or columns)
+
+
+def seconds(kernel: dict, rows: int, columns: int) -> tuple[float, str]:
+    """The longest of reading, issuing and integers, as if they overlapped; and which it is."""
+    part, scheme = PARTS[kernel["target"]], Scheme.parse(kernel["scheme"])
+    weights = rows * columns
+    times = {
+        "memory": weights * bytes_per_weight(scheme, columns) / part.bandwidth,
+        "issue": weights * kernel["instructions"] / part.lanes,
+        "integers": weights * kernel["integer"] / part.integer,
+    }
+    bound = max(times, key=times.__getitem__)
+    return times[bound], bound
+
+
+def measure(names: list[str]) -> list[dict]:
+    kernels = []
+    for name in names:
+        for tokens in TABLE[name]:
+            for target in TARGETS:
+                case = case_of(Scheme.parse(name), tokens, target)
+                found = cost(compile_ahead(case, target), target, case.blocks.rows)
+                kernels.append(
+                    {
+                        "target": target,
+                        "scheme": name,
+                        "tokens": tokens,
+                        "dtype": case.dtype,
+                        "blocks": asdict(case.blocks),
+                        **asdict(found),
+                    }
+                )
+                print(kernels[-1], flush=True)
+    return kernels
+
+
+INTRODUCTION = """<!-- Written by benchmarks/kernels_static.py. -->
+
+# What the Triton kernels cost, as far as machine code tells
+
+Compiled by Triton {triton} for devices that were not there, for a weight of 4096 x 4096 and
+inputs in bfloat16, and read from the machine code. **Nothing on this page was measured on a GPU.**
+`instructions`, `integer` and `tensor` are what one lane executes for one weight in the loop over
+columns; `warps` are those that a multiprocessor holds at once, by registers and shared memory.
+`loads` are a thread's loads from global memory for 256 columns of its rows, by width in bits: of
+128 those of codes and inputs, of 32 those of scales.
+
+| scheme | tokens | target | registers | spilled | shared bytes | warps | instructions | integer |
+tensor | bytes a weight | loads |
+|---|---|---|---|---|---|---|---|---|---|---|---|
+""".replace("integer |\ntensor", "integer | tensor")
+
+ROOFLINE = """
+## A roofline, not a measurement
+
+Time of all linear layers of Llama 3.1 for one token: for each layer the longest of reading the
+weights at the data sheet's bandwidth, issuing the loop's instructions, and its integer instructions
+on the lanes there are for them, as if the three overlapped fully. Launches, latencies, the sum over
+splits, attention and all else cost nothing here, so these are bounds from below. In brackets: what
+binds, and how many times as long the weights take to read in bfloat16.
+
+"""
+
+
+def page(report: dict) -> str:
+    """The report as Markdown."""
+    kernels, lines = report["kernels"], []
+    for k in kernels:
+        loads = ", ".join(f"{count} x {bits}" for bits, count in k["loads"].items())
+        size = bytes_per_weight(Scheme.parse(k["scheme"]), 4096)
+        plain = ("scheme", "tokens", "target", "registers", "spilled", "shared_bytes")
+        cells = [str(k[name]) for name in (*plain, "warps_resident")]
+        cells += [f"{k[name]:.2f}" for name in ("instructions", "integer", "tensor")]
+        lines.append(" | ".join(["", *cells, f"{size:.3f}", loads, ""]).strip())
+    table = [
+        "| model | scheme | " + " | ".join(part.name for part in PARTS.values()) + " |",
+        "|---|---|" + "---|" * len(PARTS),
+    ]
+    for model, (blocks, shapes) in MODELS.items():
+        for name in ("int2g64", "int3g64", "int4g64"):
+            cells = []
+            for target, part in PARTS.items():
+                one = [
+                    k
+                    for k in kernels
+                    if (k["scheme"], k["tokens"], k["target"]) == (name, 1, target)
+                ]
+                if not one:
+                    cells.append("–")
+                    continue
+                times = [seconds(one[0], *shape) for shape in shapes]
+                total = blocks * sum(time for time, _ in times)
+                dense = blocks * sum(2 * r * c for r, c in shapes) / part.bandwidth
+                cells.append(f"{1000 * total:.2f} ms ({times[0][1]}, {dense / total:.1f}x)")
+            table.append(f"| {model} | {name} | " + " | ".join(cells) + " |")
+    introduction = INTRODUCTION.format(triton=report["triton"])
+    return introduction + "\n".join([*lines, ROOFLINE]) + "\n".join(table) + "\n"
+
+
+def main() -> None:
+    names = sys.argv[1:] or list(TABLE)
+    with TemporaryDirectory() as cache:
+        os.environ.setdefault("TRITON_CACHE_DIR", cache)
+        kernels = measure(names)
+    path = DOCS / "kernels_gpu.json"
+    old = json.loads(path.read_text(encoding="utf-8"))["kernels"] if path.exists() else []
+    kernels += [k for k in old if k["scheme"] not in names]
+    kernels.sort(
+        key=lambda k: (
+            list(TABLE).index(k["scheme"]),
+            k["tokens"],
+            list(TARGETS).index(k["target"]),
+        )
+    )
+    report = {"triton": triton.__version__, "kernels": kernels}
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    (DOCS / "kernels_gpu.md").write_text(page(report), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

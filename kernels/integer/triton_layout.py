@@ -1,0 +1,132 @@
+"""How the Triton kernels of integer weights read codes: panels of words, and grids by group.
+
+A row is cut into panels of 256 columns; what remains, a multiple of 32, into at most one panel
+each of 128, 64 and 32. A panel of 32 C columns has C cells, a cell has 32 codes, and 32 codes of B
+bits are exactly B words of 32 bits. Within a cell, the lower halves of the words hold 16 codes and
+the upper halves 16 others, each as a stream of bits of its own. Code p of half h of cell c is
+
+    column 2 C p + 2 c + h
+
+of the panel. So the p-th code of both halves of all cells are 2 C neighbouring columns, in one
+group of the grid, and a kernel takes both halves out by one shift and one mask of the whole word:
+a pair of 16-bit numbers, side by side as tensor cores take them.
+
+Words are stored as [panel, word of the cell, row, cell]: what a kernel reads at once lies together.
+"""
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from bitplan.formats import pack, unpack
+from bitplan.schema import Scheme
+
+CELL = 32
+"""Columns of a cell."""
+
+PAIRS = 16
+"""Codes in one half of a cell's words."""
+
+SECTIONS = (8, 4, 2, 1)
+"""Cells of a panel. The first there are any number of, of each other at most one."""
+
+PANEL = SECTIONS[0] * CELL
+"""Columns of a whole panel."""
+
+ROWS_AT_ONCE = 4096
+"""Rows that are arranged together: bounds the memory that it takes."""
+
+
+def sections(columns: int) -> list[tuple[int, int, int]]:
+    """(first column, cells of a panel, panels) of each section of a row.
+
+    >>> sections(576)
+    [(0, 8, 2), (512, 2, 1)]
+    """
+    found, start = [], 0
+    for cells in SECTIONS:
+        panels = (columns - start) // (cells * CELL)
+        if panels:
+            found.append((start, cells, panels))
+            start += panels * cells * CELL
+    return found
+
+
+def arrange(tensors: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[str, Tensor]:
+    """From canonical tensors to the kernels': `codes` (int32) and `grid` (bfloat16).
+
+    `grid` is [groups, rows, 2], of scale and offset. Where there is no offset it is
+    [groups / 2, rows, 2], of the scales of two groups, or [groups, rows] if the groups are odd.
+    """
+    assert columns % CELL == 0
+    bits, rows = int(scheme.bits), len(tensors["codes"])
+    words = tensors["codes"].new_empty(rows * columns // CELL * bits, dtype=torch.int32)
+    for some, parts in _parts(words, rows, columns, bits):
+        codes = unpack(tensors["codes"][some], bits, columns)
+        for (start, cells, panels), part in zip(sections(columns), parts, strict=True):
+            shape = (len(codes), panels, PAIRS, cells, 2)
+            columns_of = codes[:, start : start + panels * cells * CELL].reshape(shape)
+            part.copy_(_join(columns_of, bits))
+    scale = tensors["scale"].t()
+    if not scheme.symmetric:
+        return {"codes": words, "grid": torch.stack((scale, tensors["offset"].t()), dim=-1)}
+    if len(scale) % 2:
+        return {"codes": words, "grid": scale.contiguous()}
+    return {"codes": words, "grid": torch.stack((scale[::2], scale[1::2]), dim=-1)}
+
+
+def restore(arranged: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[str, Tensor]:
+    """From the kernels' tensors to the canonical ones."""
+    bits, grid = int(scheme.bits), arranged["grid"]
+    rows, packed = grid.shape[1], []
+    for _, parts in _parts(arranged["codes"], rows, columns, bits):
+        codes = torch.cat([_split(part, bits).flatten(1) for part in parts], dim=1)
+        packed.append(pack(codes, bits))
+    codes = torch.cat(packed)
+    if scheme.symmetric:
+        scale = grid if grid.dim() == 2 else grid.transpose(1, 2).flatten(0, 1)
+        return {"codes": codes, "scale": scale.t().contiguous()}
+    scale, offset = (grid[..., n].t().contiguous() for n in (0, 1))
+    return {"codes": codes, "scale": scale, "offset": offset}
+
+
+def _parts(words: Tensor, rows: int, columns: int, bits: int):
+    """Some rows, and of every section the view [panels, bits, those rows, cells] of its words."""
+    views, start = [], 0
+    for _, cells, panels in sections(columns):
+        size = panels * bits * rows * cells
+        views.append(words[start : start + size].view(panels, bits, rows, cells))
+        start += size
+    for first in range(0, rows, ROWS_AT_ONCE):
+        some = slice(first, min(first + ROWS_AT_ONCE, rows))
+        yield some, [view[:, :, some] for view in views]
+
+
+def _join(codes: UInt8[Tensor, "rows panels 16 cells 2"], bits: int) -> Tensor:
+    """Words [panels, bits, rows, cells] of codes."""
+    halves: list[Int64[Tensor, "rows panels cells 2"]] = [
+        torch.zeros_like(codes[:, :, 0], dtype=torch.int64) for _ in range(bits)
+    ]
+    for pair in range(PAIRS):
+        word, start = divmod(pair * bits, 16)
+        code = codes[:, :, pair].to(torch.int64)
+        halves[word] |= (code << start) & 0xFFFF
+        if start + bits > 16:
+            halves[word + 1] |= code >> (16 - start)
+    words = torch.stack(halves)
+    joined = (words[..., 0] | (words[..., 1] << 16)).to(torch.int32)
+    return joined.permute(2, 0, 1, 3)
+
+
+def _split(words: Tensor, bits: int) -> UInt8[Tensor, "rows panels 16 cells 2"]:
+    """Codes of words [panels, bits, rows, cells]."""
+    whole = words.permute(1, 2, 0, 3).to(torch.int64)
+    halves = torch.stack((whole & 0xFFFF, (whole >> 16) & 0xFFFF), dim=-1)
+    codes = []
+    for pair in range(PAIRS):
+        word, start = divmod(pair * bits, 16)
+        code = halves[word] >> start
+        if start + bits > 16:
+            code |= halves[word + 1] << (16 - start)
+        codes.append((code & (2**bits - 1)).to(torch.uint8))
+    return torch.stack(codes, dim=2)
