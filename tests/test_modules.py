@@ -308,3 +308,22 @@ def test_a_kernel_can_be_asked_for(kernel, monkeypatch):
     for weight in (asked, held("int4g32", 48, 64)):
         assert weight.implementation == kernel
         assert relative_error(weight.multiply(inputs), expected) < TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("name", ["int2g32", "int3", "int4g64", "int5g16s", "int8s"])
+def test_the_layout_of_a_gpu_takes_as_many_bytes_and_is_saved_as_the_canonical_one(name):
+    weight = held(name, 48, 96)
+    before = {key: tensor.clone() for key, tensor in weight.state_dict().items()}
+    size = sum(tensor.nbytes for tensor in before.values())
+    weight.lay_out("triton")
+    assert weight.implementation == "triton"
+    assert sum(tensor.nbytes for tensor in (*weight.parameters(), *weight.buffers())) == size
+    after = weight.state_dict()
+    assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
+    # Wanted of the CPU before: so it is again, wherever it was moved to and back from.
+    weight.arrange()
+    assert weight.to(torch.float64).implementation == "cpu"
+
+
+def test_a_weight_that_was_never_arranged_stays_as_it_is_when_it_moves():
+    assert held("int4g32", 48, 64).to("cpu").implementation == "reference"
