@@ -326,4 +326,5 @@ def test_the_layout_of_a_gpu_takes_as_many_bytes_and_is_saved_as_the_canonical_o
 
 
 def test_a_weight_that_was_never_arranged_stays_as_it_is_when_it_moves():
-    assert held("int4g32", 48, 64).to("cpu").implementation == "reference"
+    weight = PackedWeight(packed("int4g32", 48, 64), compute_dtype=torch.float32)
+    assert weight.to(torch.float64).implementation == "reference"
