@@ -3,6 +3,7 @@
 from bitplan.models.blocks import block_of as block_of
 from bitplan.models.blocks import blocks_of as blocks_of
 from bitplan.models.blocks import recorded as recorded
+from bitplan.models.blocks import replaced as replaced
 from bitplan.models.blocks import replayed as replayed
 from bitplan.models.caches import Cached as Cached
 from bitplan.models.caches import find_caches as find_caches

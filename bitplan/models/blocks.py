@@ -1,7 +1,8 @@
 """The blocks of a model: what it is a stack of, and how to leave some out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -48,18 +49,35 @@ def recorded(blocks: Sequence[nn.Module]) -> Iterator[dict[int, Any]]:
 
 
 @contextmanager
-def replayed(blocks: Sequence[nn.Module], outputs: Mapping[int, Any]) -> Iterator[None]:
-    """Within the block, blocks return what is given for them, and compute nothing."""
+def replaced(
+    blocks: Sequence[nn.Module], forward: Callable[[int, Callable, Any, Any], Any]
+) -> Iterator[None]:
+    """Call `forward(index, original, args, kwargs)` in place of each block, within the block."""
     with ExitStack() as stack:
-        for index, output in outputs.items():
-            block: Any = blocks[index]
-            stack.callback(_restore_forward, block, vars(block).get("forward"))
-            block.forward = lambda *_, output=output, **__: output
+        for index, block in enumerate(blocks):
+            own: dict[str, Any] = vars(block)
+            before, original = own.get("forward"), block.forward
+            if before is None:
+                stack.callback(own.pop, "forward", None)
+            else:
+                stack.callback(own.__setitem__, "forward", before)
+            own["forward"] = _Replacement(index, original, forward)
         yield
 
 
-def _restore_forward(block: Any, own: Any) -> None:
-    if own is None:
-        vars(block).pop("forward", None)
-    else:
-        block.forward = own
+@contextmanager
+def replayed(blocks: Sequence[nn.Module], outputs: Mapping[int, Any]) -> Iterator[None]:
+    """Within the block, blocks return what is given for them, and compute nothing."""
+    some = list(outputs)
+    with replaced([blocks[i] for i in some], lambda index, *_: outputs[some[index]]):
+        yield
+
+
+@dataclass(frozen=True)
+class _Replacement:
+    index: int
+    original: Callable
+    forward: Callable
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(self.index, self.original, args, kwargs)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bitplan.errors import ModelError
 from bitplan.memory import release
+from bitplan.models.blocks import replaced
 
 Run = Callable[[], Tensor]
 """Runs the model forward on one sequence, and gives what is differentiated, a scalar."""
@@ -103,7 +104,7 @@ class Chain:
             output = forward(index, *_parted(args, kwargs))
             return (output,) if self.in_tuples[index] else output
 
-        with _replaced(self.blocks, wrapped):
+        with replaced(self.blocks, wrapped):
             try:
                 return run()
             except _Stop:
@@ -123,7 +124,7 @@ def find_chain(model: nn.Module, run: Run) -> Chain:
     """
     path = _find_blocks(model)
     trial = _Trial(model, path)
-    with trial.embeddings_seen(), _replaced(trial.blocks, trial.forward):
+    with trial.embeddings_seen(), replaced(trial.blocks, trial.forward):
         loss = run()
     if len(trial.calls) != len(trial.blocks):
         raise _no_chain(model, f"{len(trial.calls)} of the {len(trial.blocks)} blocks were run")
@@ -204,33 +205,6 @@ def _find_blocks(model: nn.Module) -> str:
 def _blocks(model: nn.Module, path: str) -> Sequence[nn.Module]:
     blocks: Any = model.get_submodule(path)
     return blocks
-
-
-@contextmanager
-def _replaced(
-    blocks: Sequence[nn.Module], forward: Callable[[int, Callable, Any, Any], Any]
-) -> Iterator[None]:
-    """Call `forward(index, original, args, kwargs)` in place of each block, within the block."""
-    with ExitStack() as stack:
-        for index, block in enumerate(blocks):
-            own: dict[str, Any] = vars(block)
-            before, original = own.get("forward"), block.forward
-            if before is None:
-                stack.callback(own.pop, "forward", None)
-            else:
-                stack.callback(own.__setitem__, "forward", before)
-            own["forward"] = _Replacement(index, original, forward)
-        yield
-
-
-@dataclass(frozen=True)
-class _Replacement:
-    index: int
-    original: Callable
-    forward: Callable
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.forward(self.index, self.original, args, kwargs)
 
 
 def _parted(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Call]:

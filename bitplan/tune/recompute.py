@@ -5,7 +5,7 @@ it is done only where what all blocks would keep is more than its share of the m
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from bitplan.memory import room_bytes
-from bitplan.models import blocks_of
+from bitplan.models import blocks_of, replaced
 
 
 @contextmanager
@@ -23,10 +23,9 @@ def recomputed(model: nn.Module, *, room: float | None = None) -> Iterator[None]
     `room` is `bitplan.memory.room_bytes` by default. What the first block keeps, in its first call,
     says what all would.
     """
-    keeper = _Keeper(blocks=len(blocks_of(model)), room=room_bytes() if room is None else room)
-    with ExitStack() as stack:
-        for block in blocks_of(model):
-            stack.enter_context(_wrapped(block, keeper))
+    blocks = blocks_of(model)
+    keeper = _Keeper(blocks=len(blocks), room=room_bytes() if room is None else room)
+    with replaced(blocks, keeper.run):
         yield
 
 
@@ -35,7 +34,9 @@ class _Keeper:
         self.blocks, self.room = blocks, room
         self.recomputes: bool | None = None  # None: not known yet
 
-    def run(self, forward: Any, args: Any, kwargs: Any) -> Any:
+    def run(self, index: int, forward: Any, args: Any, kwargs: Any) -> Any:
+        """Run one block, as `replaced` asks."""
+        del index
         if self.recomputes:
             return checkpoint(forward, *args, use_reentrant=False, **kwargs)
         if self.recomputes is False:
@@ -50,16 +51,3 @@ class _Keeper:
             output = forward(*args, **kwargs)
         self.recomputes = self.blocks * sum(kept.values()) > self.room
         return output
-
-
-@contextmanager
-def _wrapped(block: Any, keeper: _Keeper) -> Iterator[None]:
-    own, forward = vars(block).get("forward"), block.forward
-    block.forward = lambda *args, **kwargs: keeper.run(forward, args, kwargs)
-    try:
-        yield
-    finally:
-        if own is None:
-            vars(block).pop("forward", None)
-        else:
-            block.forward = own
