@@ -33,8 +33,8 @@ def apply(
         float,
         typer.Option(
             min=0,
-            help="Passes over the calibration tokens, forward and back, that tune scales and "
-            "offsets; no byte is added. 8 is enough.",
+            help="Passes over the calibration tokens, forward and back, that tune scales, "
+            "offsets, norms and biases; no byte is added. 8 is enough.",
         ),
     ] = 0,
     workdir: Workdir = None,

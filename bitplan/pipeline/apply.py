@@ -44,7 +44,7 @@ def apply_plan(
     the work folder; on a machine that has not got them they are rendered again, which needs the
     calibration text that the plan was made with, unless it was sampled from the model.
 
-    Tuning moves scales and offsets to where the model is nearest to what it was before (see
+    Tuning moves scales, offsets, norms and biases to where the model is nearest to what it was (see
     `bitplan.tune`). It takes no bytes, goes over the calibration tokens, forward and back,
     `tune_epochs` times, and needs their text in the same way. The work folder keeps how far it is.
 

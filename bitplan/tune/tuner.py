@@ -1,4 +1,4 @@
-"""Scales and offsets tuned end to end on the KL to the reference, codes fixed.
+"""Scales, offsets, norms and biases tuned end to end on the KL to the reference, codes fixed.
 
 Chen et al., 2024, "EfficientQAT", its second phase, with the reference's distributions in place of
 the text's labels: no byte is added. Each number moves in steps of its own scale, by Adam, at a rate
