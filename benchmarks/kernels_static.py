@@ -1,14 +1,14 @@
 """Static costs of the Triton kernels, and a roofline made of them: docs/kernels_gpu.json and .md.
 
-python benchmarks/kernels_static.py [scheme ...]
+    python benchmarks/kernels_static.py [SCHEME ...]
 
 Compiles for devices that are not there, and reads the machine code. Nothing here is measured on a
 GPU: the times are a model's.
 """
 
+import argparse
 import json
 import os
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -181,7 +181,12 @@ def page(report: dict) -> str:
 
 
 def main() -> None:
-    names = sys.argv[1:] or list(TABLE)
+    parser = argparse.ArgumentParser(description=__doc__)
+    text = f"of {', '.join(TABLE)}; default: all. The rows of others stay as they are."
+    parser.add_argument("schemes", nargs="*", metavar="SCHEME", help=text)
+    names = parser.parse_args().schemes or list(TABLE)
+    if unknown := [name for name in names if name not in TABLE]:
+        parser.error(f"{', '.join(unknown)} is not in the table {text}")
     with TemporaryDirectory() as cache:
         os.environ.setdefault("TRITON_CACHE_DIR", cache)
         kernels = measure(names)

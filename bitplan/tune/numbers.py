@@ -15,9 +15,9 @@ TUNED = (torch.bfloat16, torch.float16, torch.float32)
 
 @dataclass(frozen=True, kw_only=True)
 class Number:
-    """One tensor of scales or offsets, as it was, in float32.
+    """One tensor of scales or offsets, or a vector of the model, as it was, in float32.
 
-    A step of 1 moves each of its elements by its own scale: `unit`.
+    A step of 1 moves each of its elements by its `unit`: its own scale, or the vector's mean size.
     """
 
     name: str

@@ -65,7 +65,7 @@ def tune(
     """Tune a packed model in place, and leave it as it was best on `judged`.
 
     Args:
-        model: its packed weights hold the numbers; all else stays.
+        model: packed; its scales, offsets, norms and biases move, codes and all else stay.
         lessons: what the reference says of the inputs that gradients are taken on.
         judged: what it says of others. After each epoch the model is judged on some of them.
         epochs: passes over the lessons.
@@ -87,8 +87,7 @@ def tune(
                 "There is nothing to tune: every layer is kept in full precision. Make a plan "
                 "with a smaller budget."
             )
-        tuner = _Tuner(model, numbers, lessons, judged, rate=rate, seed=seed)
-        tuner.steps = max(1, round(epochs * tuner.steps_an_epoch))
+        tuner = _Tuner(model, numbers, lessons, judged, epochs=epochs, rate=rate, seed=seed)
         return tuner.run(file, progress)
 
 
@@ -118,15 +117,17 @@ class _Tuner:
         lessons: Reference,
         judged: Reference,
         *,
+        epochs: float,
         rate: float,
         seed: int,
     ) -> None:
         self.model, self.numbers = model, numbers
         self.lessons, self.judged = lessons, judged
-        self.rate, self.seed, self.steps = rate, seed, 0
+        self.rate, self.seed = rate, seed
         self.device = _device(numbers)
         self.batch = min(SEQUENCES_A_STEP, len(lessons.inputs))
         self.steps_an_epoch = len(lessons.inputs) // self.batch
+        self.steps = max(1, round(epochs * self.steps_an_epoch))
 
     def run(self, file: Path | None, progress: Progress) -> Tuned:
         count = _count(self.numbers)

@@ -80,13 +80,16 @@ class _Pruning:
     def __init__(self, plane: AbstractPlane, sparsity: Sparsity, factor: Tensor) -> None:
         self.work, self.sparsity, self.diagonal = plane.work, sparsity, factor.diagonal()
         self.columns, self.step = len(plane.work), min(plane.group, BLOCK)
+        # Blocks are chosen on their own: no further than the group whose grid is about to be found.
+        self.ahead = len(plane.work) if sparsity.block is None else plane.group
         self.mask = torch.ones_like(plane.work, dtype=torch.bool)
         plane.prune(self.mask)
 
     def reach(self, column: int) -> None:
-        """Choose from the columns that begin here, and for now from all that come after them."""
+        """Choose from the columns that begin here, and for now from those that come after them."""
         if column % self.step:
             return
-        score = saliency(self.work[column:], self.diagonal[column:])
+        some = slice(column, column + self.ahead)
+        score = saliency(self.work[some], self.diagonal[some])
         kept = self.sparsity.columns(self.columns) - self.mask[:column].sum(0)
-        self.mask[column:] = keep(score, self.sparsity, kept)
+        self.mask[some] = keep(score, self.sparsity, kept)
