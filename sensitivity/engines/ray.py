@@ -15,9 +15,12 @@ from bitplan.sensitivity.engines.parcel import call, result_of, wrap
 RETRIES = 10
 """How many nodes or workers one task may take with it."""
 
-PATIENCE_S = 180.0
+PATIENCE_S = 120.0
 """How long a cluster may take to let this machine join. A client server starts a process for each
 client, which on busy cores takes it more than a minute."""
+
+JOINS = 3
+"""How often that is tried: a client server now and then starts a process that never answers."""
 
 SCHEME = "ray://"
 
@@ -125,7 +128,18 @@ def _check_reachable(address: str) -> None:
 
 
 def _check_joinable(address: str, patience_s: float) -> None:
-    """Try it in another process: Ray may wait for minutes, or end the process that it is in."""
+    """Try it in other processes: Ray may wait for minutes, or end the process that it is in."""
+    for left in reversed(range(JOINS)):
+        try:
+            _join_elsewhere(address, patience_s)
+        except EngineError:
+            if not left:
+                raise
+        else:
+            return
+
+
+def _join_elsewhere(address: str, patience_s: float) -> None:
     program = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False)"
     command = [sys.executable, "-c", program, address]
     try:
@@ -133,7 +147,7 @@ def _check_joinable(address: str, patience_s: float) -> None:
     except subprocess.TimeoutExpired as error:
         raise EngineError(
             f"What listens at {address} did not answer as a Ray cluster does within "
-            f"{patience_s:.0f} s. {_ADVICE}"
+            f"{patience_s:.0f} s, {JOINS} times. {_ADVICE}"
         ) from error
     if tried.returncode:
         reason = (tried.stderr.strip() or f"exit code {tried.returncode}").splitlines()[-1]

@@ -37,7 +37,7 @@ def _leave_the_home_alone(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _machines_may_be_busy(monkeypatch):
-    monkeypatch.setenv("RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S", "300")
+    monkeypatch.setenv("RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S", "100")
 
 
 @pytest.fixture
