@@ -10,6 +10,8 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from bitplan.registered import register
+
 if TYPE_CHECKING:
     from bitplan.allocator import frontier as frontier
     from bitplan.allocator import solve as solve
@@ -91,3 +93,4 @@ class _Package(ModuleType):
 
 
 sys.modules[__name__].__class__ = _Package
+register()

@@ -32,12 +32,15 @@ def pack_layers(
         if not _already(model, layer, scheme):
             pack_layer(model, layer, packed_of(layer, scheme))
     if any(layer.kind is Kind.EXPERTS for layer in schemes):
-        _run_experts_one_by_one(model)
+        run_experts_one_by_one(model)
     return model
 
 
-def pack_layer(model: nn.Module, layer: Layer, packed: Packed) -> None:
-    """Put one packed weight in place of the dense one, wherever it is tied to."""
+def pack_layer(model: nn.Module, layer: Layer, packed: Packed, *, arrange: bool = True) -> None:
+    """Put one packed weight in place of the dense one, wherever it is tied to.
+
+    Without `arrange` it stays as it is stored, until `arrange_layers`.
+    """
     dense = weight_of(model, layer)
     module = module_of(model, layer)
     if layer.kind is Kind.EXPERTS:
@@ -52,10 +55,22 @@ def pack_layer(model: nn.Module, layer: Layer, packed: Packed) -> None:
     names = (layer.name, *layer.tied)
     lookup = any(isinstance(model.get_submodule(name), nn.Embedding) for name in names)
     weight = PackedWeight(packed, compute_dtype=dense.dtype)
-    if not any(isinstance(model.get_submodule(name), nn.modules.conv._ConvNd) for name in names):
+    is_convolution = any(
+        isinstance(model.get_submodule(name), nn.modules.conv._ConvNd) for name in names
+    )
+    if arrange and not is_convolution:
         weight.arrange(lookup=lookup)
     for name in names:
         model.set_submodule(name, _replacement(model.get_submodule(name), weight))
+
+
+def arrange_layers(model: nn.Module) -> nn.Module:
+    """Lay the packed weights of a model out for the machine, where `pack_layer` did not."""
+    holders = [m for m in model.modules() if isinstance(m, PackedLinear | PackedEmbedding)]
+    looked_up = {one.weight for one in holders if isinstance(one, PackedEmbedding)}
+    for weight in {one.weight: None for one in holders}:
+        weight.arrange(lookup=weight in looked_up)
+    return model
 
 
 def pack_caches_of(model: nn.Module, plan: Plan) -> nn.Module:
@@ -119,7 +134,7 @@ def _replacement(module: Any, weight: PackedWeight) -> nn.Module:
     return PackedLinear(weight, module.bias)
 
 
-def _run_experts_one_by_one(model: Any) -> None:
-    # Grouped implementations read all experts as one dense tensor; the eager one asks for each.
+def run_experts_one_by_one(model: Any) -> None:
+    """Have a model ask for each expert: grouped implementations read all as one dense tensor."""
     if hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")

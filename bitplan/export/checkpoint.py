@@ -18,10 +18,8 @@ from bitplan.errors import ModelError, OutputError
 from bitplan.files import make_folder, read_text, write_text
 from bitplan.formats import Packed
 from bitplan.models import model_class
-from bitplan.schema import Choice, Kind, Plan
-
-METHOD = "bitplan"
-"""`quant_method` in config.json's `quantization_config`, which holds the plan."""
+from bitplan.registered import METHOD
+from bitplan.schema import Choice, Kind, Layer, Plan
 
 
 def save(
@@ -45,9 +43,7 @@ def save(
             "folder. Save its state_dict() with safetensors instead."
         )
     folder = _folder_for(folder)
-    # Buffers that are computed, not saved, are saved all the same: they are part of what was
-    # counted and measured, down to their dtype.
-    state, aliases = _without_aliases(dict(model.named_buffers()) | model.state_dict())
+    state, aliases = state_of(model)
     try:
         (folder / "config.json").unlink(missing_ok=True)  # it must not name half of the weights
         save_torch_state_dict(state, folder, max_shard_size=max_shard_size)
@@ -60,6 +56,7 @@ def save(
         raise OutputError(f"Cannot write to {folder}: {error}. Free some space.") from error
     content = json.loads(config.to_json_string(use_diff=True))
     content["architectures"] = [type(model).__name__]
+    content["dtype"] = plan.provenance.dtype  # else it would be guessed from what is packed
     content["quantization_config"] = {
         "quant_method": METHOD,
         "aliases": aliases,
@@ -87,7 +84,7 @@ def load(folder: str | Path) -> nn.Module:
     pack_layers(
         model,
         {layer: choice.scheme for layer, choice in choices.items()},
-        lambda layer, _: _take(folder, state, choices[layer]),
+        lambda layer, _: take(folder, state, choices[layer]),
     )
     state |= {alias: state[name] for alias, name in settings["aliases"].items() if name in state}
     _fill(model, state, folder)
@@ -163,8 +160,11 @@ def _settings(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{folder}/config.json is damaged ({error}). Copy it again.") from error
 
 
-def _without_aliases(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Each storage once, and the names that the others go by."""
+def state_of(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What is saved: each storage once, and the names that the others go by."""
+    # Buffers that are computed, not saved, are saved all the same: they are part of what was
+    # counted and measured, down to their dtype.
+    state = dict(model.named_buffers()) | model.state_dict()
     kept, aliases, names = {}, {}, {}
     for name, tensor in state.items():
         storage = (tensor.data_ptr(), tensor.shape, tensor.stride())
@@ -186,10 +186,9 @@ def _read(folder: Path) -> dict[str, Tensor]:
     return state
 
 
-def _take(folder: Path, state: dict[str, Tensor], choice: Choice) -> Packed:
-    """One packed weight out of the state."""
-    is_parameter = choice.layer.kind is Kind.EXPERTS
-    prefix = f"{choice.layer.name}." if is_parameter else f"{choice.layer.name}.weight."
+def take(folder: Path, state: dict[str, Tensor], choice: Choice) -> Packed:
+    """One packed weight out of the state; raises `ModelError` where it is not as planned."""
+    prefix = f"{dense_name(choice.layer)}."
     names = [name for name in state if name.startswith(prefix)]
     tensors = {name.removeprefix(prefix): state.pop(name) for name in names}
     packed = Packed(scheme=choice.scheme, shape=choice.layer.shape, tensors=tensors)
@@ -199,6 +198,11 @@ def _take(folder: Path, state: dict[str, Tensor], choice: Choice) -> Packed:
             f"{choice.bytes:,}. Copy the folder again, or apply the plan again."
         )
     return packed
+
+
+def dense_name(layer: Layer) -> str:
+    """What a layer's weight is called where it is not packed."""
+    return layer.name if layer.kind is Kind.EXPERTS else f"{layer.name}.weight"
 
 
 _BAD_CONFIG = (
