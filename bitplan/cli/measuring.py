@@ -72,7 +72,7 @@ class EffortOptions:
             "slow truth), or another of bitplan.sensitivity.ESTIMATORS."
         ),
     ] = "auto"
-    quantizer: Annotated[str, typer.Option(help="gptq, clip or rtn.")] = "gptq"
+    quantizer: Annotated[str, typer.Option(help="gptq, quantease, clip or rtn.")] = "gptq"
     through: Annotated[
         str,
         typer.Option(

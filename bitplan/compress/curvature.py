@@ -32,6 +32,15 @@ class Curvature:
         return self.covariance.diagonal().clone()
 
     @cached_property
+    def matrix(self) -> Float[Tensor, "in in"]:
+        """The shrunk and damped H, of mean diagonal 1 without the damping."""
+        mean = self.covariance.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
+        found = self.covariance.div(mean)
+        diagonal = found.diagonal().add(DAMPING)
+        found.mul_(1 - self.shrinkage).diagonal().copy_(diagonal)
+        return found
+
+    @cached_property
     def inverse_factor(self) -> Float[Tensor, "in in"]:
         """Upper Cholesky factor of the inverse of the shrunk and damped H."""
         return inverse_factor(self.covariance, self.shrinkage)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bitplan.compress.curvature import Curvature
 from bitplan.compress.quantizers.gptq import gptq
+from bitplan.compress.quantizers.quantease import quantease
 from bitplan.compress.quantizers.rtn import clip, rtn
 from bitplan.errors import InputError, SchemeError
 from bitplan.formats import MATRIX_SCALE, Packed
@@ -17,8 +18,12 @@ Quantizer = Callable[[Tensor, Sequence[Scheme], Curvature | None, Tensor | None]
 """(some rows of a weight [out, in], coded schemes, H, the largest absolute value of all rows)
 -> the packed rows for each scheme"""
 
-QUANTIZERS: dict[str, Quantizer] = {"gptq": gptq, "clip": clip, "rtn": rtn}
-"""In order of preference."""
+QUANTIZERS: dict[str, Quantizer] = {
+    "gptq": gptq,
+    "quantease": quantease,
+    "clip": clip,
+    "rtn": rtn,
+}
 
 ROWS_AT_ONCE = 16384
 WEIGHTS_AT_ONCE = 1 << 26

@@ -124,7 +124,7 @@ def test_a_weight_that_is_not_finite_is_refused(value, quantizer, dtype):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("quantizer", ["clip", "gptq"])
+@pytest.mark.parametrize("quantizer", ["clip", "gptq", "quantease"])
 def test_statistics_that_overflowed_are_refused(value, quantizer):
     seen = covariance(40)
     seen[3, 4] = value

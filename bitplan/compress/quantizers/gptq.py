@@ -12,11 +12,11 @@ make up for those that are gone as they do for rounding.
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from bitplan.compress.curvature import Curvature
-from bitplan.compress.plane import AbstractPlane
+from bitplan.compress.plane import AbstractPlane, Grid
 from bitplan.compress.planes import in_order, planes
 from bitplan.compress.quantizers.rtn import clip
 from bitplan.compress.sparsifiers import keep, saliency
@@ -38,12 +38,17 @@ def gptq(
         return clip(weight, schemes, reach=reach)
     importance, factor = curvature.importance, curvature.inverse_factor
     found = [
-        one for plane in planes(weight, schemes, reach) for one in _gptq(plane, importance, factor)
+        one
+        for plane in planes(weight, schemes, reach)
+        for one in plane.packed(*codes_and_grids(plane, importance, factor))
     ]
     return in_order(found, schemes)
 
 
-def _gptq(plane: AbstractPlane, importance: Tensor, factor: Tensor) -> list[Packed]:
+def codes_and_grids(
+    plane: AbstractPlane, importance: Float[Tensor, "in"], factor: Float[Tensor, "in in"]
+) -> tuple[UInt8[Tensor, "in rows"], list[Grid]]:
+    """The pass over one plane; `plane.work` is then what errors have made of it."""
     work, group = plane.work, plane.group
     columns = len(work)
     pruning = None if plane.sparsity is None else _Pruning(plane, plane.sparsity, factor)
@@ -67,7 +72,7 @@ def _gptq(plane: AbstractPlane, importance: Tensor, factor: Tensor) -> list[Pack
                 work[column + 1 : stop].addr_(factor[column, column + 1 : stop], error, alpha=-1)
         if stop < columns:
             work[stop:].addmm_(factor[start:stop, stop:].t(), errors, alpha=-1)
-    return plane.packed(codes, grids)
+    return codes, grids
 
 
 class _Pruning:

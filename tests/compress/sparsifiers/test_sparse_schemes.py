@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bitplan.compress import render
+from bitplan.compress import QUANTIZERS, render
 from bitplan.compress.sparsifiers import keep, magnitude, saliency, wanda
 from bitplan.errors import SchemeError
 from bitplan.footprint import scheme_bytes
@@ -25,7 +25,7 @@ NAMES = [
 ROWS, COLUMNS = 20, 168
 
 
-@pytest.mark.parametrize("quantizer", ["rtn", "clip", "gptq"])
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
 @pytest.mark.parametrize("name", NAMES)
 def test_each_row_keeps_what_the_scheme_says_in_just_its_bytes(name, quantizer):
     weight = random(ROWS, COLUMNS)
@@ -62,7 +62,7 @@ def test_a_grid_lies_where_the_kept_weights_are():
     assert packed.decode()[0, 3] == 0
 
 
-@pytest.mark.parametrize("quantizer", ["rtn", "clip", "gptq"])
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
 def test_alone_or_beside_others_it_is_the_same(quantizer):
     names = ["int4g64+2:4", "int3g64+2:4", "int4g64", "int4g64+50%", "nf4g64+2:4"]
     weight, covariance = random(ROWS, COLUMNS), correlated(COLUMNS)
@@ -74,7 +74,7 @@ def test_alone_or_beside_others_it_is_the_same(quantizer):
             assert torch.equal(together[scheme].tensors[tensor], expected)
 
 
-@pytest.mark.parametrize("quantizer", ["rtn", "clip", "gptq"])
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
 @pytest.mark.parametrize("name", ["int4g16+2:4", "int4g16+50%", "nf4g16+50%"])
 def test_rows_and_groups_of_zeros(name, quantizer):
     weight = random(4, 64)

@@ -1,0 +1,86 @@
+"""QuantEase (Behdin et al., 2023): coordinate descent on the layer's loss, begun where GPTQ ends.
+
+With R = W - W_q and H the input covariance, shrunk and damped as GPTQ reads it, column j of a
+weight that is all rounded is best rounded to
+
+    nearest(W_q[:, j] + (R H)[:, j] / H_jj)
+
+(their equation 8): what makes up for the errors of all other columns, before it and after it.
+GPTQ rounds each column once, with those after it still free. No sweep over the columns can raise
+tr(R H R'). Grids, and what a scheme leaves out, stay as GPTQ chose them.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from bitplan.compress.curvature import Curvature
+from bitplan.compress.plane import AbstractPlane, Grid
+from bitplan.compress.planes import in_order, planes
+from bitplan.compress.quantizers.gptq import BLOCK, codes_and_grids
+from bitplan.compress.quantizers.rtn import clip
+from bitplan.formats import Packed
+from bitplan.schema import Scheme
+
+SWEEPS = 4
+"""Over all columns. Of the linears of SmolLM2-135M the first gains about two thirds of what four do,
+and the fourth less than half a hundredth of the loss."""
+
+
+def quantease(
+    weight: Float[Tensor, "out in"],
+    schemes: Sequence[Scheme],
+    curvature: Curvature | None = None,
+    reach: Float[Tensor, ""] | None = None,
+) -> list[Packed]:
+    """Render one weight in several coded schemes; without H, as `clip`."""
+    if curvature is None:
+        return clip(weight, schemes, reach=reach)
+    found = []
+    for plane in planes(weight, schemes, reach):
+        original = plane.work.clone()
+        codes, grids = codes_and_grids(plane, curvature.importance, curvature.inverse_factor)
+        descend(plane, original, codes, grids, curvature.matrix)
+        found += plane.packed(codes, grids)
+    return in_order(found, schemes)
+
+
+def descend(
+    plane: AbstractPlane,
+    original: Float[Tensor, "in rows"],
+    codes: UInt8[Tensor, "in rows"],
+    grids: Sequence[Grid],
+    matrix: Float[Tensor, "in in"],
+    sweeps: int = SWEEPS,
+) -> None:
+    """Change the codes, column by column, to what lowers the loss.
+
+    `plane.work` is what GPTQ left, whose nearest codes are `codes`; it and `original`, the weight
+    as it was, are overwritten.
+    """
+    values = plane.work
+    for index, grid in enumerate(grids):
+        group = slice(index * plane.group, (index + 1) * plane.group)
+        values[group] = _kept(plane, group, plane.codes_and_values(values[group], grid)[1])
+    slope = matrix @ original.sub_(values)
+    diagonal, columns = matrix.diagonal(), len(codes)
+    for _ in range(sweeps):
+        for start in range(0, columns, BLOCK):
+            block = slice(start, min(start + BLOCK, columns))
+            changes = torch.empty_like(values[block])
+            for column in range(block.start, block.stop):
+                wanted = (slope[column] / diagonal[column]).add_(values[column])
+                grid = grids[column // plane.group]
+                codes[column], value = plane.codes_and_values(wanted, grid)
+                value = _kept(plane, column, value)
+                change = torch.sub(values[column], value, out=changes[column - start])
+                values[column] = value
+                slope[block].addr_(matrix[block, column], change)
+            for part in (slice(0, block.start), slice(block.stop, columns)):
+                slope[part].addmm_(matrix[part, block], changes)
+
+
+def _kept(plane: AbstractPlane, at: int | slice, values: Tensor) -> Tensor:
+    return values if plane.mask is None else values * plane.mask[at]
