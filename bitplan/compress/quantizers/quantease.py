@@ -25,8 +25,8 @@ from bitplan.formats import Packed
 from bitplan.schema import Scheme
 
 SWEEPS = 4
-"""Over all columns. Of the linears of SmolLM2-135M the first gains about two thirds of what four do,
-and the fourth less than half a hundredth of the loss."""
+"""Over all columns. Of SmolLM2-135M's linears the first gains about two thirds of what four do, and
+the fourth less than half a hundredth of the loss."""
 
 
 def quantease(

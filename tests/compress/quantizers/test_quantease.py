@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -46,9 +48,7 @@ def test_a_sweep_never_raises_the_loss_and_ends_where_no_column_gains(name, shri
         descend(plane, original.clone(), codes, grids, curvature.matrix, sweeps=1)
         losses.append(loss())
         before = codes.clone()
-    assert all(
-        after <= before * (1 + 1e-5) for before, after in zip(losses, losses[1:], strict=False)
-    )
+    assert all(after <= earlier * (1 + 1e-5) for earlier, after in pairwise(losses))
     descend(plane, original.clone(), codes, grids, curvature.matrix, sweeps=1)
     assert torch.equal(codes, before)
 
