@@ -2,10 +2,10 @@
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from bitplan.errors import InputError
 from bitplan.service.parameters import Allocate, Apply, Compress, Describe, Measure, Parameters
@@ -51,16 +51,19 @@ def job_id(job: Job | str) -> str:
 
 
 def _fault(kind: str, error: ValidationError) -> str:
-    """The first of the faults: which parameter, what it should be, and what it is."""
-    first, *others = error.errors()
+    """One of the faults: which parameter, what it should be, and what it is."""
+    # A name with a slip in it is unknown, and another one missing: what is unknown says more.
+    faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
+    first, *others = faults
     place = [str(part) for part in first["loc"]]
     name = ".".join(place)
-    more = f" ({len(others)} more are wrong.)" if others else ""
-    if first["type"] == "extra_forbidden" and len(place) == 1:
-        known = [field for field in KINDS[kind].model_fields if field != "kind"]
+    more = f" ({len(others)} more to change.)" if others else ""
+    if first["type"] == "extra_forbidden":
+        known = _fields(KINDS[kind], place[:-1])
+        there = f"In {'.'.join(place[:-1])} it" if place[:-1] else "It"
         return (
-            f"A job of the kind {kind} takes no {name!r}. {_nearest(name, known)}"
-            f"It takes {', '.join(known)}.{more}"
+            f"A job of the kind {kind} takes no {name!r}. {_nearest(place[-1], known)}"
+            f"{there} takes {', '.join(known)}.{more}"
         )
     if first["type"] == "missing":
         return f"A job of the kind {kind} needs {name}. Give it.{more}"
@@ -68,6 +71,17 @@ def _fault(kind: str, error: ValidationError) -> str:
     return f"{name}: {message}, but it is {first['input']!r}. Change it.{more}"
 
 
-def _nearest(name: str, known: Any) -> str:
+def _fields(record: type[BaseModel], place: Sequence[str]) -> list[str]:
+    """The names that a record takes, or one at a place in it."""
+    for name in place:
+        field = record.model_fields.get(name)
+        kind = field.annotation if field else None
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            return []
+        record = kind
+    return [name for name in record.model_fields if name != "kind"]
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"Did you mean {near[0]!r}? " if near else ""
