@@ -155,8 +155,10 @@ def _alone(folder: Path) -> Iterator[None]:
     lock = FileLock(folder / ".bitplan-fetch.lock", timeout=0)
     try:
         with lock:
-            yield
-            Path(lock.lock_file).unlink(missing_ok=True)
+            try:
+                yield
+            finally:
+                Path(lock.lock_file).unlink(missing_ok=True)
     except Timeout:
         raise OutputError(
             f"Something else fetches to {folder} now. Wait for it, or choose another folder."

@@ -26,15 +26,20 @@ class Parser:
     """Turns chunks of a stream, cut anywhere, into messages."""
 
     def __init__(self) -> None:
-        self._rest = b""
-        self._size = 0  # of the message so far
+        self._rest = [b""]  # of a line whose end has not come
+        self._size = 0  # of the message's lines so far
         self._fields: dict[str, str] = {}
         self._data: list[str] = []
 
     def feed(self, chunk: bytes) -> Iterator[Message]:
         """The messages that a chunk ends. Raises `ServiceError` for one beyond all measure."""
-        *lines, self._rest = _LINE_END.split(self._rest + chunk)
-        if self._size + len(self._rest) > _MOST_BYTES:
+        self._rest.append(chunk)
+        lines: list[bytes] = []
+        # A long line in many chunks is joined once.
+        if b"\n" in chunk or b"\r" in chunk or self._rest[0].endswith(b"\r"):
+            *lines, rest = _LINE_END.split(b"".join(self._rest))
+            self._rest = [rest]
+        if self._size + sum(map(len, self._rest)) > _MOST_BYTES:
             raise ServiceError(
                 f"The service sent an event of more than {_MOST_BYTES:,} bytes. Check the address."
             )
