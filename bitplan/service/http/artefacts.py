@@ -9,9 +9,9 @@ from fastapi import APIRouter, Header, Response
 from fastapi import Path as PathParameter
 from starlette.responses import FileResponse, StreamingResponse
 
+from bitplan.service.context import set_job_id
 from bitplan.service.http.answers import answer
 from bitplan.service.http.caller import Reader
-from bitplan.service.http.context import set_job_id
 from bitplan.service.http.headers import FILE_POLICY, REPORT_POLICY
 from bitplan.service.http.problems import ProblemError
 from bitplan.service.http.state import Parts

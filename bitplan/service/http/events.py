@@ -6,8 +6,8 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from bitplan.service.context import set_job_id
 from bitplan.service.http.caller import Reader
-from bitplan.service.http.context import set_job_id
 from bitplan.service.http.problems import ProblemError
 from bitplan.service.http.state import Parts, Service
 from bitplan.service.http.threads import in_thread

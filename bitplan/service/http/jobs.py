@@ -6,9 +6,9 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Response
 
 from bitplan.schema.record import Record
+from bitplan.service.context import request_id, set_job_id
 from bitplan.service.http.answers import answer
 from bitplan.service.http.caller import Caller, Reader, Submitter
-from bitplan.service.http.context import request_id, set_job_id
 from bitplan.service.http.examples import JOB_REQUESTS
 from bitplan.service.http.state import Parts, Service
 from bitplan.service.http.submission import checked

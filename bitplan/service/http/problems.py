@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from bitplan.errors import BitplanError, InputError, InternalError
 from bitplan.schema.record import Record
-from bitplan.service.http.context import request_id
+from bitplan.service.context import request_id
 from bitplan.service.store.errors import (
     KeyReused,
     NoSuchArtefact,

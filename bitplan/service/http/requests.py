@@ -7,7 +7,7 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bitplan.service.http.context import request_id, set_job_id, set_request_id
+from bitplan.service.context import request_id, set_job_id, set_request_id
 from bitplan.service.http.metrics import Metrics
 from bitplan.service.http.problems import unexpected
 

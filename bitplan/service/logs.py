@@ -7,7 +7,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from bitplan.service.http.context import job_id, request_id
+from bitplan.service.context import job_id, request_id
 
 SECRET = re.compile(r"bpl_[\w-]+")
 """Tokens as they are made; a log has none, whoever writes it."""
