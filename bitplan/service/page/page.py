@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -52,7 +52,7 @@ def add_page(app: FastAPI) -> None:
         return shell("login")
 
     @app.get("/favicon.ico", include_in_schema=False)
-    def icon(request: Request) -> Response:
+    def icon() -> Response:
         return Response(
             (_STATIC / "icon.svg").read_bytes(),
             media_type="image/svg+xml",

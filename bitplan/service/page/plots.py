@@ -34,8 +34,9 @@ def _packed() -> tuple[bytes, str]:
     """The file, compressed, and its ETag."""
     # The package itself takes a second to import and is not needed for its file.
     spec = find_spec("plotly")
-    assert spec is not None and spec.origin is not None, "plotly comes with the extra `service`"
-    content = (Path(spec.origin).parent / "package_data" / "plotly.min.js").read_bytes()
+    origin = spec.origin if spec else None
+    assert origin is not None, "plotly comes with the extra `service`"
+    content = (Path(origin).parent / "package_data" / "plotly.min.js").read_bytes()
     return gzip.compress(
         content, compresslevel=6, mtime=0
     ), f'"{hashlib.sha256(content).hexdigest()}"'

@@ -101,6 +101,7 @@ export class Explore {
   }
 
   reset() {
+    if (!this.base) return;
     this.budget.set(this.budget.scale.clamp(this.base.budget_bytes), { quietly: true });
     this.resolver.drop();
     this.settle(this.base);
@@ -142,7 +143,7 @@ export class Explore {
   }
 
   against() {
-    return this.base.evidence || this.model ? `the plan of ${size(this.base.budget_bytes)}` : "the first plan";
+    return `the plan of ${size(this.base.budget_bytes)}`;
   }
 
   figures(plan) {
