@@ -16,9 +16,12 @@ from bitplan.cli.jobs import jobs
 from bitplan.cli.measure import measure
 from bitplan.cli.presets import presets
 from bitplan.cli.retry import retry
+from bitplan.cli.serve import serve
 from bitplan.cli.solve import solve
 from bitplan.cli.submit import submit
+from bitplan.cli.token import token
 from bitplan.cli.watch import watch
+from bitplan.cli.worker import worker
 
 app = typer.Typer(
     name="bitplan",
@@ -43,6 +46,8 @@ for verb in (
     allocate,
     apply,
     evaluate,
+    serve,
+    worker,
     submit,
     watch,
     fetch,
@@ -51,3 +56,4 @@ for verb in (
     retry,
 ):
     app.command()(verb)
+app.add_typer(token)
