@@ -1,8 +1,9 @@
 """What the service tells of models and of tables that it solves. Fields to come are passed over."""
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field
 
-from bitplan.schema import Plan
 from bitplan.service.records import Job
 
 
@@ -23,6 +24,7 @@ class Models(_Told):
 
     models: tuple[ModelEntry, ...]
     organisations: tuple[str, ...] = ()
+    demo: bool = Field(default=False, description='Whether "demo" is one')
 
 
 class ModelSummary(_Told):
@@ -76,13 +78,12 @@ class JobPage(_Told):
 
 
 class Solved(_Told):
-    """A plan, and how many layers changed with it."""
+    """A plan that was made of a table."""
 
-    plan: Plan
-    changes: int = 0
+    plan: dict[str, Any] = Field(description="As its file has it")
 
 
 class Uploaded(_Told):
-    """Where an uploaded table is."""
+    """Where an uploaded table or plan is."""
 
     digest: str

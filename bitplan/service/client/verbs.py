@@ -22,12 +22,12 @@ from bitplan.service.client.calls import Calls, path_of
 from bitplan.service.client.fetching import fetching
 from bitplan.service.client.problems import job_error
 from bitplan.service.client.requests import job_id, make_request
-from bitplan.service.client.sources import digest_in, read_table
+from bitplan.service.client.sources import digest_in, json_body, read_artefact
 from bitplan.service.client.steps import Flow, Pause, Send, Watching
 from bitplan.service.client.watching import PATIENCE_S, watching
 from bitplan.service.records import Job, JobRequest, State
 
-MOST_A_PAGE = 100
+MOST_A_PAGE = 200
 
 
 class Verbs:
@@ -184,10 +184,15 @@ class Verbs:
         send = Send(method="GET", path=path_of("tables", digest))
         return CostTable.from_json((yield from self._calls.call(send)).body.decode())
 
-    def upload(self, table: CostTable | str | Path, /) -> Flow[str]:
-        """Give the service a cost table, or a file of one; returns its digest there."""
-        body = read_table(table).to_json().encode()
-        return (yield from self._calls.post(Uploaded, "/v1/tables", body)).digest
+    def upload(self, file: CostTable | Plan | str | Path, /) -> Flow[str]:
+        """Give the service a cost table or a plan, or a file of one; returns its digest there.
+
+        A table can then be solved there, and a plan be applied: `submit("apply", plan=digest)`.
+        """
+        artefact = read_artefact(file)
+        path = "/v1/tables" if isinstance(artefact, CostTable) else "/v1/plans/upload"
+        body = artefact.to_json().encode()
+        return (yield from self._calls.post(Uploaded, path, body)).digest
 
     def solve(
         self,
@@ -197,7 +202,7 @@ class Verbs:
         *,
         constraints: Mapping[str, Any] | None = None,
         solver: str = "auto",
-        save: bool = False,
+        time_limit_s: float = 10.0,
     ) -> Flow[Plan]:
         """Solve a table that the service has, by its job or digest, for a budget.
 
@@ -206,7 +211,7 @@ class Verbs:
             budget_gb: For the whole model, in GB of 10^9 bytes.
             constraints: `pins`, `floors`, `ceilings`, `ties`, `fuse`, `most_schemes`, `runtime`.
             solver: Its name, or auto.
-            save: Whether the service keeps the plan.
+            time_limit_s: Seconds, at most 60.
         """
         digest = yield from self._digest(table, "costs.json")
         asked = {
@@ -214,9 +219,10 @@ class Verbs:
             "budget_gb": budget_gb,
             "constraints": dict(constraints or {}),
             "solver": solver,
-            "save": save,
+            "time_limit_s": time_limit_s,
         }
-        return (yield from self._calls.post(Solved, "/v1/plans", _json(asked))).plan
+        solved = yield from self._calls.post(Solved, "/v1/plans", json_body(asked))
+        return Plan.from_json(json.dumps(solved.plan))
 
     def frontier(
         self,
@@ -229,7 +235,7 @@ class Verbs:
         """The best plans of a table at many sizes, beside uniform and measured ones."""
         digest = yield from self._digest(table, "costs.json")
         asked = {"table": digest, "points": points, "constraints": dict(constraints or {})}
-        return (yield from self._calls.post(Frontier, "/v1/frontier", _json(asked)))
+        return (yield from self._calls.post(Frontier, "/v1/frontier", json_body(asked)))
 
     def models(self) -> Flow[Models]:
         """The models that the service allows."""
@@ -247,7 +253,3 @@ class Verbs:
         if isinstance(of, str) and len(of.strip()) == 64:
             return of.strip()
         return digest_in((yield from self.job(of)), name)
-
-
-def _json(content: Mapping[str, Any]) -> bytes:
-    return json.dumps(content).encode()

@@ -171,9 +171,9 @@ def test_jobs_are_listed_page_by_page(client):
         return httpx.Response(200, json=content)
 
     script = Script(page)
-    assert len(client(script).jobs(limit=130, state="queued")) == 130
+    assert len(client(script).jobs(limit=230, state="queued")) == 230
     assert script.asked == [
-        "GET /v1/jobs?state=queued&limit=100",
+        "GET /v1/jobs?state=queued&limit=200",
         f"GET /v1/jobs?state=queued&limit=30&before={JOB}",
     ]
 
