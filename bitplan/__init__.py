@@ -28,12 +28,16 @@ if TYPE_CHECKING:
     from bitplan.schema import CostTable as CostTable
     from bitplan.schema import Plan as Plan
     from bitplan.schema import Scheme as Scheme
+    from bitplan.service.client import AsyncClient as AsyncClient
+    from bitplan.service.client import Client as Client
 
 # Where each name lives. A name is imported when it is first asked for: `import bitplan` is quick,
 # and the allocator can be used without torch.
 _HOMES = {
+    "AsyncClient": "bitplan.service.client",
     "BitplanError": "bitplan.errors",
     "Budget": "bitplan.schema",
+    "Client": "bitplan.service.client",
     "CostTable": "bitplan.schema",
     "Plan": "bitplan.schema",
     "Scheme": "bitplan.schema",
@@ -50,8 +54,10 @@ _HOMES = {
 }
 
 __all__ = [
+    "AsyncClient",
     "BitplanError",
     "Budget",
+    "Client",
     "CostTable",
     "Plan",
     "Scheme",

@@ -29,6 +29,7 @@ LABELS = {
     "evaluate": "Running the compressed model",
     "render": "Rendering weights",
     "apply": "Packing layers",
+    "fetch": "Fetching files",
 }
 
 
@@ -37,6 +38,7 @@ class Bars:
 
     def __init__(self, *, hidden: bool = False) -> None:
         console = Console(stderr=True)
+        self._is_hidden = hidden
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -67,6 +69,11 @@ class Bars:
         if stage in self._tasks:
             label = LABELS.get(stage, stage.capitalize())
             self._progress.update(self._tasks[stage], description=f"{label}: {text}")
+
+    def say(self, text: str) -> None:
+        """Leave a line above the bars; also where there is no terminal, but not when hidden."""
+        if not self._is_hidden:
+            self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Show how far a stage is; a finished one makes room."""

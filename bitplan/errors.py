@@ -13,6 +13,12 @@
     │   │   └── ConflictError      constraints that no plan meets together
     │   ├── TimeLimitError     the time was up before there was any plan
     │   └── OutputError        a folder or file that cannot be written
+    ├── ServiceError           the service, or what lies before it, has a fault (exit code 1)
+    │   ├── UnreachableError   no answer, or none whole, though it was asked again
+    │   ├── RefusedError       an InputError too: what was asked cannot be done (exit code 2)
+    │   │   └── AccessError    no token, a wrong one, or one that does not allow it
+    │   └── JobError           a job that failed or was cancelled
+    │       └── JobInputError  an InputError too: its request cannot be met (exit code 2)
     └── InternalError          a broken promise of our own (exit code 1)
 
 Every message says what is, what was needed, and what to do.
@@ -109,6 +115,44 @@ class TimeLimitError(InputError):
 
 class OutputError(InputError):
     """A place that cannot be written to."""
+
+
+class ServiceError(BitplanError):
+    """The service did not do what a client asked of it.
+
+    `status` is that of its answer, and `request_id` finds the request in its logs; None and empty
+    where there was no answer.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, request_id: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.request_id = request_id
+
+
+class UnreachableError(ServiceError):
+    """There was no answer, or none that was whole."""
+
+
+class RefusedError(ServiceError, InputError):
+    """The service cannot do what was asked, however often it is asked."""
+
+
+class AccessError(RefusedError):
+    """The service wants another token."""
+
+
+class JobError(ServiceError):
+    """A job ended without success. `kind` is the class of its error; empty: it was cancelled."""
+
+    def __init__(self, message: str, *, job: str, kind: str = "") -> None:
+        super().__init__(message)
+        self.job = job
+        self.kind = kind
+
+
+class JobInputError(JobError, InputError):
+    """A job failed because its request cannot be met."""
 
 
 class InternalError(BitplanError):

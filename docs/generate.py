@@ -1,6 +1,7 @@
 """Writes the reference pages of this folder from the code; `--check` compares instead.
 
 python docs/generate.py            write api.md, cli.md, plan.schema.json, costs.schema.json
+                                   and the settings in service.md
 python docs/generate.py --check    exit with 1 and a diff where a page is not up to date
 """
 
@@ -44,6 +45,7 @@ from bitplan.allocator.explanation import Increment, Move, Reason, RunnerUp
 from bitplan.calibration import Sizes, Source
 from bitplan.pipeline import Settings
 from bitplan.schema import CostTable, Plan, Record, json_schema
+from bitplan.service.settings import ServiceSettings
 
 DOCS = Path(__file__).parent
 GENERATED = "<!-- Written by docs/generate.py: edit the code's docstrings and help instead. -->\n"
@@ -139,6 +141,28 @@ def api_page() -> str:
     return f"{GENERATED}\n# Python\n\n{intro}\n{names}{settings}{table}{constraints}{presets}"
 
 
+def service_page() -> str:
+    """docs/service.md with its table of settings as the code has them."""
+    text = (DOCS / "service.md").read_text(encoding="utf-8")
+    before, begin, rest = text.partition("<!-- settings: written by docs/generate.py -->\n")
+    _, end, after = rest.partition("<!-- end of settings -->")
+    assert begin
+    assert end
+    rows = "".join(
+        f"| `BITPLAN_SERVICE_{name.upper()}` | {_default(field)} | {field.description or ''} |\n"
+        for name, field in ServiceSettings.model_fields.items()
+    )
+    return f"{before}{begin}\n| variable | default | |\n|---|---|---|\n{rows}\n{end}{after}"
+
+
+def _default(field: Any) -> str:
+    if field.default_factory is not None:
+        return "in the user's data folder"
+    if field.default is None or field.default == ():
+        return "none"
+    return f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
+
+
 def _preset(one: Preset) -> str:
     measured = ", ".join(f"`{name}`" for name in one.estimators)
     return f"`{one.name}`: {one.objective}. Measured by {measured}, in {one.menu}. {one.source}."
@@ -148,8 +172,10 @@ def _entry(name: str, entry: Any) -> str:
     if not inspect.isclass(entry):
         return f"\n{_code(_signature(_node(entry), name))}\n{_prose(entry)}"
     parts = [f"\n{_prose(entry)}", _fields(entry)]
-    for member, home in _members(entry):
-        node = _node(home, member)
+    # The verbs of `AsyncClient` are those of `Client`, where they are listed.
+    for member, home in _members(entry) if entry is not bitplan.AsyncClient else ():
+        verb = inspect.unwrap(vars(home)[member])
+        node = _node(verb) if verb is not vars(home)[member] else _node(home, member)
         call = f"{name}.{member}"
         if "property" in map(ast.unparse, node.decorator_list):
             returns = f": {ast.unparse(_unquoted(node.returns))}" if node.returns else ""
@@ -216,7 +242,7 @@ def _signature(node: Any, name: str) -> str:
         group[:] = [argument for argument in group if argument.arg not in ("self", "cls")]
         for argument in group:
             argument.annotation = _unquoted(argument.annotation)
-    returns = f" -> {ast.unparse(_unquoted(node.returns))}" if node.returns else ""
+    returns = f" -> {ast.unparse(_run(_unquoted(node.returns)))}" if node.returns else ""
     parts = _split(ast.unparse(arguments))
     # unparse writes `a: int=1`
     parts = [re.sub(r"^(\w+: [^=]+)=", r"\1 = ", part) for part in parts if part]
@@ -224,6 +250,15 @@ def _signature(node: Any, name: str) -> str:
     if len(text) <= 88:
         return text
     return f"{name}(\n" + "".join(f"    {part},\n" for part in parts) + f"){returns}"
+
+
+def _run(returns: Any) -> Any:
+    """What a client gives where a verb is a flow: its result, or events one by one."""
+    if isinstance(returns, ast.Subscript) and ast.unparse(returns.value) == "Flow":
+        return returns.slice
+    if isinstance(returns, ast.Name) and returns.id == "Watching":
+        return ast.parse("Iterator[Event]", mode="eval").body
+    return returns
 
 
 def _unquoted(annotation: Any) -> Any:
@@ -302,6 +337,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "plan.schema.json": lambda: json_schema(Plan),
     "costs.schema.json": lambda: json_schema(CostTable),
     "cli.md": cli_page,
+    "service.md": service_page,
 }
 
 if __name__ == "__main__":

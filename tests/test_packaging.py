@@ -13,8 +13,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = ("allocator", "sensitivity", "kernels")
 PUBLIC = [
+    "AsyncClient",
     "BitplanError",
     "Budget",
+    "Client",
     "CostTable",
     "Plan",
     "Scheme",
@@ -139,6 +141,7 @@ def test_the_installed_package_is_the_one_that_is_tested(site):
         ("bitplan", ("torch", "transformers", "triton", "numpy", "pydantic", "matplotlib")),
         ("bitplan.schema", ("torch", "transformers", "triton", "numpy", "matplotlib")),
         ("bitplan.allocator", ("torch", "transformers", "triton", "matplotlib")),
+        ("bitplan.service.client", ("torch", "transformers", "triton", "matplotlib", "httpx")),
     ],
 )
 def test_import_loads_nothing_heavy(site, module, absent):

@@ -5,14 +5,23 @@ import typer
 from bitplan.cli.allocate import allocate
 from bitplan.cli.apply import apply
 from bitplan.cli.best_plans import best_plans
+from bitplan.cli.cancel import cancel
 from bitplan.cli.demo import demo
 from bitplan.cli.describe import describe
 from bitplan.cli.evaluate import evaluate
 from bitplan.cli.explain import explain
+from bitplan.cli.fetch import fetch
 from bitplan.cli.frontier import frontier
+from bitplan.cli.jobs import jobs
 from bitplan.cli.measure import measure
 from bitplan.cli.presets import presets
+from bitplan.cli.retry import retry
+from bitplan.cli.serve import serve
 from bitplan.cli.solve import solve
+from bitplan.cli.submit import submit
+from bitplan.cli.token import token
+from bitplan.cli.watch import watch
+from bitplan.cli.worker import worker
 
 app = typer.Typer(
     name="bitplan",
@@ -37,5 +46,14 @@ for verb in (
     allocate,
     apply,
     evaluate,
+    serve,
+    worker,
+    submit,
+    watch,
+    fetch,
+    jobs,
+    cancel,
+    retry,
 ):
     app.command()(verb)
+app.add_typer(token)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from bitplan.cli.app import app
+from bitplan.cli.follow import Detached
 from bitplan.errors import BitplanError, InputError
 
 INTERRUPTED = 130
@@ -37,6 +38,8 @@ def main() -> None:
         # Not all that an interrupt passes through lets it pass: Typer makes an exit of it, and
         # libraries in C now and then an error of their own. A search that is interrupted gives the
         # best plan so far, and the command ends as it should.
+        if isinstance(error, Detached):
+            raise
         if interrupts and not (isinstance(error, SystemExit) and error.code in (0, None)):
             err.print("Stopped. What was done is kept: the same command goes on from there.")
             sys.exit(INTERRUPTED)
