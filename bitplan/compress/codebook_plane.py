@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bitplan.compress.grid import REFITS, SHRINKS, stacked
 from bitplan.compress.plane import AbstractPlane, Grid
+from bitplan.compress.refit import refit_scale
 from bitplan.compress.steps import Steps, steps_of, stored_in
 from bitplan.compress.stored import AsKind
 from bitplan.formats import Packed
@@ -83,6 +84,12 @@ class CodebookPlane(AbstractPlane):
             candidate = stored(self._refit(weight, importance, scale))
             best, scale = _better(best, scale, candidate, error)
         return (scale,)
+
+    def refit(
+        self, group: slice, grid: Grid, values: Tensor, slope: Tensor, matrix: Tensor
+    ) -> Grid:
+        """Another scale."""
+        return (refit_scale(grid[0], values, slope, matrix, self._stored(group)), *grid[1:])
 
     def codes(self, weight: Tensor, grid: Grid) -> Tensor:
         """The nearest codes."""

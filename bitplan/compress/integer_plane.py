@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bitplan.compress.grid import Levels, full_range, search_range, stacked, unstacked
 from bitplan.compress.plane import AbstractPlane, Grid
+from bitplan.compress.refit import refit_range
 from bitplan.compress.steps import Steps, steps_of, stored_in
 from bitplan.formats import Packed
 from bitplan.schema import Scheme
@@ -38,6 +39,21 @@ class IntegerPlane(AbstractPlane):
         """A narrower range, refitted to its codes."""
         importance = self.matters(group, importance)
         return search_range(self.weight(group), importance, self._levels(group))
+
+    def refit(
+        self, group: slice, grid: Grid, values: Tensor, slope: Tensor, matrix: Tensor
+    ) -> Grid:
+        """Another scale and offset."""
+        scale, offset = grid
+        levels = self._levels(group)
+        kept = None if self.mask is None else self.mask[group].float()
+        return refit_range(
+            scale, offset, values, slope, matrix, levels.stored, levels.symmetric, kept
+        )
+
+    def on_another(self, values: Tensor, before: Grid, after: Grid) -> Tensor:
+        """The same of the scale and the offset."""
+        return (values - before[1]).div_(before[0]).mul_(after[0]).add_(after[1])
 
     def codes(self, weight: Tensor, grid: Grid) -> Tensor:
         """The nearest codes, from 0 on; float32."""

@@ -44,6 +44,12 @@ class MixedPlane(AbstractPlane):
         grids = [plane.search(group, importance) for plane in self.planes]
         return self._best(group, self.matters(group, importance), grids)
 
+    def refit(
+        self, group: slice, grid: Grid, values: Tensor, slope: Tensor, matrix: Tensor
+    ) -> Grid:
+        """Another scale for the codebook that each row has."""
+        return self.planes[0].refit(group, grid, values, slope, matrix)
+
     def codes(self, weight: Tensor, grid: Grid) -> Tensor:
         """The nearest codes."""
         scale, choice = grid

@@ -60,6 +60,25 @@ class AbstractPlane(ABC):
         """The grid that minimises the squared error weighted by `importance`."""
 
     @abstractmethod
+    def refit(
+        self,
+        group: slice,
+        grid: Grid,
+        values: Float[Tensor, "group rows"],
+        slope: Float[Tensor, "group rows"],
+        matrix: Float[Tensor, "group group"],
+    ) -> Grid:
+        """The grid that lowers the loss most with the codes as they are; where none does, `grid`.
+
+        `values` is what the codes decode to, `slope` half of how fast the loss falls where they
+        rise, and `matrix` half of the loss's second derivatives.
+        """
+
+    def on_another(self, values: Float[Tensor, "group rows"], before: Grid, after: Grid) -> Tensor:
+        """Within rounding what the codes of `values` decode to when the scale is another."""
+        return values / torch.where(before[0] > 0, before[0], 1.0) * after[0]
+
+    @abstractmethod
     def codes(self, weight: Float[Tensor, "*columns rows"], grid: Grid) -> UInt8[Tensor, "..."]:
         """The nearest codes."""
 

@@ -6,8 +6,10 @@ weight that is all rounded is best rounded to
     nearest(W_q[:, j] + (R H)[:, j] / H_jj)
 
 (their equation 8): what makes up for the errors of all other columns, before it and after it.
-GPTQ rounds each column once, with those after it still free. No sweep over the columns can raise
-tr(R H R'). Grids, and what a scheme leaves out, stay as GPTQ chose them.
+GPTQ rounds each column once, with those after it still free. In front of each sweep over the
+columns the grids, too, are moved to where the loss is least with the codes as they are, which the
+paper does not do: see `bitplan.compress.refit`. Neither can raise tr(R H R'). What a scheme leaves
+out stays as GPTQ chose it.
 """
 
 from collections.abc import Sequence
@@ -51,35 +53,64 @@ def descend(
     plane: AbstractPlane,
     original: Float[Tensor, "in rows"],
     codes: UInt8[Tensor, "in rows"],
-    grids: Sequence[Grid],
+    grids: list[Grid],
     matrix: Float[Tensor, "in in"],
     sweeps: int = SWEEPS,
 ) -> None:
-    """Change the codes, column by column, to what lowers the loss.
+    """Change grids and codes, group by group and column by column, to what lowers the loss.
 
     `plane.work` is what GPTQ left, whose nearest codes are `codes`; it and `original`, the weight
     as it was, are overwritten.
     """
     values = plane.work
     for index, grid in enumerate(grids):
-        group = slice(index * plane.group, (index + 1) * plane.group)
+        group = _group(plane, index)
         values[group] = _kept(plane, group, plane.codes_and_values(values[group], grid)[1])
     slope = matrix @ original.sub_(values)
-    diagonal, columns = matrix.diagonal(), len(codes)
     for _ in range(sweeps):
-        for start in range(0, columns, BLOCK):
-            block = slice(start, min(start + BLOCK, columns))
-            changes = torch.empty_like(values[block])
-            for column in range(block.start, block.stop):
-                wanted = (slope[column] / diagonal[column]).add_(values[column])
-                grid = grids[column // plane.group]
-                codes[column], value = plane.codes_and_values(wanted, grid)
-                value = _kept(plane, column, value)
-                change = torch.sub(values[column], value, out=changes[column - start])
-                values[column] = value
-                slope[block].addr_(matrix[block, column], change)
-            for part in (slice(0, block.start), slice(block.stop, columns)):
-                slope[part].addmm_(matrix[part, block], changes)
+        _refit(plane, values, slope, grids, matrix)
+        _sweep(plane, values, slope, codes, grids, matrix)
+
+
+def _refit(
+    plane: AbstractPlane, values: Tensor, slope: Tensor, grids: list[Grid], matrix: Tensor
+) -> None:
+    for index, grid in enumerate(grids):
+        group = _group(plane, index)
+        before = values[group]
+        grids[index] = plane.refit(group, grid, before, slope[group], matrix[group, group])
+        after = plane.on_another(before, grid, grids[index])
+        after = _kept(plane, group, plane.codes_and_values(after, grids[index])[1])
+        slope.addmm_(matrix[:, group], before - after)
+        values[group] = after
+
+
+def _sweep(
+    plane: AbstractPlane,
+    values: Tensor,
+    slope: Tensor,
+    codes: Tensor,
+    grids: list[Grid],
+    matrix: Tensor,
+) -> None:
+    diagonal, columns = matrix.diagonal(), len(codes)
+    for start in range(0, columns, BLOCK):
+        block = slice(start, min(start + BLOCK, columns))
+        changes = torch.empty_like(values[block])
+        for column in range(block.start, block.stop):
+            wanted = (slope[column] / diagonal[column]).add_(values[column])
+            grid = grids[column // plane.group]
+            codes[column], value = plane.codes_and_values(wanted, grid)
+            value = _kept(plane, column, value)
+            change = torch.sub(values[column], value, out=changes[column - start])
+            values[column] = value
+            slope[block].addr_(matrix[block, column], change)
+        for part in (slice(0, block.start), slice(block.stop, columns)):
+            slope[part].addmm_(matrix[part, block], changes)
+
+
+def _group(plane: AbstractPlane, index: int) -> slice:
+    return slice(index * plane.group, min((index + 1) * plane.group, len(plane.work)))
 
 
 def _kept(plane: AbstractPlane, at: int | slice, values: Tensor) -> Tensor:
