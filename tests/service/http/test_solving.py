@@ -4,10 +4,10 @@ import json
 import time
 
 import pytest
-from service_api import problem, table_of
 
 from bitplan import CostTable, Plan, frontier, solve
 from bitplan.allocator import Constraints, uniform
+from service_api import problem, table_of
 
 
 def ask(api, table, budget_gb, **more):
