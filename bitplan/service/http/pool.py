@@ -166,7 +166,9 @@ def _serve(pipe: Connection, module: str, memory_bytes: int | None) -> None:
     """Call functions until the web process is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the web process, which ends this
     if memory_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        limit = memory_bytes if most == resource.RLIM_INFINITY else min(memory_bytes, most)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, most))
     functions = vars(importlib.import_module(module))
     pipe.send(READY)
     while True:
