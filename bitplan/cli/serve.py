@@ -46,8 +46,8 @@ def serve(
 ) -> None:
     """Serve jobs by HTTP, with a page, and work on them; needs the extra service.
 
-    Each option may be set by the environment, too, as BITPLAN_SERVICE_PORT; docs/service.md lists
-    all. Ctrl-C stops it, and the same command goes on where it was.
+    Each option may be set by the environment, too, as BITPLAN_SERVICE_PORT. Ctrl-C stops it, and
+    the same command goes on where it was.
     """
     with service_extra():
         from bitplan.service.serve import serve

@@ -18,7 +18,7 @@ LONGEST_PAUSE_S = 30.0
 STEADY_S = 60.0
 """A worker that lived so long is started again without much of a pause."""
 
-STOP_S = 10.0
+STOP_S = 5.0
 """Between asking a worker to stop and killing it; what it did is kept either way."""
 
 

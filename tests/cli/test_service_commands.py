@@ -21,7 +21,7 @@ from bitplan import cli
 from bitplan.cli.assignments import assignments
 from bitplan.errors import InputError
 from bitplan.service.parameters import Compress
-from bitplan.service.records import State
+from bitplan.service.records import Scope, State
 from bitplan.service.settings import ServiceSettings
 from running_service import Running, running, small_table
 from scripted_service import FAULT
@@ -148,7 +148,7 @@ def test_cancelling_and_listing(bitplan, service, model):
         (["submit", "measure", "m", "--set", "sequences=many"], ["sequences", "'many'"]),
         (["submit", "measure", "m", "--set", "seed=1", "--set", "seed=2"], ["set twice"]),
         (["submit", "measure", "m", "--priority", "11"], ["priority"]),
-        (["submit", "measure", "/etc/passwd"], ["/etc/passwd"]),
+        (["submit", "measure", "/etc/passwd"], ["Allowed folders"]),
         (["watch", "12"], ["'12' is no job's id"]),
         (["watch", "0" * 32], ["0" * 32]),
         (["fetch", "0" * 32, "--out", "x"], ["0" * 32]),
@@ -184,7 +184,7 @@ def test_a_wrong_token_is_refused_and_not_shown(tmp_path, bitplan):
         said = bitplan("jobs", "--server", closed.url, "--token-file", tmp_path / "token")
         refused(said, "--token-file or BITPLAN_TOKEN")
         assert "bpl_wrong" not in said.err
-        secret = closed.store.tokens.create("ann", "submit")[1]
+        secret = closed.store.tokens.create("ann", Scope.SUBMIT)[1]
         (tmp_path / "token").write_text(secret + "\n")
         said = bitplan("jobs", "--server", closed.url, "--token-file", tmp_path / "token")
         assert said.code == 0

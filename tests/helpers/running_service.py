@@ -32,9 +32,9 @@ class Running:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        app = make_app(self.settings, self.store)
+        self.app = make_app(self.settings, self.store)
         config = uvicorn.Config(
-            app, port=self.port, log_config=None, ws="none", timeout_graceful_shutdown=0
+            self.app, port=self.port, log_config=None, ws="none", timeout_graceful_shutdown=0
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run)

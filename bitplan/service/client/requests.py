@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from uuid import uuid4
 
 from pydantic import BaseModel, ValidationError
 
@@ -48,6 +49,16 @@ def job_id(job: Job | str) -> str:
             "submit or the list of jobs says."
         )
     return text
+
+
+def key_of(given: str | None) -> str:
+    """The key of a submission; one of its own where none is given. Raises `InputError`."""
+    key = uuid4().hex if given is None else given
+    if not re.fullmatch(r"[\x21-\x7e]{1,200}", key):
+        raise InputError(
+            f"{key!r} cannot be a key. Give 1 to 200 characters of ASCII, and no spaces."
+        )
+    return key
 
 
 def _fault(kind: str, error: ValidationError) -> str:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from bitplan.errors import InputError, ServiceError
 from bitplan.progress import Progress, quiet
@@ -21,7 +20,7 @@ from bitplan.service.client.answers import (
 from bitplan.service.client.calls import Calls, path_of
 from bitplan.service.client.fetching import fetching
 from bitplan.service.client.problems import job_error
-from bitplan.service.client.requests import job_id, make_request
+from bitplan.service.client.requests import job_id, key_of, make_request
 from bitplan.service.client.sources import digest_in, json_body, read_artefact
 from bitplan.service.client.steps import Flow, Pause, Send, Watching
 from bitplan.service.client.watching import PATIENCE_S, watching
@@ -50,7 +49,8 @@ class Verbs:
         """Ask for a job; returns it, queued.
 
         Args:
-            what: `describe`, `measure`, `allocate`, `compress` or `apply`; or a whole request.
+            what: `describe`, `measure`, `allocate`, `compress` or `apply`; or a request that holds
+                all but the key.
             priority: -10 to 10; higher runs earlier.
             limits: What it may take: `time_s`, `memory_gb`, `disk_gb`.
             label: A name for people.
@@ -69,7 +69,7 @@ class Verbs:
             request = make_request(request, parameters, **how)
         elif parameters:
             raise InputError("A whole request was given, and parameters too. Give one of them.")
-        key = {"idempotency-key": idempotency_key or uuid4().hex}
+        key = {"idempotency-key": key_of(idempotency_key)}
         body = request.model_dump_json().encode()
         return (yield from self._calls.post(Job, "/v1/jobs", body, headers=key))
 
@@ -109,7 +109,7 @@ class Verbs:
         event comes twice.
 
         Args:
-            job: The job or its id.
+            job: Or its id.
             after: Leave out the events up to this number.
         """
         return watching(self._calls, job, after)
@@ -159,13 +159,13 @@ class Verbs:
         fetched again, and what came of a file goes on where it ended.
 
         Args:
-            job: The job or its id.
+            job: Or its id.
             folder: Made where it is missing. Files of the same names are replaced.
             only: Names, wildcards or folders, as `plan.json`, `*.html`, `model`. None: all.
             progress: Told bytes.
 
         Raises:
-            RefusedError: The job has no such file.
+            RefusedError: It has no such file.
             OutputError: The folder cannot be written to, or has no room.
         """
         names = [only] if isinstance(only, str) else only

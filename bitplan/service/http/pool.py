@@ -23,6 +23,11 @@ from bitplan.service.http.problems import ProblemError
 
 log = logging.getLogger(__name__)
 
+START_S = 120.0
+"""The longest that a process may take to start and import what it needs."""
+
+READY = "ready"
+
 MOST_WAITING = 64
 """Calls that may wait for the process; more are refused at once."""
 
@@ -45,7 +50,8 @@ class Pool:
 
     async def warm(self) -> None:
         """Start the process and import what it needs."""
-        await self.call("ready", time_limit_s=120)
+        with contextlib.suppress(ProblemError):  # it is tried again when it is needed
+            await self.call("ready", time_limit_s=START_S)
 
     async def call(
         self,
@@ -84,12 +90,13 @@ class Pool:
         """End the process."""
         process, pipe = self._process, self._pipe
         self._process = self._pipe = None
-        if pipe is not None:
-            pipe.close()
+        # The process first: a thread that waits for it then sees the pipe end.
         if process is not None:
             process.kill()
-            process.join(5)
+            process.join()
             process.close()
+        if pipe is not None:
+            pipe.close()
 
     def _call(self, function: str, arguments: tuple[Any, ...], limit_s: float) -> tuple[str, Any]:
         pipe = self._sent(function, arguments)
@@ -113,7 +120,7 @@ class Pool:
         try:
             pipe = self._started()
             pipe.send((function, arguments))
-        except OSError:  # it died since the last call, of which this one knows nothing
+        except (EOFError, OSError):  # it died since the last call, of which this one knows nothing
             self.close()
             pipe = self._started()
             pipe.send((function, arguments))
@@ -134,6 +141,8 @@ class Pool:
         process.start()
         theirs.close()
         self._process, self._pipe = process, ours
+        if not ours.poll(START_S) or ours.recv() != READY:
+            raise OSError(f"the {self.name} process did not start")
         return ours
 
 
@@ -157,8 +166,11 @@ def _serve(pipe: Connection, module: str, memory_bytes: int | None) -> None:
     """Call functions until the web process is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the web process, which ends this
     if memory_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        limit = memory_bytes if most == resource.RLIM_INFINITY else min(memory_bytes, most)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, most))
     functions = vars(importlib.import_module(module))
+    pipe.send(READY)
     while True:
         try:
             name, arguments = pipe.recv()

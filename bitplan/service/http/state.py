@@ -63,12 +63,13 @@ class Service:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """From the first request to the last."""
-        await self.solver.warm()
-        reading = asyncio.create_task(self.reader.warm())
+        # Requests are answered meanwhile; the first to solve waits for the rest of it.
+        warming = [asyncio.create_task(pool.warm()) for pool in (self.solver, self.reader)]
         try:
             yield
         finally:
-            reading.cancel()
+            for task in warming:
+                task.cancel()
             self.watcher.close()
             self.solver.close()
             self.reader.close()

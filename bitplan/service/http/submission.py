@@ -2,6 +2,7 @@
 
 import os
 
+from bitplan.schema import Scheme
 from bitplan.service.http.problems import ProblemError
 from bitplan.service.parameters import Apply, Measure
 from bitplan.service.policy import Policy
@@ -38,6 +39,7 @@ def checked(
         )
     if isinstance(parameters, Measure):
         _check_engine(parameters, settings)
+        _check_schemes(parameters)
     return request.model_copy(update={"parameters": parameters.model_copy(update=changes)})
 
 
@@ -69,3 +71,10 @@ def _check_engine(parameters: Measure, settings: ServiceSettings) -> None:
         raise ProblemError(
             422, f"{parameters.workers} workers were asked for; the server has {most} processors."
         )
+
+
+def _check_schemes(parameters: Measure) -> None:
+    """Raise `SchemeError` for a name that is none, before a job waits for hours to be refused."""
+    for names in (parameters.schemes, parameters.measured, parameters.cache_schemes):
+        for name in names or ():
+            Scheme.parse(name)

@@ -82,6 +82,9 @@ def test_a_whole_request_can_be_submitted(client):
         ("apply", {"model": "m", "plan": "x"}, "plan: "),
         ("describe", {"model": "m", "priority": 11}, "priority: .* less than or equal to 10"),
         ("describe", {"model": "m", "limits": {"time": 1}}, "limits.time"),
+        ("describe", {"model": "m", "idempotency_key": "größe"}, "cannot be a key"),
+        ("describe", {"model": "m", "idempotency_key": ""}, "cannot be a key"),
+        ("describe", {"model": "m", "idempotency_key": "a b"}, "cannot be a key"),
     ],
 )
 def test_bad_parameters_are_refused_before_anything_is_sent(kind, parameters, message, client):

