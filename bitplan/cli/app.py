@@ -12,7 +12,10 @@ from bitplan.cli.explain import explain
 from bitplan.cli.frontier import frontier
 from bitplan.cli.measure import measure
 from bitplan.cli.presets import presets
+from bitplan.cli.serve import serve
 from bitplan.cli.solve import solve
+from bitplan.cli.token import token
+from bitplan.cli.worker import worker
 
 app = typer.Typer(
     name="bitplan",
@@ -37,5 +40,8 @@ for verb in (
     allocate,
     apply,
     evaluate,
+    serve,
+    worker,
 ):
     app.command()(verb)
+app.add_typer(token)

@@ -1,28 +1,16 @@
 """Load a model or its tokenizer through transformers: no remote code, no pickles, one copy."""
 
-import contextlib
-import io
 import logging
-import struct
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import (
-    GatedRepoError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    StrictDataclassError,
-)
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from bitplan.errors import ModelError
+from bitplan.models.failures import explained_failures, quiet_transformers
 from bitplan.models.source import Place, Source, check_folder, locate
 
 log = logging.getLogger(__name__)
@@ -51,26 +39,56 @@ def load_model(source: Source, *, dtype: str | torch.dtype = "auto") -> nn.Modul
         return source.eval()
     place, torch_dtype = locate(source), _dtype(dtype)
     check_folder(place)
-    with _explained(place), _quiet_transformers(place):
-        config = AutoConfig.from_pretrained(
-            place.location, trust_remote_code=False, **place.keywords
-        )
-        _refuse_quantized(place, config)
-        loaded: Any = model_class(config).from_pretrained(
-            place.location,
-            config=config,
-            dtype=torch_dtype,
-            output_loading_info=True,
-            **_weight_keywords(place),
-        )
-    model, info = loaded
-    _refuse_incomplete(place, sorted(info["missing_keys"]))
+    with explained_failures(place), quiet_transformers(place):
+        model = _filled(place, _config(place), torch_dtype)
     if place.gguf_file is not None:
         _forget_quantization(model)
         log.info("%s: its weights are dequantized to %s", place.source, torch_dtype)
     # Otherwise a path of this machine would end up in a saved config.
     model.name_or_path = model.config.name_or_path = place.name
     return model.eval().requires_grad_(False)
+
+
+def load_outline(source: str | Path, *, dtype: str | torch.dtype = "auto") -> nn.Module:
+    """A model without its weights, on torch's meta device: enough to be described, in seconds.
+
+    As `load_model`, but of safetensors only the headers are read, of a .gguf file only what comes
+    before its weights, and from the hub only config.json is fetched.
+    """
+    place, torch_dtype = locate(source), _dtype(dtype)
+    check_folder(place)
+    with explained_failures(place), quiet_transformers(place):
+        config = _config(place)
+        if place.gguf_file is None and Path(place.location).is_dir():
+            model = _filled(place, config, torch_dtype, device_map="meta")
+        else:
+            with torch.device("meta"):
+                model = model_class(config)._from_config(config, dtype=torch_dtype)
+    model.name_or_path = model.config.name_or_path = place.name
+    return model.eval().requires_grad_(False)
+
+
+def _config(place: Place) -> PreTrainedConfig:
+    config = AutoConfig.from_pretrained(place.location, trust_remote_code=False, **place.keywords)
+    _refuse_quantized(place, config)
+    return config
+
+
+def _filled(
+    place: Place, config: PreTrainedConfig, dtype: torch.dtype, **keywords: Any
+) -> PreTrainedModel:
+    """The model with the weights of its files; raises for one that lacks some."""
+    loaded: Any = model_class(config).from_pretrained(
+        place.location,
+        config=config,
+        dtype=dtype,
+        output_loading_info=True,
+        **_weight_keywords(place),
+        **keywords,
+    )
+    model, info = loaded
+    _refuse_incomplete(place, sorted(info["missing_keys"]))
+    return model
 
 
 def load_tokenizer(source: Source) -> Any:
@@ -88,7 +106,7 @@ def load_tokenizer(source: Source) -> Any:
     folder = Path(place.location)
     if folder.is_dir() and place.gguf_file is None and not _has_tokenizer_files(folder):
         raise missing
-    with _explained(place, "its tokenizer"), _quiet_transformers(place):
+    with explained_failures(place, "its tokenizer"), quiet_transformers(place):
         tokenizer = AutoTokenizer.from_pretrained(
             place.location, trust_remote_code=False, **place.keywords
         )
@@ -166,70 +184,4 @@ def _refuse_incomplete(place: Place, missing: list[str]) -> None:
         )
 
 
-@contextlib.contextmanager
-def _explained(place: Place, what: str = "the model") -> Iterator[None]:
-    """Turn what transformers raises for bad files, bad names and no network into `ModelError`."""
-    try:
-        yield
-    except ModelError:
-        raise
-    except _FAILURES as error:
-        raise ModelError(
-            f"{place.source}: {what} cannot be loaded. {_advice(place, error)}"
-        ) from error
-
-
-def _advice(place: Place, error: BaseException) -> str:
-    causes = list(_causes(error))
-    if any(isinstance(cause, GatedRepoError) for cause in causes):
-        return "Its owner asks you to accept terms first: do so on its page, then log in."
-    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
-        return "There is no such folder here and no such model on the hub: check the spelling."
-    if any(isinstance(cause, LocalEntryNotFoundError) for cause in causes):
-        return (
-            "There is no such folder here, it is not in the hub's cache, and the hub cannot be "
-            "reached. Check the spelling and the network, or download the model beforehand."
-        )
-    reason = (str(error) or type(error).__name__).strip().splitlines()[0].rstrip(".")
-    if place.gguf_file is not None:
-        return f"transformers says: {reason}. The file may be truncated, or too new: get another."
-    return f"transformers says: {reason}. Check the files, or update transformers."
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-@contextlib.contextmanager
-def _quiet_transformers(place: Place) -> Iterator[None]:
-    """No bars and no warnings: what matters in them is checked here and raised."""
-    bars = transformers_logging.is_progress_bar_enabled()
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    # The GGUF reader draws a bar that no setting of transformers turns off.
-    is_gguf = place.gguf_file is not None
-    try:
-        with contextlib.redirect_stderr(io.StringIO() if is_gguf else sys.stderr):
-            yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
-
-
 _TOKENIZER_FILES = ("*token*", "*vocab*", "*.model", "*.bpe", "merges.txt", "tekken.json")
-_FAILURES = (
-    OSError,
-    ValueError,
-    RuntimeError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ImportError,
-    struct.error,
-    SafetensorError,
-    StrictDataclassError,
-)

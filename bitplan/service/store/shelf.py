@@ -1,6 +1,7 @@
 """A folder of files by the digest of their bytes: each content once, never changed."""
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
@@ -32,6 +33,8 @@ class Shelf:
                 shutil.move(content, temporary)
             else:
                 shutil.copyfile(content, temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())  # the database is going to say that it is there
             temporary.chmod(0o440)
         return digest
 
