@@ -14,9 +14,9 @@ pytest.importorskip("playwright", reason="the page is driven through playwright"
 pytest.importorskip("fastapi", reason="the page comes with the extra `service`")
 
 import uvicorn
-from bitplan.service.http import make_app
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from bitplan.service.http import make_app
 from bitplan.service.page import add_page
 from bitplan.service.records import Scope
 from bitplan.service.settings import ServiceSettings
