@@ -4,6 +4,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from bitplan.service.page import add_page
 from bitplan.service.records import Scope
 from bitplan.service.settings import ServiceSettings
 from bitplan.service.store import Store
+from bitplan.service.work import Queue, Worker
 from costs import table_of
 from made import Maker
 
@@ -34,7 +36,7 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-SLOW_MS = 30_000
+SLOW_MS = 60_000
 """Tests wait for what they need and not for a time; a machine that does much else takes longer."""
 
 
@@ -52,20 +54,18 @@ class Site:
     """Of a token that may submit."""
 
 
-@pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp("service")
+@contextmanager
+def serving(folder: Path, **more: Any) -> Iterator[Site]:
+    """A server whose state and models are in a folder."""
     models = folder / "models"
     models.mkdir()
     settings = ServiceSettings(
-        folder=folder / "state", port=0, token_required=True, model_folders=(models,)
+        folder=folder / "state", port=0, token_required=True, model_folders=(models,), **more
     )
     store = Store.open(settings)
-    app = make_app(settings, store)
+    app = make_app(settings, store, Queue.open(settings).send)
     add_page(app)
-    server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="on")
-    )
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
@@ -77,6 +77,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     server.should_exit = True
     thread.join()
     store.close()
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """One that no worker works for: what its jobs do is what a test has them do."""
+    with serving(tmp_path_factory.mktemp("service")) as site:
+        yield site
 
 
 @pytest.fixture(scope="session")
@@ -152,13 +159,11 @@ def _note(message: Any, complaints: list[str]) -> None:
         complaints.append(message.text)
 
 
-@pytest.fixture(scope="session")
-def saved_model(site: Site) -> Path:
-    """A tiny model in a folder that the server allows."""
+def save_model(folder: Path) -> Path:
+    """A tiny model, as transformers saves it."""
     import torch
     import transformers
 
-    (folder,) = site.settings.model_folders
     config = transformers.LlamaConfig(
         vocab_size=96,
         hidden_size=64,
@@ -170,5 +175,24 @@ def saved_model(site: Site) -> Path:
     )
     torch.manual_seed(0)
     model = transformers.LlamaForCausalLM(config).to(torch.bfloat16)
-    model.save_pretrained(folder / "tiny")
-    return folder / "tiny"
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def saved_model(site: Site) -> Path:
+    """A model in a folder that the server allows."""
+    return save_model(site.settings.model_folders[0] / "tiny")
+
+
+@pytest.fixture
+def worked(tmp_path: Path) -> Iterator[tuple[Site, Path]]:
+    """A server with a worker, and a model that it allows."""
+    with serving(tmp_path, lease_s=6) as site:
+        folder = save_model(site.settings.model_folders[0] / "tiny")
+        worker = Worker(site.settings, site.store, Queue.open(site.settings))
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+        yield site, folder
+        worker.stop()
+        thread.join()
