@@ -1,63 +1,59 @@
 """The page's routes: shells without data, so that none of them needs a token."""
 
+import re
 from pathlib import Path
 
 from fastapi import FastAPI
-from fastapi.responses import HTMLResponse
-from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from starlette.responses import Response
-from starlette.types import Scope
+from starlette.responses import HTMLResponse, RedirectResponse
 
-from bitplan.service.page.plots import add_plots
+from bitplan.service.page.assets import add_assets, assets
 
-_HERE = Path(__file__).parent
-_STATIC = _HERE / "static"
-
-
-class _Assets(StaticFiles):
-    """The page's own files: a browser asks each time whether they have changed."""
-
-    async def get_response(self, path: str, scope: Scope) -> Response:
-        response = await super().get_response(path, scope)
-        response.headers["Cache-Control"] = "no-cache"
-        return response
+_TEMPLATES = Path(__file__).parent / "templates"
+_IMPORT = re.compile(r'^(?:import|\} from) .*?"\./([\w.]+)";$', re.MULTILINE)
 
 
 def add_page(app: FastAPI) -> None:
     """Serve the page and its files: `/`, `/jobs/{id}`, `/login`, `/static/...`."""
+    static = add_assets(app)
     templates = Environment(
-        loader=FileSystemLoader(_HERE / "templates"),
+        loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    modules = sorted(path.name for path in _STATIC.glob("*.js"))
+    shells = {
+        name: templates.get_template(f"{name}.html.j2").render(
+            static=static, modules=modules_of(f"{name}.js")
+        )
+        for name in ("jobs", "job", "login")
+    }
 
-    def shell(name: str, **values: str) -> HTMLResponse:
-        text = templates.get_template(f"{name}.html.j2").render(modules=modules, **values)
-        return HTMLResponse(text, headers={"Cache-Control": "no-cache"})
+    def answer(name: str) -> HTMLResponse:
+        return HTMLResponse(shells[name], headers={"Cache-Control": "no-cache"})
 
     @app.get("/", include_in_schema=False)
-    def jobs() -> HTMLResponse:
-        return shell("jobs")
+    async def jobs() -> HTMLResponse:
+        return answer("jobs")
 
     @app.get("/jobs/{job_id}", include_in_schema=False)
-    def job(job_id: str) -> HTMLResponse:
-        return shell("job", job_id=job_id)
+    async def job(job_id: str) -> HTMLResponse:
+        return answer("job")
 
     @app.get("/login", include_in_schema=False)
-    def login() -> HTMLResponse:
-        return shell("login")
+    async def login() -> HTMLResponse:
+        return answer("login")
 
     @app.get("/favicon.ico", include_in_schema=False)
-    def icon() -> Response:
-        return Response(
-            (_STATIC / "icon.svg").read_bytes(),
-            media_type="image/svg+xml",
-            headers={"Cache-Control": "max-age=86400"},
-        )
+    async def icon() -> RedirectResponse:
+        return RedirectResponse(f"{static}/icon.svg")
 
-    add_plots(app)
-    app.mount("/static", _Assets(directory=_STATIC), name="static")
+
+def modules_of(name: str) -> list[str]:
+    """A module and all that it imports, so that a browser asks for them at once."""
+    found = [name]
+    for each in found:
+        imported = _IMPORT.findall(assets()[each].content.decode())
+        found += [one for one in dict.fromkeys(imported) if one not in found]
+    return found

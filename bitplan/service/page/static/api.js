@@ -2,7 +2,8 @@
 
 export class Problem extends Error {
   constructor(status, body, requestId) {
-    super(body.detail || body.title || `The server answers with ${status}.`);
+    const wrong = (body.errors ?? []).map(({ where, message }) => `${where}: ${message}`);
+    super([body.detail || body.title || `The server answers with ${status}.`, ...wrong].join("\n"));
     this.status = status;
     this.requestId = body.request_id ?? requestId;
   }

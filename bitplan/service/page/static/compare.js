@@ -3,6 +3,7 @@
 import { call, post } from "./api.js";
 import { byId, fill, h, table } from "./dom.js";
 import { count, nats, plural, signed, size, when } from "./format.js";
+import { jobName } from "./names.js";
 
 const FIRST = 200;
 
@@ -12,15 +13,20 @@ export class Compare {
     this.select.addEventListener("change", () => this.compare());
   }
 
-  /** Offer the plans that the server has beside this one, those of the same model first. */
-  async show(digest, plan) {
+  /** Offer the plans that the server has beside that of this job, those of the same model first. */
+  async show(digest, job) {
     this.digest = digest;
-    const { plans } = await call("/v1/plans?limit=100");
-    const others = plans.filter((other) => other.digest !== digest);
-    const model = plan.provenance.model;
+    const [{ plans }, { jobs }] = await Promise.all([
+      call("/v1/plans?limit=100"),
+      call("/v1/jobs?limit=200&kind=allocate&kind=compress"),
+    ]);
+    const makers = new Map(jobs.map((one) => [one.id, one]));
+    const others = plans.filter((other) => other.digest !== digest).map((other) => ({ ...other, maker: makers.get(other.job) }));
+    const isSame = (other) => other.maker?.request.parameters.model === job.request.parameters.model;
     const groups = [
-      ["The same model", others.filter((other) => other.model === model)],
-      ["Other models", others.filter((other) => other.model !== model)],
+      ["Of the same model", others.filter(isSame)],
+      ["Kept", others.filter((other) => !other.job)],
+      ["Of other models", others.filter((other) => other.job && !isSame(other))],
     ].filter(([, found]) => found.length);
     byId("compare-section").hidden = false;
     this.select.disabled = !others.length;
@@ -49,7 +55,12 @@ export class Compare {
 }
 
 const described = (plan) =>
-  [plan.model, plan.bytes !== undefined ? size(plan.bytes) : null, plan.created_at && when(plan.created_at), plan.digest.slice(0, 8)]
+  [
+    plan.maker && jobName(plan.maker),
+    plan.maker && size(plan.maker.request.parameters.budget_gb * 1e9),
+    when(plan.created_at),
+    plan.digest.slice(0, 8),
+  ]
     .filter(Boolean)
     .join(" · ");
 

@@ -9,6 +9,7 @@ export class Events {
   constructor(job, { happened, connected }) {
     Object.assign(this, { job, happened, connected });
     this.last = 0;
+    this.isOver = false; // by the last event; a retry makes it go on
   }
 
   open() {
@@ -16,6 +17,11 @@ export class Events {
     this.source = new EventSource(`/v1/jobs/${this.job}/events?after=${this.last}`);
     this.source.onopen = () => this.connected(true);
     this.source.onerror = () => {
+      // The server ends the stream after an end; an open source would ask for it again and again.
+      if (this.isOver) {
+        this.close();
+        return;
+      }
       this.connected(false);
       // The browser tries again by itself unless it was turned away.
       if (this.source?.readyState === EventSource.CLOSED) this.timer = setTimeout(() => this.open(), AGAIN_MS);
@@ -26,8 +32,7 @@ export class Events {
   take(event) {
     if (event.number <= this.last) return;
     this.last = event.number;
-    // The server ends the stream here; an open source would ask for it again and again.
-    if (event.kind === "state" && ENDS.includes(event.data.state)) this.close();
+    if (event.kind === "state") this.isOver = ENDS.includes(event.data.state);
     this.happened(event);
   }
 

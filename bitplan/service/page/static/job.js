@@ -14,7 +14,9 @@ import { KINDS, hasEnded, jobName, stateName } from "./names.js";
 import { showBest, showProgress } from "./progress.js";
 import { showDescription, showPlan } from "./summary.js";
 
-const id = byId("main").dataset.job;
+const RELOAD_MS = 120; // several events of one moment are one reason
+
+const id = location.pathname.split("/").pop();
 const explore = new Explore();
 const agreement = new Agreement();
 const compare = new Compare();
@@ -66,7 +68,7 @@ async function showArtefacts() {
     showPlan(plan);
     explore.showPlan(plan);
     agreement.show(plan, shown.answer?.uniform);
-    compare.show(found.plan.digest, plan);
+    compare.show(found.plan.digest, job);
     if (shown.table) explore.redraw();
   }
   if (found.table && shown.table !== found.table.digest) {
@@ -77,11 +79,6 @@ async function showArtefacts() {
   }
   if (found.plan && !found.table && hasEnded(job)) explore.withoutTable();
 }
-
-const update = (changes) => {
-  job = { ...job, ...changes };
-  showHead();
-};
 
 async function reload() {
   try {
@@ -98,15 +95,34 @@ const events = new Events(id, {
   connected: (is) => byId("line").toggleAttribute("hidden", is || hasEnded(job)),
   happened: (event) => {
     logEvent(event);
-    // The events of before this page was opened are told by the job itself.
-    const isNew = new Date(event.at) >= opened || !hasEnded(job);
-    if (event.kind === "remark" && event.data.kl !== undefined) showBest(event.data);
-    if (!isNew) return;
-    if (event.kind === "progress") update({ state: "running", progress: event.data });
-    if (event.kind === "state" || event.kind === "artefact") reload();
+    if (event.kind === "remark" && event.data.kl != null) showBest(event.data);
+    if (event.kind === "progress") drawSoon(event.data);
+    if (event.kind === "state" || event.kind === "artefact") reloadSoon();
   },
 });
-const opened = new Date();
+
+let drawing;
+
+/** A page that is opened late is told of all that was: the last counts. */
+function drawSoon(progress) {
+  if (!drawing) requestAnimationFrame(draw);
+  drawing = progress;
+}
+
+function draw() {
+  const progress = drawing;
+  drawing = null;
+  if (hasEnded(job)) return;
+  job = { ...job, state: "running", progress };
+  showHead();
+}
+
+let reloading;
+
+function reloadSoon() {
+  clearTimeout(reloading);
+  reloading = setTimeout(reload, RELOAD_MS);
+}
 
 async function act(button, path) {
   button.disabled = true;
@@ -135,7 +151,7 @@ byId("apply").addEventListener("click", async (event) => {
     event.target.disabled = false;
   }
 });
-document.addEventListener("plans-changed", () => shown.plan && compare.show(shown.plan.digest, shown.plan.plan));
+document.addEventListener("plans-changed", () => shown.plan && compare.show(shown.plan.digest, job));
 setInterval(() => job && !hasEnded(job) && showProgress(job), 1000);
 
 me = await account();

@@ -104,7 +104,7 @@ function going({ stage, done, total, seconds_left: left }) {
     { class: "going" },
     h("span", {}, stage),
     h("progress", { max: total || 1, value: total ? done : null, "aria-label": stage }),
-    h("span", {}, left === null ? "" : `${duration(left)} left`),
+    h("span", {}, left == null ? "" : `${duration(left)} left`),
   );
 }
 

@@ -29,7 +29,7 @@ export class Keeping {
   async save() {
     const { plan, table, constraints } = this.offered;
     // Solved once more by the server: it keeps no plan that a browser made.
-    const answer = await post("/v1/plans", { table, budget_gb: plan.budget_bytes / 1e9, constraints, solver: "auto", save: true });
+    const answer = await post("/v1/plans", { table, budget_gb: plan.budget_bytes / 1e9, constraints, save: true });
     return answer.digest;
   }
 

@@ -6,7 +6,7 @@ let loading;
 function plotly() {
   loading ??= new Promise((resolve, reject) => {
     const script = document.createElement("script");
-    script.src = "/static/plotly.min.js";
+    script.src = new URL("plotly.min.js", import.meta.url).href;
     script.onload = () => resolve(window.Plotly);
     script.onerror = () => reject(new Error("The plots could not be loaded. The table has the same numbers."));
     document.head.append(script);

@@ -3,24 +3,24 @@
 import { post } from "./api.js";
 
 const PAUSE_MS = 100; // between two questions of a moving slider: ten a second
-const SETTLE_MS = 250; // at rest, the plan is proven
+const SETTLE_MS = 250; // at rest it may search for longer
+const PROVE_S = 2;
 
 export class Resolver {
   /** `solved(answer, {bytes, ms, isFinal})` and `refused(problem)` are called with the newest answers alone. */
   constructor({ table, constraints, solved, refused, waiting }) {
     Object.assign(this, { table, constraints, solved, refused, waiting });
-    this.wanted = null; // {bytes, solver} to ask next
+    this.wanted = null; // {bytes, isFinal} to ask next
     this.busy = false;
-    this.asked = 0;
   }
 
   /** The budget has moved: solve quickly now, and to the optimum once it rests. */
   ask(bytes) {
     this.newest = bytes;
     clearTimeout(this.settling);
-    this.wanted = { bytes, solver: "lagrangian" };
+    this.wanted = { bytes, isFinal: false };
     this.settling = setTimeout(() => {
-      this.wanted = { bytes, solver: "auto" };
+      this.wanted = { bytes, isFinal: true };
       this.next();
     }, SETTLE_MS);
     this.next();
@@ -35,16 +35,18 @@ export class Resolver {
 
   async next() {
     if (this.busy || !this.wanted) return;
-    const { bytes, solver } = this.wanted;
+    const { bytes, isFinal } = this.wanted;
     this.wanted = null;
     this.busy = true;
     const begin = performance.now();
     try {
       this.waiting?.();
-      const answer = await post("/v1/plans", { table: this.table, budget_gb: bytes / 1e9, constraints: this.constraints, solver });
+      const question = { table: this.table, budget_gb: bytes / 1e9, constraints: this.constraints };
+      if (isFinal) question.time_limit_s = PROVE_S; // else the server gives what milliseconds allow
+      const answer = await post("/v1/plans", question);
       const ms = performance.now() - begin;
-      const stale = this.newest === null || (solver === "auto" && bytes !== this.newest);
-      if (!stale) this.solved(answer, { bytes, ms, isFinal: solver === "auto" });
+      const stale = this.newest === null || (isFinal && bytes !== this.newest);
+      if (!stale) this.solved(answer, { bytes, ms, isFinal });
     } catch (problem) {
       if (bytes === this.newest) this.refused(problem);
     }

@@ -52,8 +52,9 @@ function showFields(form) {
 }
 
 async function fillModels() {
-  const { models, organisations } = await call("/v1/models");
-  fill(byId("models"), models.map((model) => h("option", { value: model.path }, `${model.name}, ${size(model.bytes)}`)));
+  const { models, organisations, demo } = await call("/v1/models");
+  if (demo) models.unshift({ name: "the demo’s model", path: "demo" });
+  fill(byId("models"), models.map((model) => h("option", { value: model.path }, model.bytes ? `${model.name}, ${size(model.bytes)}` : model.name)));
   const field = byId("model");
   if (models.length) field.placeholder = models[0].path;
   else if (organisations.length) field.placeholder = `${organisations[0]}/...`;
