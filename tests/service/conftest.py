@@ -76,7 +76,7 @@ def postgresql_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         os.chown(folder, 65534, 65534)
         for parent in folder.parents[:2]:
             parent.chmod(0o755)
-    programs, data, port = Path(found).parent, folder / "data", _free_port()
+    programs, data, port = Path(found).resolve().parent, folder / "data", _free_port()
     make = [str(programs / "initdb"), "-D", str(data), "-A", "trust", "-U", "bitplan", "--no-sync"]
     subprocess.run([*as_user, *make], check=True, stdout=subprocess.DEVNULL, cwd="/")
     options = ["-h", "127.0.0.1", "-p", str(port), "-k", str(folder), "-c", "fsync=off"]

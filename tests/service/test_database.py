@@ -49,10 +49,13 @@ def test_a_database_of_a_newer_version_is_refused(service_settings):
 
 
 def test_a_block_that_raises_writes_nothing(store):
-    statements = ("DELETE FROM alembic_version", "INSERT INTO jobs (id) VALUES ('x')")
-    with pytest.raises(IntegrityError), store.database.write() as connection:
-        for statement in statements:
-            connection.execute(text(statement))
+    def write() -> None:
+        with store.database.write() as connection:
+            connection.execute(text("DELETE FROM alembic_version"))
+            connection.execute(text("INSERT INTO jobs (id) VALUES ('x')"))
+
+    with pytest.raises(IntegrityError):
+        write()
     with store.database.read() as connection:
         assert connection.execute(text("SELECT count(*) FROM alembic_version")).scalar_one() == 1
 
