@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -42,7 +43,7 @@ def _running(command: list[str], is_up: Callable[[], bool]) -> Iterator[None]:
         _wait(is_up, process)
         yield
     finally:
-        process.terminate()
+        process.send_signal(signal.SIGINT)  # PostgreSQL waits for no connection then
         process.wait()
 
 
