@@ -39,16 +39,20 @@ class Database:
         url = _url(settings.url)
         try:
             database = cls(_engine_of(url))
-            with _alone(url):
-                if database.is_sqlite:
-                    database._use_write_ahead_log()
-                with database.write() as connection:
-                    migrate(connection)
         except ModuleNotFoundError as error:
             raise InputError(
                 f"{url.drivername} needs the package {error.name}. Install the extra of its name: "
                 'pip install "bitplan[service,postgresql]".'
             ) from error
+        try:
+            with _alone(url):
+                if database.is_sqlite:
+                    database._use_write_ahead_log()
+                with database.write() as connection:
+                    migrate(connection)
+        except BaseException:
+            database.close()
+            raise
         return database
 
     @contextlib.contextmanager

@@ -53,7 +53,7 @@ class Worker:
         self._guarded(self._sweeper.send_forgotten)
 
     def _take(self) -> None:
-        warm_up()
+        self._guarded(warm_up)
         log.info("Worker %s waits for jobs", self.name)
         while not self._is_stopping.is_set():
             job_id = self._queue.take()

@@ -1,0 +1,235 @@
+"""Workers and the processes of jobs: ends, limits, cancelling, kills. Real jobs on a tiny model."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bitplan.errors import InputError
+from bitplan.export import load_plan
+from bitplan.schema import Plan
+from bitplan.service.records import Job, JobRequest, State
+from bitplan.service.settings import ServiceSettings
+from bitplan.service.store import Store
+from bitplan.service.work import Queue, Worker, check
+from bitplan.service.work.folders import Folders
+
+SMALL = {
+    "schemes": ["int2", "int4", "bf16"],
+    "sequences": 4,
+    "search_sequences": 2,
+    "held_out_sequences": 2,
+    "length": 12,
+}
+ENDLESS = {"kind": "measure", "sequences": 100_000, "length": 60}
+WAIT_S = 300
+
+
+class Service:
+    """A store, a queue, and workers in threads of this process."""
+
+    def __init__(self, folder: Path, model: Path, **settings) -> None:
+        self.settings = ServiceSettings(folder=folder, lease_s=8, **settings)
+        self.store, self.queue = Store.open(self.settings), Queue.open(self.settings)
+        self.model = str(model)
+
+    def submit(self, kind: str = "describe", *, limits: dict | None = None, **more) -> str:
+        parameters = {"kind": kind, "model": self.model, **more}
+        request = JobRequest.model_validate({"parameters": parameters, "limits": limits or {}})
+        check(request, self.settings)
+        job, _ = self.store.jobs.submit(request, owner="ann")
+        assert self.queue.send(job)
+        return job.id
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        worker = Worker(self.settings, self.store, self.queue)
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+        try:
+            yield
+        finally:
+            worker.stop()
+            thread.join()
+
+    def wait(self, job_id: str, until: Callable[[Job], bool]) -> Job:
+        end_s = time.monotonic() + WAIT_S
+        while not until(job := self.store.jobs.get(job_id)):
+            assert time.monotonic() < end_s, (job, self.store.jobs.events(job_id)[-5:])
+            time.sleep(0.02)
+        return job
+
+    def ended(self, job_id: str) -> Job:
+        return self.wait(job_id, lambda job: job.state.has_ended)
+
+    def states(self, job_id: str) -> list[str]:
+        events = self.store.jobs.events(job_id, limit=10_000)
+        assert [event.number for event in events] == list(range(1, len(events) + 1))
+        return [event.data["state"] for event in events if event.kind == "state"]
+
+
+@pytest.fixture
+def service(tmp_path, tiny_folder) -> Iterator[Service]:
+    made = Service(tmp_path, tiny_folder("llama"))
+    with contextlib.closing(made.store):
+        yield made
+
+
+def runs_and_tells(job: Job) -> bool:
+    return job.state is State.RUNNING and job.progress is not None
+
+
+def test_plans_are_made_and_applied(service):
+    with service.working():
+        job = service.ended(service.submit("allocate", budget_gb=0.00003, **SMALL))
+        assert job.state is State.SUCCEEDED
+        made = {artefact.name: artefact for artefact in job.artefacts}
+        assert set(made) == {"costs.json", "plan.json", "report.html"}
+        assert made["report.html"].media_type == "text/html"
+        place = service.store.artefacts.path(made["plan.json"].digest)
+        plan = Plan.load(place)
+        assert plan.bytes <= 30_000
+        applied = service.ended(service.submit("apply", plan=made["plan.json"].digest))
+    assert applied.state is State.SUCCEEDED
+    for artefact in applied.artefacts:
+        target = service.settings.folder / "fetched" / artefact.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(service.store.artefacts.path(artefact.digest).read_bytes())
+        assert target.stat().st_size == artefact.bytes
+    assert load_plan(service.settings.folder / "fetched/model") == plan
+    kinds = [event.kind for event in service.store.jobs.events(job.id)]
+    assert {"state", "progress", "remark", "artefact"} <= set(kinds)
+
+
+def test_what_cannot_be_done_is_the_fault_of_the_request(service):
+    with service.working():
+        job = service.ended(service.submit("allocate", budget_gb=1e-8, **SMALL))
+    assert job.fault is not None
+    assert (job.state, job.fault.kind, job.fault.is_input) == (
+        *(State.FAILED, "InfeasibleError", True),
+    )
+    assert "the smallest plan needs" in job.fault.message
+
+
+def test_a_worker_that_stops_gives_its_job_back_and_cancelling_ends_it(service):
+    job_id = service.submit(**ENDLESS)
+    with service.working():
+        service.wait(job_id, runs_and_tells)
+    assert service.store.jobs.get(job_id).state is State.QUEUED
+    with service.working():
+        assert service.wait(job_id, runs_and_tells).attempt == 2
+        service.store.jobs.cancel(job_id)
+        assert service.ended(job_id).state is State.CANCELLED
+    assert service.states(job_id) == ["queued", "running", "queued", "running", "cancelled"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "kind"),
+    [
+        ({"time_s": 0.5}, "TimeLimitError"),
+        ({"memory_gb": 0.01}, "MemoryLimitError"),
+        ({"disk_gb": 0.001}, "DiskLimitError"),
+    ],
+)
+def test_a_job_that_is_over_a_limit_has_failed(service, limits, kind):
+    job_id = service.submit(**ENDLESS, limits=limits)
+    job = service.store.jobs.get(job_id)
+    # What somebody else uses is not emptied when the job begins.
+    with Folders(service.settings.work_folder).use(job) as folder:
+        (folder / "left").write_bytes(bytes(2_000_000))
+        with service.working():
+            job = service.ended(job_id)
+    assert job.fault is not None, job
+    assert (job.state, job.fault.kind, job.fault.is_input) == (State.FAILED, kind, True)
+    assert job.artefacts == ()
+
+
+def family(process: int) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(process).children(recursive=True)
+    return []
+
+
+def job_processes(worker: int) -> list[psutil.Process]:
+    """Those that lead a session of their own."""
+    found = []
+    for process in family(worker):
+        with contextlib.suppress(ProcessLookupError):
+            found += [process] if os.getsid(process.pid) == process.pid else []
+    return found
+
+
+@contextlib.contextmanager
+def worker_process(settings: ServiceSettings) -> Iterator[subprocess.Popen]:
+    environment = {
+        **os.environ,
+        "BITPLAN_SERVICE_FOLDER": str(settings.folder),
+        "BITPLAN_SERVICE_LEASE_S": str(settings.lease_s),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "bitplan.service.work", "--with-stdin"]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_kills_of_processes_and_workers_lose_nothing_and_change_no_byte(service, tmp_path):
+    parameters = {"budget_gb": 0.00003, **SMALL, "sequences": 24}
+    undisturbed = Service(tmp_path / "undisturbed", Path(service.model))
+    with contextlib.closing(undisturbed.store), undisturbed.working():
+        began_s = time.monotonic()
+        expected = undisturbed.ended(undisturbed.submit("compress", **parameters))
+        took_s = time.monotonic() - began_s
+    assert expected.state is State.SUCCEEDED, expected
+    chance = random.Random(0)
+    job_id = service.submit("compress", **parameters)
+    with worker_process(service.settings) as worker:
+        for attempt in (1, 2):
+            service.wait(job_id, lambda job, a=attempt: runs_and_tells(job) and job.attempt == a)
+            time.sleep(chance.uniform(0, 0.2) * took_s)
+            (running,) = job_processes(worker.pid)
+            running.kill()
+        service.wait(job_id, lambda job: runs_and_tells(job) and job.attempt == 3)
+        time.sleep(chance.uniform(0, 0.2) * took_s)
+        started = family(worker.pid)
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+    _, alive = psutil.wait_procs(started, timeout=30)
+    assert not alive, "a job's process has outlived its worker"
+    assert service.store.jobs.get(job_id).state is State.RUNNING
+    with service.working():
+        job = service.ended(job_id)
+    assert job.artefacts == expected.artefacts
+    assert service.states(job_id).count("succeeded") == 1
+    assert job.attempt == 4
+
+
+@pytest.mark.parametrize(
+    ("parameters", "limits", "what"),
+    [
+        ({"kind": "measure", "schemes": ["int99"]}, {}, "int99"),
+        ({"kind": "measure", "engine": "ray://elsewhere:1"}, {}, "not one of this service's"),
+        ({"kind": "allocate", "budget_gb": 1, "solver": "magic"}, {}, "magic"),
+        ({"kind": "allocate", "budget_gb": 1, "constraints": {"floors": {"*": "x"}}}, {}, "x"),
+        ({"kind": "describe", "model": "demo"}, {}, "no model"),
+        ({"kind": "describe"}, {"memory_gb": 9}, "asks for 9 GB of memory"),
+    ],
+)
+def test_requests_are_checked_before_a_model_is_loaded(tmp_path, parameters, limits, what):
+    settings = ServiceSettings(folder=tmp_path, memory_limit_gb=8)
+    request = JobRequest.model_validate(
+        {"parameters": {"model": "/nowhere"} | parameters, "limits": limits}
+    )
+    with pytest.raises(InputError, match=what):
+        check(request, settings)
