@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -28,7 +29,7 @@ from bitplan.service.settings import ServiceSettings
 from bitplan.service.store import Store
 from bitplan.service.work import Queue
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "vocab_size": 96,
     "hidden_size": 32,
     "intermediate_size": 56,
@@ -48,7 +49,8 @@ KINDS = {"measure": {}, "allocate": {"budget_gb": 3e-5}, "compress": {"budget_gb
 
 def make_model(folder: Path) -> str:
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(**CONFIG)).to(torch.bfloat16).save_pretrained(folder)
+    model: Any = LlamaForCausalLM(LlamaConfig(**CONFIG))
+    model.to(torch.bfloat16).save_pretrained(folder)
     return str(folder)
 
 
@@ -135,7 +137,7 @@ def ends(store: Store, job_id: str) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Kills -9 at random points.")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
