@@ -40,6 +40,8 @@ def test_a_process_that_dies():
             other = await pool.call("getpid", time_limit_s=60)
             assert other != mine
             os.kill(other, 9)
+            assert pool._process is not None
+            pool._process.join()
             assert await pool.call("getpid", time_limit_s=60) not in (mine, other)
         finally:
             pool.close()
