@@ -23,13 +23,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
+import httpxfrom typing import Any
+
 import numpy as np
 import torch
 import transformers
 
 PAUSE_S = 0.25
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 512,
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -72,7 +73,7 @@ def quantiles(took_s: list[float]) -> dict[str, float]:
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES))
+    model: Any = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES))
     model.to(torch.bfloat16).save_pretrained(folder / "models" / "small")
     command = [sys.executable, "-m", "bitplan.cli", "serve", "--json", "--port", "0"]
     command += ["--folder", str(folder / "service"), "--models", str(folder / "models")]

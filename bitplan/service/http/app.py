@@ -39,7 +39,7 @@ ROUTERS = tuple(
 
 
 def make_app(
-    settings: ServiceSettings, store: Store, enqueue: Callable[[Job], None] = lambda job: None
+    settings: ServiceSettings, store: Store, enqueue: Callable[[Job], object] = lambda job: None
 ) -> FastAPI:
     """The web app of a service.
 

@@ -30,7 +30,7 @@ class Service:
 
     settings: ServiceSettings
     store: Store
-    enqueue: Callable[[Job], None]
+    enqueue: Callable[[Job], object]
     policy: Policy
     known: KnownTokens
     rates: Rates
@@ -47,7 +47,7 @@ class Service:
 
     @classmethod
     def of(
-        cls, settings: ServiceSettings, store: Store, enqueue: Callable[[Job], None]
+        cls, settings: ServiceSettings, store: Store, enqueue: Callable[[Job], object]
     ) -> "Service":
         """The parts as the settings want them."""
         return cls(
