@@ -22,9 +22,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import httpxfrom typing import Any
-
+import httpx
 import numpy as np
 import torch
 import transformers
