@@ -47,6 +47,7 @@ class Pool:
         self._pipe: Connection | None = None
         self._turn = asyncio.Lock()
         self._waiting = 0
+        self._is_closed = False
 
     async def warm(self) -> None:
         """Start the process and import what it needs."""
@@ -87,7 +88,11 @@ class Pool:
         return value
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, and start no other."""
+        self._is_closed = True
+        self._end()
+
+    def _end(self) -> None:
         process, pipe = self._process, self._pipe
         self._process = self._pipe = None
         # The process first: a thread that waits for it then sees the pipe end.
@@ -105,13 +110,13 @@ class Pool:
                 return pipe.recv()
         except (EOFError, OSError):
             log.error("the %s process died in %s", self.name, function)
-            self.close()
+            self._end()
             raise ProblemError(
                 422,
                 "The process that worked on it died, most likely for lack of memory. Ask for less.",
             ) from None
         log.warning("%s took more than %.1f s: its process is stopped", function, limit_s)
-        self.close()
+        self._end()
         raise ProblemError(
             504, f"That took more than {limit_s:g} s. Ask for less, or submit it as a job."
         )
@@ -121,7 +126,9 @@ class Pool:
             pipe = self._started()
             pipe.send((function, arguments))
         except (EOFError, OSError):  # it died since the last call, of which this one knows nothing
-            self.close()
+            self._end()
+            if self._is_closed:
+                raise ProblemError(503, "The server is about to stop. Try again soon.") from None
             pipe = self._started()
             pipe.send((function, arguments))
         return pipe
@@ -129,7 +136,7 @@ class Pool:
     def _started(self) -> Connection:
         if self._pipe is not None and self._process is not None and self._process.is_alive():
             return self._pipe
-        self.close()
+        self._end()
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(

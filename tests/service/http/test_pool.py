@@ -58,3 +58,17 @@ def test_a_caller_that_went_away_is_not_served():
             await Pool("never", "os").call("abort", time_limit_s=1, is_wanted=is_wanted)
 
     asyncio.run(calls())
+
+
+def test_closing_while_it_starts_starts_no_other():
+    async def calls() -> None:
+        pool = Pool("naps", "time")
+        warming = asyncio.create_task(pool.call("sleep", 600, time_limit_s=900))
+        while pool._process is None:
+            await asyncio.sleep(0.01)
+        pool.close()
+        with pytest.raises(ProblemError):
+            await warming
+        assert pool._process is None
+
+    asyncio.run(calls())
