@@ -125,14 +125,14 @@ def test_a_job_that_fails(bitplan, service, model):
 
 
 def test_cancelling_and_listing(bitplan, service, model):
-    name = submitted(bitplan, model, "--label", "to end")
+    name = submitted(bitplan, model, "--label", "ending")
     assert "cancelled" in bitplan("cancel", name).out
     said = bitplan("watch", name)
     assert said.code == 1
     assert "was cancelled" in said.err
     listed = bitplan("jobs", "--limit", 1)
     assert name in listed.out
-    assert "to end" in listed.out
+    assert "ending" in bitplan("jobs", "--limit", 1, "--json").out
     (job,) = json.loads(bitplan("jobs", "--state", "cancelled", "--limit", 1, "--json").out)
     assert job["id"] == name
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,7 +62,7 @@ def redis_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def postgresql_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql_url() -> Iterator[str]:
     """A PostgreSQL of this session on loopback, in a temporary folder."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     found = shutil.which("postgres") or (str(programs[-1]) if programs else None)
@@ -69,14 +70,13 @@ def postgresql_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.skip("there is no PostgreSQL")
     pytest.importorskip("psycopg")
     as_user: list[str] = []
-    folder = tmp_path_factory.mktemp("postgresql")
+    # Not in pytest's own folder, whose parents only their owner may enter.
+    folder = Path(tempfile.mkdtemp(prefix="bitplan-postgresql-"))
     if os.geteuid() == 0:  # it refuses to run as root
         if shutil.which("setpriv") is None:
             pytest.skip("PostgreSQL does not run as root, and there is no setpriv")
         as_user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
         os.chown(folder, 65534, 65534)
-        for parent in folder.parents[:2]:
-            parent.chmod(0o755)
     programs, data, port = Path(found).resolve().parent, folder / "data", _free_port()
     make = [str(programs / "initdb"), "-D", str(data), "-A", "trust", "-U", "bitplan", "--no-sync"]
     subprocess.run([*as_user, *make], check=True, stdout=subprocess.DEVNULL, cwd="/")
@@ -87,6 +87,7 @@ def postgresql_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         lambda: subprocess.run(ready, check=False).returncode == 0,
     ):
         yield f"postgresql://bitplan@127.0.0.1:{port}/postgres"
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

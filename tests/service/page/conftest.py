@@ -1,5 +1,6 @@
 """The real app on a port of its own, and the browser that is installed."""
 
+import os
 import shutil
 import threading
 import time
@@ -88,6 +89,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
+    if "BITPLAN_BROWSER_TESTS" not in os.environ:
+        # playwright keeps an event loop, in which other tests of the same process cannot run.
+        pytest.skip(
+            "tests in a browser run alone: BITPLAN_BROWSER_TESTS=1 pytest tests/service/page"
+        )
     if CHROMIUM is None:
         pytest.skip("there is no Chromium on this machine")
     with sync_playwright() as playwright:

@@ -21,9 +21,14 @@ export class Keeping {
     fill(byId("kept"));
   }
 
-  take() {
-    const { plan } = this.offered;
-    download(`plan-${size(plan.budget_bytes).replace(" ", "")}.json`, `${JSON.stringify(plan, null, 2)}\n`);
+  async take() {
+    await this.during(byId("take"), async () => {
+      const name = `plan-${size(this.offered.plan.budget_bytes).replace(" ", "")}.json`;
+      // Its text as the server wrote it: numbers written anew would not fit the digest.
+      const answer = await fetch(`/v1/plans/${await this.save()}`);
+      if (!answer.ok) throw new Error("The plan could not be fetched. Try again.");
+      download(name, await answer.text());
+    });
   }
 
   async save() {
