@@ -65,14 +65,7 @@ correlations](sensitivity.png)
 The raw rows are in [sensitivity.json](sensitivity.json)."""
 
 
-RUN = """This run: two cores of an x86-64 machine that did other work as well, torch 2.13.0+cpu.
-`weight_error`, `sqnr` and `weight_outliers` still made the pass over the calibration text that
-tells which experts are reached; where the quantizer reads no statistics they now make none.
-`output_fisher` and `operating_point` held more memory than they do now: allocations that stayed
-among the activations split the heap, and changes were kept beside the errors that they came
-from. GPTQ read each covariance as it was, not yet drawn to its diagonal: its errors were larger,
-and on text that calibration did not see larger than the tables say. Statistics were not yet
-winsorized by sequence."""
+RUN = """This run: two cores of an x86-64 machine that did other work as well, torch 2.13.0+cpu."""
 
 SCALING = """## Scaling
 

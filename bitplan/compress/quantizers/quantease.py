@@ -27,8 +27,8 @@ from bitplan.formats import Packed
 from bitplan.schema import Scheme
 
 SWEEPS = 4
-"""Over all columns. Of SmolLM2-135M's linears the first gains about two thirds of what four do, and
-the fourth less than half a hundredth of the loss."""
+"""Over all columns. Of 35 linears of SmolLM2-135M at 3 bits they leave 0.942, 0.926, 0.918 and 0.914
+of GPTQ's loss on average; two more leave 0.910."""
 
 
 def quantease(
