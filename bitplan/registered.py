@@ -88,11 +88,16 @@ def _quantizer_class(base: type) -> type:
 class _Finder(MetaPathFinder):
     """Finds transformers' registry as all others do, and has it told when it is there."""
 
+    _is_asking = False
+
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        if fullname != _REGISTRY:
+        if fullname != _REGISTRY or self._is_asking:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        self._is_asking = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._is_asking = False
         if spec is not None and spec.loader is not None:
             spec.loader = _Loader(spec.loader, _tell)
         return spec

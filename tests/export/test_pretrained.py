@@ -123,6 +123,17 @@ def test_to_import_bitplan_is_enough(tmp_path, packed, first):
     assert done.stdout == "PackedLinear\n", done.stderr
 
 
+def test_who_only_looks_for_the_registry_does_not_keep_it_from_being_told():
+    program = (
+        "import bitplan, importlib.util\n"
+        "assert importlib.util.find_spec('transformers.quantizers.auto') is not None\n"
+        "from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING\n"
+        "print('bitplan' in AUTO_QUANTIZER_MAPPING)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
+
+
 class TestBadFolders:
     @pytest.fixture
     def case(self, tmp_path, packed):
