@@ -23,18 +23,18 @@ class Maker:
         return job
 
     def claim(self, job: Job) -> Claim:
-        claim = self.store.jobs.claim(job.id, "hand")
+        claim = self.store.claims.claim(job.id, "hand")
         assert claim is not None
         return claim
 
     def put(self, claim: Claim, name: str, content: bytes, media_type: str = JSON) -> str:
         digest = self.store.artefacts.add(content, media_type)
         artefact = Artefact(name=name, digest=digest, bytes=len(content), media_type=media_type)
-        self.store.jobs.add_artefact(claim, artefact)
+        self.store.claims.add_artefact(claim, artefact)
         return digest
 
     def finish(self, claim: Claim, fault: Fault | None = None) -> None:
-        assert self.store.jobs.finish(claim, State.FAILED if fault else State.SUCCEEDED, fault)
+        assert self.store.claims.finish(claim, State.FAILED if fault else State.SUCCEEDED, fault)
 
     def planned(
         self,

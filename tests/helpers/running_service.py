@@ -48,25 +48,25 @@ class Running:
         self._thread.join()
 
     def take(self, job: Job) -> Claim:
-        claim = self.store.jobs.claim(job.id, "test")
+        claim = self.store.claims.claim(job.id, "test")
         assert claim is not None
         return claim
 
     def make(self, claim: Claim, name: str, content: bytes) -> None:
         digest = self.store.artefacts.add(content, "application/json")
         artefact = Artefact(name=name, digest=digest, bytes=len(content))
-        self.store.jobs.add_artefact(claim, artefact)
+        self.store.claims.add_artefact(claim, artefact)
 
     def work(self, job: Job, files: dict[str, bytes], fault: Fault | None = None) -> None:
         """Do a job at once."""
         claim = self.take(job)
-        self.store.jobs.tell(claim, "progress", {"stage": "measure", "done": 1, "total": 2})
+        self.store.claims.tell(claim, "progress", {"stage": "measure", "done": 1, "total": 2})
         remark = {"stage": "measure", "text": "good", "kl": 0.25, "uniform_kl": 0.5}
-        self.store.jobs.tell(claim, "remark", remark)
+        self.store.claims.tell(claim, "remark", remark)
         for name, content in files.items():
             self.make(claim, name, content)
         end = State.SUCCEEDED if fault is None else State.FAILED
-        assert self.store.jobs.finish(claim, end, fault)
+        assert self.store.claims.finish(claim, end, fault)
 
 
 @contextmanager

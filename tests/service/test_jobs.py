@@ -22,17 +22,17 @@ def test_a_job_from_its_submission_to_its_end(store, job_request):
     job, is_new = store.jobs.submit(job_request(label="mine"), owner="ann")
     assert is_new
     assert (job.state, job.attempt, job.request.label) == (State.QUEUED, 0, "mine")
-    claim = store.jobs.claim(job.id, "w")
+    claim = store.claims.claim(job.id, "w")
     assert claim is not None
     assert claim.job.state is State.RUNNING
-    assert store.jobs.claim(job.id, "other") is None
+    assert store.claims.claim(job.id, "other") is None
     for done in (0, 1):
-        store.jobs.tell(claim, "progress", {"stage": "load", "done": done, "total": 1})
+        store.claims.tell(claim, "progress", {"stage": "load", "done": done, "total": 1})
     digest = store.artefacts.add(b"{}")
     artefact = Artefact(name="plan.json", digest=digest, bytes=2, media_type="application/json")
     for _ in range(2):  # the second takes the first's place
-        store.jobs.add_artefact(claim, artefact)
-    assert store.jobs.finish(claim, State.SUCCEEDED)
+        store.claims.add_artefact(claim, artefact)
+    assert store.claims.finish(claim, State.SUCCEEDED)
     ended = store.jobs.get(job.id)
     assert (ended.state, ended.artefacts, ended.fault) == (State.SUCCEEDED, (artefact,), None)
     assert ended.progress is not None
@@ -56,7 +56,7 @@ def test_of_many_who_claim_at_once_one_has_it(store, job_request):
 
     def claim_all(worker: int) -> list[str]:
         gate.wait()
-        return [name for name in ids if store.jobs.claim(name, str(worker)) is not None]
+        return [name for name in ids if store.claims.claim(name, str(worker)) is not None]
 
     with ThreadPoolExecutor(8) as pool:
         claimed = [name for names in pool.map(claim_all, range(8)) for name in names]
@@ -83,33 +83,33 @@ def test_of_many_with_one_key_one_makes_a_job(store, job_request):
 
 def test_events_that_many_tell_at_once_have_no_gaps(store, job_request):
     job, _ = store.jobs.submit(job_request(), owner="ann")
-    claim = store.jobs.claim(job.id, "w")
+    claim = store.claims.claim(job.id, "w")
     data = {"level": "info", "message": "x"}
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: store.jobs.tell(claim, "log", data), range(40)))
+        list(pool.map(lambda _: store.claims.tell(claim, "log", data), range(40)))
     assert [event.number for event in store.jobs.events(job.id)] == list(range(1, 43))
 
 
 def test_an_attempt_that_lost_its_job_changes_nothing(store, job_request):
     job, _ = store.jobs.submit(job_request(), owner="ann")
-    old = store.jobs.claim(job.id, "old")
-    assert store.jobs.release(old, ran_s=4, reason="It died")
-    new = store.jobs.claim(job.id, "new")
+    old = store.claims.claim(job.id, "old")
+    assert store.claims.release(old, ran_s=4, reason="It died")
+    new = store.claims.claim(job.id, "new")
     assert (new.attempt, new.used_s) == (2, 4)
     before = store.jobs.events(job.id)
     artefact = Artefact(name="plan.json", digest=store.artefacts.add(b"{}"), bytes=2)
     for deed in (
-        lambda: store.jobs.beat(old),
-        lambda: store.jobs.tell(old, "log", {"level": "info", "message": "x"}),
-        lambda: store.jobs.add_artefact(old, artefact),
+        lambda: store.claims.beat(old),
+        lambda: store.claims.tell(old, "log", {"level": "info", "message": "x"}),
+        lambda: store.claims.add_artefact(old, artefact),
     ):
         with pytest.raises(LeaseLost, match="Attempt 1 of job"):
             deed()
-    assert not store.jobs.finish(old, State.FAILED, FAULT)
-    assert not store.jobs.release(old)
+    assert not store.claims.finish(old, State.FAILED, FAULT)
+    assert not store.claims.release(old)
     assert store.jobs.events(job.id) == before
-    assert store.jobs.finish(new, State.SUCCEEDED)
-    assert not store.jobs.finish(new, State.FAILED, FAULT)
+    assert store.claims.finish(new, State.SUCCEEDED)
+    assert not store.claims.finish(new, State.FAILED, FAULT)
     assert store.jobs.get(job.id).artefacts == ()
 
 
@@ -124,45 +124,45 @@ def test_a_job_whose_worker_is_silent_is_free(service_settings, job_request, is_
     few = service_settings.model_copy(update={"lease_s": 1000, "most_deaths": 2})
     with contextlib.closing(Store.open(few)) as store:
         job, _ = store.jobs.submit(job_request(), owner="ann")
-        first = store.jobs.claim(job.id, "w")
+        first = store.claims.claim(job.id, "w")
         later(store, 700)
-        assert store.jobs.overdue() == []
-        store.jobs.beat(first, ran_s=700)
+        assert store.claims.overdue() == []
+        store.claims.beat(first, ran_s=700)
         later(store, 700)
-        assert store.jobs.overdue() == []
+        assert store.claims.overdue() == []
         if is_cancelling:
             store.jobs.cancel(job.id)
         later(store, 700)
-        assert store.jobs.overdue() == ([] if is_cancelling else [job.id])
-        assert store.jobs.overdue() == []
+        assert store.claims.overdue() == ([] if is_cancelling else [job.id])
+        assert store.claims.overdue() == []
         with pytest.raises(LeaseLost):
-            store.jobs.beat(first)
+            store.claims.beat(first)
         if is_cancelling:
             assert store.jobs.get(job.id).state is State.CANCELLED
             return
-        assert store.jobs.claim(job.id, "w").used_s == 700
+        assert store.claims.claim(job.id, "w").used_s == 700
         later(store, 1400)
-        assert store.jobs.overdue() == []
+        assert store.claims.overdue() == []
         fault = store.jobs.get(job.id).fault
         assert fault is not None
         assert "died 2 times" in fault.message
         assert store.jobs.retry(job.id).state is State.QUEUED
-        assert store.jobs.claim(job.id, "w").used_s == 0
+        assert store.claims.claim(job.id, "w").used_s == 0
 
 
 def test_cancel_and_retry(store, job_request):
     job, _ = store.jobs.submit(job_request(), owner="ann")
     assert store.jobs.cancel(job.id).state is State.CANCELLED
     assert store.jobs.cancel(job.id).state is State.CANCELLED
-    assert store.jobs.claim(job.id, "w") is None
+    assert store.claims.claim(job.id, "w") is None
     again = store.jobs.retry(job.id)
     assert (again.state, again.ended_at) == (State.QUEUED, None)
     assert store.jobs.retry(job.id) == again
-    claim = store.jobs.claim(job.id, "w")
-    assert not store.jobs.beat(claim)
+    claim = store.claims.claim(job.id, "w")
+    assert not store.claims.beat(claim)
     assert store.jobs.cancel(job.id).is_cancelling
-    assert store.jobs.beat(claim)
-    assert store.jobs.finish(claim, State.FAILED, FAULT)
+    assert store.claims.beat(claim)
+    assert store.claims.finish(claim, State.FAILED, FAULT)
     assert store.jobs.get(job.id).fault == FAULT
     retried = store.jobs.retry(job.id)
     assert (retried.fault, retried.is_cancelling) == (None, False)

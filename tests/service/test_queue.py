@@ -48,7 +48,7 @@ def test_the_sweeper_sends_what_was_lost_and_no_more(settings, job_request):
             sweeper.sweep()
         assert [queue.take(), queue.take()] == [second.id, first.id]
         assert queue.ids() == set()
-        claim = store.jobs.claim(first.id, "w")
+        claim = store.claims.claim(first.id, "w")
         store.jobs.cancel(second.id)
         assert claim is not None
         sweeper.send_forgotten()

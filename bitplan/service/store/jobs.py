@@ -8,27 +8,21 @@ from typing import Any, TypeAlias
 from sqlalchemy import Connection, Row, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from bitplan.service.records import Artefact, Event, Fault, Job, JobId, JobRequest, State
+from bitplan.service.records import Event, Job, JobId, JobRequest, State
 from bitplan.service.store import tables
-from bitplan.service.store.claims import Claim, Claims
 from bitplan.service.store.database import Database
 from bitplan.service.store.errors import KeyReused, NoSuchJob, NotRetryable
 from bitplan.service.store.rows import append, change, event_of, jobs_of, state_data
 
 # Within the class `list` is the method.
 Events: TypeAlias = list[Event]
-JobIds: TypeAlias = list[JobId]
 
 
 class Jobs:
-    """Jobs with their events. The methods of workers are explained in `Claims`.
+    """Jobs with their events. An `owner` of None may see and do everything."""
 
-    An `owner` of None may see and do everything.
-    """
-
-    def __init__(self, database: Database, claims: Claims) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._claims = claims
 
     def submit(
         self,
@@ -180,36 +174,6 @@ class Jobs:
             return {
                 row.id: row.priority for row in connection.execute(query.order_by(jobs.c.number))
             }
-
-    def claim(self, job_id: JobId, worker: str) -> Claim | None:
-        """Take up a queued job."""
-        return self._claims.claim(job_id, worker)
-
-    def beat(self, claim: Claim, *, ran_s: float = 0) -> bool:
-        """Make a lease longer; whether the job is to be cancelled."""
-        return self._claims.beat(claim, ran_s=ran_s)
-
-    def tell(self, claim: Claim, kind: str, data: dict[str, Any]) -> None:
-        """Append an event."""
-        self._claims.tell(claim, kind, data)
-
-    def add_artefact(self, claim: Claim, artefact: Artefact) -> None:
-        """Note a file that the job made."""
-        self._claims.add_artefact(claim, artefact)
-
-    def finish(
-        self, claim: Claim, state: State, fault: Fault | None = None, *, ran_s: float = 0
-    ) -> bool:
-        """End a job, once."""
-        return self._claims.finish(claim, state, fault, ran_s=ran_s)
-
-    def release(self, claim: Claim, *, ran_s: float = 0, reason: str | None = None) -> bool:
-        """Give a job back."""
-        return self._claims.release(claim, ran_s=ran_s, reason=reason)
-
-    def overdue(self) -> JobIds:
-        """Free the jobs whose leases ran out."""
-        return self._claims.overdue()
 
     def _of_key(self, connection: Connection, owner: str, key: str | None) -> Row[Any] | None:
         jobs = tables.jobs

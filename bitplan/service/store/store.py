@@ -17,6 +17,7 @@ class Store:
     """Jobs, artefacts, tokens and the audit log of one service; used from many threads."""
 
     jobs: Jobs
+    claims: Claims
     artefacts: Artefacts
     tokens: Tokens
     audit: Audit
@@ -31,9 +32,9 @@ class Store:
         """
         shelf = Shelf(settings.artefact_folder)
         database = Database.open(settings)
-        claims = Claims(database, lease_s=settings.lease_s, most_deaths=settings.most_deaths)
         return cls(
-            jobs=Jobs(database, claims),
+            jobs=Jobs(database),
+            claims=Claims(database, lease_s=settings.lease_s, most_deaths=settings.most_deaths),
             artefacts=Artefacts(database, shelf),
             tokens=Tokens(database),
             audit=Audit(database),

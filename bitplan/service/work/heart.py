@@ -47,7 +47,7 @@ class Heart:
     def _beat(self) -> None:
         while not self._is_over.wait(self._every_s):
             try:
-                self.is_cancelling |= self._store.jobs.beat(self._claim, ran_s=self.ran_s)
+                self.is_cancelling |= self._store.claims.beat(self._claim, ran_s=self.ran_s)
             except LeaseLost:
                 self.is_lost = True
                 return

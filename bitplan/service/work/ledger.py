@@ -37,7 +37,7 @@ class Ledger:
         self._progress(at_once=True)
         if kind == "artefact":
             artefact = Artefact(**message)
-            self._owed.append(lambda: self._store.jobs.add_artefact(self._claim, artefact))
+            self._owed.append(lambda: self._store.claims.add_artefact(self._claim, artefact))
         else:
             self._tell(kind, message)
 
@@ -76,4 +76,4 @@ class Ledger:
             self._tell("progress", progress.model_dump(mode="json"))
 
     def _tell(self, kind: str, data: dict[str, Any]) -> None:
-        self._owed.append(lambda: self._store.jobs.tell(self._claim, kind, data))
+        self._owed.append(lambda: self._store.claims.tell(self._claim, kind, data))

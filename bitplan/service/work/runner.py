@@ -140,7 +140,7 @@ class Runner:
     ) -> None:
         ran_s = heart.ran_s
         is_told = ledger.close(
-            lambda: self._store.jobs.finish(claim, state, fault, ran_s=ran_s),
+            lambda: self._store.claims.finish(claim, state, fault, ran_s=ran_s),
             patience_s=self._settings.lease_s,
         )
         what = state.value if is_told else "over, but not by this attempt"
@@ -149,7 +149,7 @@ class Runner:
     def _release(self, claim: Claim, reason: str | None, heart: Heart, ledger: Ledger) -> None:
         ran_s = heart.ran_s
         ledger.close(
-            lambda: self._store.jobs.release(claim, ran_s=ran_s, reason=reason),
+            lambda: self._store.claims.release(claim, ran_s=ran_s, reason=reason),
             patience_s=self._settings.lease_s,
         )
         log.info("Job %s is given back: %s", claim.job.id, reason, extra=_named(claim))

@@ -23,7 +23,7 @@ class Sweeper:
 
     def sweep(self) -> None:
         """Do all of it. Raises `StoreUnavailable`."""
-        for job_id in self._store.jobs.overdue():
+        for job_id in self._store.claims.overdue():
             log.warning("Job %s is free: its worker was heard of no more", job_id)
         self.send_forgotten()
         if time.monotonic() >= self._next_folders_s:

@@ -61,7 +61,7 @@ class Worker:
                 self._guarded(lambda job_id=job_id: self._run(job_id))
 
     def _run(self, job_id: str) -> None:
-        claim = self._store.jobs.claim(job_id, self.name)
+        claim = self._store.claims.claim(job_id, self.name)
         if claim is None:  # the message came twice, or the job has ended
             return
         self._runner.run(claim)

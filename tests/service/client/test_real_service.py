@@ -175,7 +175,7 @@ def test_a_service_that_dies_while_a_job_is_watched(service, model):
                 service.stop()
                 time.sleep(0.2)
                 service.start()
-        service.store.jobs.finish(claim, State.SUCCEEDED)
+        service.store.claims.finish(claim, State.SUCCEEDED)
 
     thread = during(work)
     events = list(one.watch(job))

@@ -18,7 +18,7 @@ def work(api):
 
     def begin():
         job = api.submit().json()["id"]
-        claim = api.service.store.jobs.claim(job, "test")
+        claim = api.service.store.claims.claim(job, "test")
         assert claim is not None
         return job, claim
 
@@ -83,7 +83,7 @@ def test_what_a_job_made(api, work):
         digest = store.artefacts.add(content, media_type)
         size = len(content)
         artefact = Artefact(name=name, digest=digest, bytes=size, media_type=media_type)
-        store.jobs.add_artefact(claim, artefact)
+        store.claims.add_artefact(claim, artefact)
     assert [one["name"] for one in api("GET", f"/v1/jobs/{job}/artefacts").json()] == list(files)
     for name, (content, media_type) in files.items():
         answer = api("GET", f"/v1/jobs/{job}/artefacts/{name}")

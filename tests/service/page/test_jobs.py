@@ -15,7 +15,7 @@ def test_a_job_is_seen_to_wait_run_and_fail(visit, maker):
     expect(row).to_contain_text("Waiting")
     claim = maker.claim(job)
     progress = {"stage": "measuring", "done": 3, "total": 8, "seconds_left": 42.0}
-    maker.store.jobs.tell(claim, "progress", progress)
+    maker.store.claims.tell(claim, "progress", progress)
     expect(row).to_contain_text("Running")
     expect(row).to_contain_text("42 s left")
     expect(row.get_by_role("progressbar")).to_have_attribute("value", "3")
