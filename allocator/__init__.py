@@ -1,6 +1,7 @@
 """A cost table and a budget -> a plan. Knows no tensors: never imports torch."""
 
 from bitplan.allocator.best_plans import best_plans as best_plans
+from bitplan.allocator.bit_range import bits_of as bits_of
 from bitplan.allocator.conflict import largest_bytes as largest_bytes
 from bitplan.allocator.constraints import Constraints as Constraints
 from bitplan.allocator.constraints import Ties as Ties

@@ -16,6 +16,18 @@ Bits: TypeAlias = str | Scheme | float
 """A scheme, or a number of bits per weight."""
 
 
+def bits_of(text: str | float) -> Scheme | float:
+    """A scheme or a number of bits, as people write them. Raises `SchemeError`.
+
+    >>> bits_of("4.5"), str(bits_of("int4g64"))
+    (4.5, 'int4g64')
+    """
+    try:
+        return float(text)
+    except ValueError:
+        return Scheme.parse(str(text))
+
+
 def floor_rules(table: CostTable, floors: Mapping[str, Bits]) -> list[Rule]:
     """A rule for every floor that decides a layer. Raises as `ceiling_rules`."""
     return _rules(table, floors, "floor", lambda size, bound: size >= bound)

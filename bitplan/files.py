@@ -1,6 +1,7 @@
 """Files written whole or not at all: to a temporary place beside the target, then renamed."""
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -113,3 +114,9 @@ _HOST = re.sub(r"[^\w-]", "-", socket.gethostname())
 """Of the name of a temporary file: several machines may share a folder."""
 
 _ADVICE = "Free some space or choose a folder that you may write to."
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,6 @@
 """`bitplan apply`: a model and a plan to a compressed model."""
 
 import json
-import logging
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,11 +10,8 @@ from bitplan.cli.measuring import sources_of
 from bitplan.cli.options import AsJson, Model, Workdir
 from bitplan.cli.show import show
 from bitplan.console import Bars
-from bitplan.errors import ModelError
 from bitplan.files import make_folder
 from bitplan.schema import Plan
-
-log = logging.getLogger(__name__)
 
 
 def apply(
@@ -43,6 +39,7 @@ def apply(
     """Compress a model by a plan and save it: safetensors, with the plan inside config.json."""
     from bitplan.apply import held_bytes
     from bitplan.export import save
+    from bitplan.models import find_tokenizer
     from bitplan.pipeline import run_apply
 
     loaded = Plan.load(plan)
@@ -56,7 +53,7 @@ def apply(
             tune_epochs=tune_epochs,
             progress=bars,
         )
-    save(applied.model, folder, loaded, tokenizer=_tokenizer_of(model))
+    save(applied.model, folder, loaded, tokenizer=find_tokenizer(model))
     size, tuning = held_bytes(applied.model), applied.tuning
     told: dict[str, Any] = {"folder": str(folder), "bytes": size}
     if tuning is not None:
@@ -69,16 +66,6 @@ def apply(
             f"{size:,} bytes of parameters and buffers, saved in {folder}.{_cache(loaded)}",
         ],
     )
-
-
-def _tokenizer_of(model: str) -> Any:
-    from bitplan.models import load_tokenizer
-
-    try:
-        return load_tokenizer(model)
-    except ModelError as error:
-        log.warning("The model is saved without a tokenizer. %s", error)
-        return None
 
 
 def _tuned(tuning: Any) -> str:

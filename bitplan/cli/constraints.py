@@ -111,8 +111,8 @@ class ConstraintOptions:
             )
         return Constraints(
             pins=pins_of(self.pins),
-            floors=_bits("floor", self.floors),
-            ceilings=_bits("ceiling", self.ceilings),
+            floors=_bounds("floor", self.floors),
+            ceilings=_bounds("ceiling", self.ceilings),
             ties=tuple(tie.split("|") for tie in self.ties or ()),
             fuse=self.fuse,
             most_schemes=self.most_schemes,
@@ -141,14 +141,10 @@ def _pairs(noun: str, texts: list[str] | None) -> dict[str, str]:
     return pairs
 
 
-def _bits(noun: str, texts: list[str] | None) -> Mapping[str, Scheme | float]:
-    bits: dict[str, Scheme | float] = {}
-    for layer, text in _pairs(noun, texts).items():
-        try:
-            bits[layer] = float(text)
-        except ValueError:
-            bits[layer] = Scheme.parse(text)
-    return bits
+def _bounds(noun: str, texts: list[str] | None) -> "Mapping[str, Scheme | float]":
+    from bitplan.allocator import bits_of
+
+    return {layer: bits_of(text) for layer, text in _pairs(noun, texts).items()}
 
 
 def _resource(name: str, most: str, latency: Path | None) -> "AbstractResource":

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bitplan.service.records import Event
 
 INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 and the signal's number."""
 
 
 class Detached(SystemExit):

@@ -1,7 +1,8 @@
 """`bitplan jobs`: what a service works on."""
 
 import json
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -11,6 +12,9 @@ from bitplan.cli.groups import grouped
 from bitplan.cli.options import AsJson
 from bitplan.cli.remote import RemoteOptions
 from bitplan.cli.show import show
+
+if TYPE_CHECKING:
+    from bitplan.service.records import Job
 
 
 @grouped
@@ -33,7 +37,7 @@ def jobs(
     show(json.dumps(content, indent=2), as_json, lambda: [_table(found)])
 
 
-def _table(found) -> Table:
+def _table(found: "Sequence[Job]") -> Table:
     view = Table(box=SIMPLE_HEAD)
     for name in ("job", "kind", "model", "state", "since", "label"):
         view.add_column(name, overflow="fold", no_wrap=name == "job")

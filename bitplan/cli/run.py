@@ -10,11 +10,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from bitplan.cli.app import app
-from bitplan.cli.follow import Detached
+from bitplan.cli.follow import INTERRUPTED, Detached
 from bitplan.errors import BitplanError, InputError
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 and the signal's number."""
 
 
 def main() -> None:

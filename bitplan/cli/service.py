@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,27 +23,48 @@ Folder = Annotated[
 DatabaseUrl = Annotated[
     str | None, typer.Option(help="As postgresql://user@host/name.  [default: SQLite in folder]")
 ]
-RedisUrl = Annotated[
-    str | None,
-    typer.Option(help="Of the queue, as redis://host:6379/0.  [default: SQLite in folder]"),
-]
-Models = Annotated[
-    list[Path] | None,
-    typer.Option("--models", metavar="FOLDER", help="Where models may lie; may be given again."),
-]
-Texts = Annotated[
-    list[Path] | None,
-    typer.Option("--texts", metavar="FOLDER", help="Where calibration text may lie, likewise."),
-]
-Organisations = Annotated[
-    list[str] | None,
-    typer.Option("--organisation", metavar="NAME", help="Of the hub, whose models may be used."),
-]
-Workers = Annotated[int | None, typer.Option(min=0, help="Jobs that run at once.  [default: 1]")]
-AllowDemo = Annotated[
-    bool | None, typer.Option("--demo", help='Allow the model "demo", fetched when first used.')
-]
-LogFormat = Annotated[str | None, typer.Option(help="text or json.  [default: text]")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceOptions:
+    """The group of those that server and workers share; None: by the environment, or as help says.
+
+    Their names are those of the settings.
+    """
+
+    folder: Folder = None
+    model_folders: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--models", metavar="FOLDER", help="Where models may lie; may be given again."
+        ),
+    ] = None
+    text_folders: Annotated[
+        list[Path] | None,
+        typer.Option("--texts", metavar="FOLDER", help="Where calibration text may lie, likewise."),
+    ] = None
+    organisations: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--organisation", metavar="NAME", help="Of the hub, whose models may be used."
+        ),
+    ] = None
+    demo: Annotated[
+        bool | None, typer.Option("--demo", help='Allow the model "demo", fetched when first used.')
+    ] = None
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Jobs that run at once.  [default: 1]")
+    ] = None
+    database_url: DatabaseUrl = None
+    redis_url: Annotated[
+        str | None,
+        typer.Option(help="Of the queue, as redis://host:6379/0.  [default: SQLite in folder]"),
+    ] = None
+    log_format: Annotated[str | None, typer.Option(help="text or json.  [default: text]")] = None
+
+    def settings(self, **more: Any) -> "ServiceSettings":
+        """The settings, with those of one command alone. Raises `InputError`."""
+        return settings_of(**{each.name: getattr(self, each.name) for each in fields(self)}, **more)
 
 
 @contextlib.contextmanager

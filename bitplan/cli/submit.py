@@ -50,7 +50,8 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Ask a service for a job: a stage, its model, and what the stage's own command takes."""
-    from bitplan.service.client.requests import KINDS, make_request
+    from bitplan.service.client.requests import make_request
+    from bitplan.service.parameters import KINDS
 
     given: dict[str, Any] = {"model": model}
     given |= {"budget_gb": budget_gb} if budget_gb is not None else {}

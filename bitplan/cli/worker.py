@@ -4,32 +4,14 @@ from typing import Annotated
 
 import typer
 
-from bitplan.cli.service import (
-    AllowDemo,
-    DatabaseUrl,
-    Folder,
-    LogFormat,
-    Models,
-    Organisations,
-    RedisUrl,
-    Texts,
-    Workers,
-    service_extra,
-    settings_of,
-)
+from bitplan.cli.groups import grouped
+from bitplan.cli.service import ServiceOptions, service_extra
 
 
+@grouped
 def worker(
     *,
-    folder: Folder = None,
-    models: Models = None,
-    texts: Texts = None,
-    organisations: Organisations = None,
-    demo: AllowDemo = None,
-    workers: Workers = None,
-    database_url: DatabaseUrl = None,
-    redis_url: RedisUrl = None,
-    log_format: LogFormat = None,
+    given: ServiceOptions,
     with_stdin: Annotated[
         bool, typer.Option("--with-stdin", help="Stop when standard input ends, too.")
     ] = False,
@@ -43,16 +25,6 @@ def worker(
         from bitplan.service.logs import set_up_logs
         from bitplan.service.work import run_worker
 
-        settings = settings_of(
-            folder=folder,
-            model_folders=models,
-            text_folders=texts,
-            organisations=organisations,
-            demo=demo,
-            workers=workers,
-            database_url=database_url,
-            redis_url=redis_url,
-            log_format=log_format,
-        )
+        settings = given.settings()
         set_up_logs(settings.log_format, settings.log_level)
         run_worker(settings, until_stdin_ends=with_stdin)

@@ -26,6 +26,7 @@ from bitplan.models.inputs import reads as reads
 from bitplan.models.layers import find_layers as find_layers
 from bitplan.models.layers import module_of as module_of
 from bitplan.models.layers import weight_of as weight_of
+from bitplan.models.load import find_tokenizer as find_tokenizer
 from bitplan.models.load import load_model as load_model
 from bitplan.models.load import load_outline as load_outline
 from bitplan.models.load import load_tokenizer as load_tokenizer

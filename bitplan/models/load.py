@@ -116,6 +116,15 @@ def load_tokenizer(source: Source) -> Any:
     return tokenizer
 
 
+def find_tokenizer(source: Source) -> Any:
+    """The tokenizer that a model is saved with; None, and a warning, where there is none."""
+    try:
+        return load_tokenizer(source)
+    except ModelError as error:
+        log.warning("The model is saved without a tokenizer. %s", error)
+        return None
+
+
 def _has_tokenizer_files(folder: Path) -> bool:
     return any(next(folder.glob(pattern), None) for pattern in _TOKENIZER_FILES)
 

@@ -1,7 +1,7 @@
 """The parameters of each kind of job: what the library's functions take, as JSON."""
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, StringConstraints
 
@@ -25,10 +25,6 @@ class Describe(Record):
     dtype: str = "auto"
     context: int = Field(default=0, ge=0)
     batch: int = Field(default=1, ge=1)
-
-    def settings(self) -> dict[str, Any]:
-        """What the library's function is called with, the model apart."""
-        return self.model_dump(exclude={"kind", "model"})
 
 
 class Constrained(Record):
@@ -103,5 +99,11 @@ class Apply(Record):
 
 Parameters: TypeAlias = Describe | Measure | Allocate | Compress | Apply
 
-PATHS: Sequence[str] = ("model", "calibration")
-"""The parameters that name files or hub ids, which the server must allow."""
+KINDS: Mapping[str, type[Parameters]] = {
+    "describe": Describe,
+    "measure": Measure,
+    "allocate": Allocate,
+    "compress": Compress,
+    "apply": Apply,
+}
+"""The kinds of jobs, and what each takes."""

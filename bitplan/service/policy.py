@@ -1,6 +1,6 @@
 """Which files and hub models a job may name: what lies in allowed folders, all links followed.
 
-Server and workers both ask: a link may have changed between the two.
+Server and workers both ask: links may change between the two.
 """
 
 import os
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitplan.errors import ModelError
+from bitplan.service.parameters import Parameters
 from bitplan.service.settings import ServiceSettings
 
 DEMO = "demo"
@@ -94,6 +95,18 @@ class Policy:
         if path.is_dir():
             _check_links(path, self.text_folders, "text")
         return str(path)
+
+    def named(self, parameters: Parameters) -> Parameters:
+        """The parameters with what is to be loaded in place of what was named.
+
+        What was named so once is allowed, and stays as it is, for as long as nothing has changed.
+        Raises `NotAllowed`.
+        """
+        changes: dict[str, object] = {"model": self.model(parameters.model)}
+        text = getattr(parameters, "calibration", None)
+        if text is not None:
+            changes["calibration"] = self.text(text)
+        return parameters.model_copy(update=changes)
 
     def models(self) -> list[Found]:
         """The models that lie in the allowed folders, by name."""

@@ -28,7 +28,7 @@ class Maker:
         return claim
 
     def put(self, claim: Claim, name: str, content: bytes, media_type: str = JSON) -> str:
-        digest = self.store.artefacts.add(content, media_type)
+        digest = self.store.artefacts.shelf.add(content)
         artefact = Artefact(name=name, digest=digest, bytes=len(content), media_type=media_type)
         self.store.claims.add_artefact(claim, artefact)
         return digest

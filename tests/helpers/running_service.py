@@ -53,7 +53,7 @@ class Running:
         return claim
 
     def make(self, claim: Claim, name: str, content: bytes) -> None:
-        digest = self.store.artefacts.add(content, "application/json")
+        digest = self.store.artefacts.shelf.add(content)
         artefact = Artefact(name=name, digest=digest, bytes=len(content))
         self.store.claims.add_artefact(claim, artefact)
 

@@ -28,7 +28,7 @@ def test_a_job_from_its_submission_to_its_end(store, job_request):
     assert store.claims.claim(job.id, "other") is None
     for done in (0, 1):
         store.claims.tell(claim, "progress", {"stage": "load", "done": done, "total": 1})
-    digest = store.artefacts.add(b"{}")
+    digest = store.artefacts.shelf.add(b"{}")
     artefact = Artefact(name="plan.json", digest=digest, bytes=2, media_type="application/json")
     for _ in range(2):  # the second takes the first's place
         store.claims.add_artefact(claim, artefact)
@@ -97,7 +97,7 @@ def test_an_attempt_that_lost_its_job_changes_nothing(store, job_request):
     new = store.claims.claim(job.id, "new")
     assert (new.attempt, new.used_s) == (2, 4)
     before = store.jobs.events(job.id)
-    artefact = Artefact(name="plan.json", digest=store.artefacts.add(b"{}"), bytes=2)
+    artefact = Artefact(name="plan.json", digest=store.artefacts.shelf.add(b"{}"), bytes=2)
     for deed in (
         lambda: store.claims.beat(old),
         lambda: store.claims.tell(old, "log", {"level": "info", "message": "x"}),

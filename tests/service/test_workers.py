@@ -38,7 +38,8 @@ class Service:
     """A store, a queue, and workers in threads of this process."""
 
     def __init__(self, folder: Path, model: Path, **settings) -> None:
-        self.settings = ServiceSettings(folder=folder, lease_s=8, **settings)
+        given = {"model_folders": [model.parent], "lease_s": 8} | settings
+        self.settings = ServiceSettings(folder=folder, **given)
         self.store, self.queue = Store.open(self.settings), Queue.open(self.settings)
         self.model = str(model)
 
@@ -215,14 +216,34 @@ def test_kills_of_processes_and_workers_lose_nothing_and_change_no_byte(service,
     assert job.attempt == 4
 
 
+def test_a_model_that_is_a_link_out_by_now_is_not_loaded(service, tmp_path):
+    """What was allowed when the job was submitted is looked at again when it begins."""
+    allowed = Path(service.model).parent
+    link = allowed / f"link-{tmp_path.name}"
+    link.symlink_to(tmp_path)
+    parameters = {"kind": "describe", "model": str(link)}
+    job, _ = service.store.jobs.submit(
+        JobRequest.model_validate({"parameters": parameters}), owner="ann"
+    )
+    assert service.queue.send(job)
+    with service.working():
+        ended = service.ended(job.id)
+    assert ended.state is State.FAILED
+    assert ended.fault is not None
+    assert ended.fault.kind == "NotAllowed"
+    assert ended.fault.is_input
+
+
 @pytest.mark.parametrize(
     ("parameters", "limits", "what"),
     [
         ({"kind": "measure", "schemes": ["int99"]}, {}, "int99"),
         ({"kind": "measure", "engine": "ray://elsewhere:1"}, {}, "not one of this service's"),
         ({"kind": "allocate", "budget_gb": 1, "solver": "magic"}, {}, "magic"),
+        ({"kind": "allocate", "budget_gb": 1, "preset": "magic"}, {}, "magic"),
+        ({"kind": "allocate", "budget_gb": 1, "search": "magic"}, {}, "magic"),
+        ({"kind": "measure", "workers": 100_000}, {}, "100000 workers were asked for"),
         ({"kind": "allocate", "budget_gb": 1, "constraints": {"floors": {"*": "x"}}}, {}, "x"),
-        ({"kind": "describe", "model": "demo"}, {}, "no model"),
         ({"kind": "describe"}, {"memory_gb": 9}, "asks for 9 GB of memory"),
     ],
 )

@@ -1,6 +1,5 @@
 """A job's artefacts to files: whole or not at all, and not again what is there already."""
 
-import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock, Timeout
 
 from bitplan.errors import OutputError, RefusedError, ServiceError
-from bitplan.files import make_folder
+from bitplan.files import file_digest, make_folder
 from bitplan.progress import Progress
 from bitplan.service.client.backoff import pauses
 from bitplan.service.client.calls import Calls, path_of
@@ -90,7 +89,7 @@ class _Download:
             if wait is None:
                 raise unreachable(self.calls.server, lost)
             yield Pause(seconds=wait)
-        digest = yield Work(function=partial(_digest, part))
+        digest = yield Work(function=partial(file_digest, part))
         if digest != wanted.digest:
             part.unlink(missing_ok=True)
             raise ServiceError(
@@ -193,7 +192,7 @@ def _tell(progress: Progress, before: int, total: int, now: int) -> None:
 
 
 def _is_there(artefact: Artefact, path: Path) -> bool:
-    return path.is_file() and _size(path) == artefact.bytes and _digest(path) == artefact.digest
+    return path.is_file() and _size(path) == artefact.bytes and file_digest(path) == artefact.digest
 
 
 def _part(artefact: Artefact, path: Path) -> Path:
@@ -202,8 +201,3 @@ def _part(artefact: Artefact, path: Path) -> Path:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,17 +9,8 @@ from uuid import uuid4
 from pydantic import BaseModel, ValidationError
 
 from bitplan.errors import InputError
-from bitplan.service.parameters import Allocate, Apply, Compress, Describe, Measure, Parameters
+from bitplan.service.parameters import KINDS
 from bitplan.service.records import Job, JobRequest
-
-KINDS: Mapping[str, type[Parameters]] = {
-    "describe": Describe,
-    "measure": Measure,
-    "allocate": Allocate,
-    "compress": Compress,
-    "apply": Apply,
-}
-"""The kinds of jobs, and what each takes."""
 
 
 def make_request(kind: str, parameters: Mapping[str, Any], **how: Any) -> JobRequest:

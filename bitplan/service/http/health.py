@@ -9,6 +9,7 @@ from bitplan.schema.record import Record
 from bitplan.service.http.answers import answer
 from bitplan.service.http.problems import ProblemError
 from bitplan.service.http.state import Parts
+from bitplan.service.store import StoreUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def is_ready(service: Parts) -> Response:
     """Whether the database can be read; 503 where it cannot."""
     try:
         service.store.jobs.counts()
-    except Exception:
+    except StoreUnavailable:
         log.warning("the database cannot be read", exc_info=True)
         raise ProblemError(503, "The database cannot be read now. Try again soon.") from None
     return answer(Health())

@@ -12,17 +12,12 @@ from bitplan.service.http.caller import Caller, Reader, Submitter
 from bitplan.service.http.examples import JOB_REQUESTS
 from bitplan.service.http.state import Parts, Service
 from bitplan.service.http.submission import checked
-from bitplan.service.parameters import Parameters
+from bitplan.service.parameters import KINDS
 from bitplan.service.records import Job, JobId, JobRequest, State
 
 log = logging.getLogger(__name__)
 
 router = APIRouter(tags=["jobs"])
-
-KINDS = tuple(
-    each.model_fields["kind"].default
-    for each in Parameters.__args__  # type: ignore[attr-defined]
-)
 
 
 class JobPage(Record):
@@ -118,10 +113,7 @@ def retry(job_id: JobId, service: Parts, caller: Submitter) -> Response:
 
 def enqueue(service: Service, job: Job) -> None:
     """Tell the workers. They also look for forgotten jobs, so a queue that is down only delays."""
-    try:
-        service.enqueue(job)
-    except Exception:
-        log.warning("the queue was not told of job %s", job.id, exc_info=True)
+    service.enqueue(job)
 
 
 def note(service: Service, caller: Caller, action: str, subject: str) -> None:

@@ -9,16 +9,14 @@ from pydantic import Field
 
 from bitplan.schema.record import Record
 from bitplan.service.http.answers import answer, answer_text
-from bitplan.service.http.artefacts import file_answer
 from bitplan.service.http.caller import Caller, Reader, Submitter
 from bitplan.service.http.examples import SOLVE
 from bitplan.service.http.jobs import note
 from bitplan.service.http.problems import ProblemError
 from bitplan.service.http.solves import timed
 from bitplan.service.http.state import Parts, Service
-from bitplan.service.http.tables import TABLE, find, path_of
+from bitplan.service.http.tables import TABLE, file_of, path_of, received
 from bitplan.service.http.threads import in_thread
-from bitplan.service.http.uploads import keep
 from bitplan.service.parameters import Constrained, Name
 from bitplan.service.records import Artefact, Digest, JobId, Scope
 
@@ -131,9 +129,7 @@ def get_plan(
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """The file, as bitplan.Plan.load reads it."""
-    artefact = find(service, caller, digest, PLAN)
-    path = service.store.artefacts.path(digest)
-    return file_answer(artefact, path, if_none_match=if_none_match)
+    return file_of(service, caller, digest, PLAN, if_none_match)
 
 
 @router.post(
@@ -183,9 +179,7 @@ async def diff(wanted: DiffRequest, request: Request, service: Parts, caller: Re
 )
 async def send_plan(request: Request, service: Parts, caller: Submitter) -> Response:
     """A file that bitplan wrote, so that a job can apply it."""
-    artefact = await keep(request, service, caller, PLAN)
-    await in_thread(note, service, caller, "send plan", artefact.digest)
-    return answer(artefact, 201, {"Location": f"/v1/plans/{artefact.digest}"})
+    return await received(request, service, caller, PLAN)
 
 
 def _save(service: Service, caller: Caller, text: str) -> str:

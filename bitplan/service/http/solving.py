@@ -5,7 +5,6 @@ budget then costs the search alone. Knows no tensors, so the process is small.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
@@ -17,8 +16,9 @@ from bitplan.allocator.plan import solved_plan
 from bitplan.allocator.solvers import check_solver, choose_solver, run_solver
 from bitplan.allocator.task import Task
 from bitplan.errors import InputError, PlanError, TableError
-from bitplan.schema import Budget, CostTable, Plan, Scheme
+from bitplan.schema import Budget, CostTable, Plan
 from bitplan.schema.artefact import digest_of
+from bitplan.service.constraints import constraints_of
 from bitplan.service.parameters import Constrained
 
 TABLES_KEPT = 8
@@ -154,7 +154,11 @@ def _task(path: str, constraints: str) -> Task:
     # The largest budget there is: that of each plan takes its place.
     table = _table(path)
     largest = sum(max(cost.bytes for cost in row.costs) for row in table.rows) + table.rest_bytes
-    return Task.of(table, Budget(bytes=max(largest, 1)), _constraints(constraints))
+    return Task.of(
+        table,
+        Budget(bytes=max(largest, 1)),
+        constraints_of(Constrained.model_validate_json(constraints)),
+    )
 
 
 @lru_cache(maxsize=64)
@@ -163,24 +167,7 @@ def _plan(path: str) -> Plan:
 
 
 def _constraints(text: str) -> Constraints:
-    given = Constrained.model_validate_json(text)
-    return Constraints(
-        pins={name: _several(schemes) for name, schemes in given.pins.items()},
-        floors=_bits_or_schemes(given.floors),
-        ceilings=_bits_or_schemes(given.ceilings),
-        ties=tuple(tie if isinstance(tie, str) else list(tie) for tie in given.ties),
-        fuse=given.fuse,
-        most_schemes=given.most_schemes,
-        runtime=given.runtime,
-    )
-
-
-def _several(schemes: str | tuple[str, ...]) -> str | list[str]:
-    return schemes if isinstance(schemes, str) else list(schemes)
-
-
-def _bits_or_schemes(given: Mapping[str, str | float]) -> dict[str, Scheme | float]:
-    return {name: Scheme.parse(one) if isinstance(one, str) else one for name, one in given.items()}
+    return constraints_of(Constrained.model_validate_json(text))
 
 
 def _check_size(text: str) -> None:

@@ -62,9 +62,7 @@ def get_table(
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """The file, as bitplan.CostTable.load reads it."""
-    artefact = find(service, caller, digest, TABLE)
-    path = service.store.artefacts.path(digest)
-    return file_answer(artefact, path, if_none_match=if_none_match)
+    return file_of(service, caller, digest, TABLE, if_none_match)
 
 
 @router.post(
@@ -81,9 +79,7 @@ def get_table(
 )
 async def send_table(request: Request, service: Parts, caller: Submitter) -> Response:
     """A file that bitplan measure wrote, its digest in it."""
-    artefact = await keep(request, service, caller, TABLE)
-    await in_thread(note, service, caller, "send table", artefact.digest)
-    return answer(artefact, 201, {"Location": f"/v1/tables/{artefact.digest}"})
+    return await received(request, service, caller, TABLE)
 
 
 def find(service: Service, caller: Caller, digest: str, name: str) -> Artefact:
@@ -93,6 +89,23 @@ def find(service: Service, caller: Caller, digest: str, name: str) -> Artefact:
         noun = "table" if name == TABLE else "plan"
         raise ProblemError(404, f"There is no {noun} {digest}. See the list of {noun}s.")
     return found
+
+
+def file_of(
+    service: Service, caller: Caller, digest: str, name: str, if_none_match: str | None
+) -> Response:
+    """The file of a table or plan that a caller may see."""
+    artefact = find(service, caller, digest, name)
+    path = service.store.artefacts.path(digest)
+    return file_answer(artefact, path, if_none_match=if_none_match)
+
+
+async def received(request: Request, service: Service, caller: Caller, name: str) -> Response:
+    """Keep what a caller sends as a table or plan, and say where it is."""
+    artefact = await keep(request, service, caller, name)
+    noun = "table" if name == TABLE else "plan"
+    await in_thread(note, service, caller, f"send {noun}", artefact.digest)
+    return answer(artefact, 201, {"Location": f"/v1/{noun}s/{artefact.digest}"})
 
 
 async def path_of(service: Service, caller: Caller, digest: str, name: str) -> str:

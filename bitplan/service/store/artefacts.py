@@ -31,11 +31,6 @@ class Artefacts:
         self._database = database
         self.shelf = shelf
 
-    def add(self, content: Path | bytes, media_type: str = "application/octet-stream") -> str:
-        """Put a content on the shelf, which nobody may find until it is noted; the digest."""
-        del media_type  # of the note, not of the content
-        return self.shelf.add(content)
-
     def keep(self, content: Path | bytes, *, name: str, owner: str, media_type: str) -> Artefact:
         """Keep what somebody sent, and note that it is theirs; the same again changes nothing."""
         digest = self.shelf.add(content)

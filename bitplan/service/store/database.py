@@ -9,7 +9,8 @@ from filelock import FileLock
 from sqlalchemy import URL, ColumnElement, Connection, Double, Engine, create_engine, event, func
 from sqlalchemy import cast as as_type
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from bitplan.errors import InputError
 from bitplan.files import make_folder
@@ -140,8 +141,9 @@ def _alone(url: URL) -> Iterator[None]:
 def _told() -> Iterator[None]:
     try:
         yield
-    except OperationalError as error:
+    except (OperationalError, InterfaceError, PoolTimeout) as error:
+        reason = getattr(error, "orig", error)
         raise StoreUnavailable(
-            f"The database cannot be reached or written ({error.orig}). Free some space, or see "
+            f"The database cannot be reached or written ({reason}). Free some space, or see "
             "whether it runs, and try again."
         ) from error

@@ -6,9 +6,7 @@ import shutil
 from pathlib import Path
 
 from bitplan.errors import InternalError
-from bitplan.files import make_folder, replacing
-
-_CHUNK = 1 << 20
+from bitplan.files import file_digest, make_folder, replacing
 
 
 class Shelf:
@@ -60,8 +58,4 @@ def digest_of(content: Path | bytes) -> str:
     """sha256, in hexadecimal."""
     if isinstance(content, bytes):
         return hashlib.sha256(content).hexdigest()
-    digest = hashlib.sha256()
-    with content.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return file_digest(content)

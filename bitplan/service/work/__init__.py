@@ -5,9 +5,6 @@ its own, which ends with its worker; its work folder keeps what a later attempt 
 """
 
 from bitplan.service.work.queue import Queue as Queue
-from bitplan.service.work.validate import DEMO as DEMO
-from bitplan.service.work.validate import arguments as arguments
 from bitplan.service.work.validate import check as check
-from bitplan.service.work.validate import constraints_of as constraints_of
 from bitplan.service.work.worker import Worker as Worker
 from bitplan.service.work.worker import run_worker as run_worker

@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bitplan.errors import OutputError
+from bitplan.errors import InputError
+from bitplan.service.policy import Policy
 from bitplan.service.records import Fault, State
 from bitplan.service.settings import ServiceSettings
 from bitplan.service.store import Claim, LeaseLost, Store
@@ -44,6 +45,7 @@ class Runner:
     ) -> None:
         self._store, self._settings = store, settings
         self._folders = Folders(settings.work_folder)
+        self._policy = Policy.of(settings)
         self._is_stopping = is_stopping
 
     def run(self, claim: Claim) -> None:
@@ -67,8 +69,8 @@ class Runner:
                     code = process.exit_code
                 finally:
                     process.close()
-        except (OSError, OutputError) as error:
-            log.exception("Job %s cannot be run", claim.job.id, extra=_named(claim))
+        except (OSError, InputError) as error:
+            log.warning("Job %s cannot be run: %s", claim.job.id, error, extra=_named(claim))
             self._finish(claim, State.FAILED, fault_of(error), heart, ledger)
         else:
             self._end(claim, course, code, heart, ledger)
@@ -80,7 +82,7 @@ class Runner:
         known = {made.name: made.digest for made in job.artefacts if made.digest in shelf}
         return Task(
             job=job.id,
-            parameters=job.request.parameters,
+            parameters=self._policy.named(job.request.parameters),
             workdir=folder,
             shelf=shelf.folder,
             known=known,

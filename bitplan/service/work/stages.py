@@ -4,22 +4,27 @@ A stage hands in its artefacts as soon as it has them, the one that says that it
 later attempt begins with the stage that is not. Within a stage the work folder has what was done.
 """
 
-import logging
 import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bitplan.errors import ModelError, PlanError
+from bitplan.errors import PlanError
 from bitplan.export import save
-from bitplan.models import demo_documents, describe, fetch, load_model, load_tokenizer
+from bitplan.models import (
+    demo_documents,
+    describe,
+    fetch,
+    find_tokenizer,
+    load_model,
+    load_tokenizer,
+)
 from bitplan.pipeline import measure, run, run_apply
 from bitplan.report import write_report
 from bitplan.schema import Plan
 from bitplan.service.parameters import Allocate, Apply, Compress, Describe, Measure
+from bitplan.service.policy import DEMO
 from bitplan.service.work.task import Desk
-from bitplan.service.work.validate import DEMO, arguments
-
-log = logging.getLogger(__name__)
+from bitplan.service.work.validate import arguments
 
 MODEL = "model"
 """Of the names of a checkpoint's files the folder."""
@@ -88,7 +93,7 @@ def _save_applied(plan: Plan, asked: Apply | Compress, desk: Desk) -> None:
         desk.put("tuning.json", (applied.tuning.model_dump_json(indent=2) + "\n").encode())
     folder = desk.task.out / MODEL
     desk("save", 0, 1)
-    save(applied.model, folder, plan, tokenizer=text.get("tokenizer") or _tokenizer_of(source))
+    save(applied.model, folder, plan, tokenizer=text.get("tokenizer") or find_tokenizer(source))
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for file in sorted(files, key=lambda path: path.name == "config.json"):  # which names the rest
         desk.put(f"{MODEL}/{file.relative_to(folder).as_posix()}", file)
@@ -104,14 +109,6 @@ def _source(model: str, calibration: str | None, desk: Desk) -> tuple[str, dict[
     if calibration is not None:
         return source, {"calibration": calibration}
     return source, {"calibration": demo_documents(files), "tokenizer": load_tokenizer(source)}
-
-
-def _tokenizer_of(source: str) -> Any:
-    try:
-        return load_tokenizer(source)
-    except ModelError as error:
-        log.warning("The model is saved without a tokenizer. %s", error)
-        return None
 
 
 STAGES: Mapping[str, Callable[..., None]] = {

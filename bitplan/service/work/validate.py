@@ -1,43 +1,36 @@
-"""What a job asks for, as the library's functions take it; checked without loading a model."""
+"""What a job asks for, checked without loading a model, and as the library's functions take it."""
 
-from typing import TYPE_CHECKING, Any
+import os
+from typing import Any
 
+from bitplan.allocator import check_preset, check_search, check_solver
 from bitplan.errors import InputError
 from bitplan.schema import Scheme
-from bitplan.service.parameters import Allocate, Constrained, Measure, Parameters
+from bitplan.service.constraints import constraints_of
+from bitplan.service.parameters import Allocate, Measure
 from bitplan.service.records import JobRequest
 from bitplan.service.settings import ServiceSettings
 from bitplan.service.work.limits import check_limits
 
-if TYPE_CHECKING:
-    from bitplan.allocator import Constraints
-
-DEMO = "demo"
-"""The model's name that stands for the demo's model and text."""
-
 
 def check(request: JobRequest, settings: ServiceSettings) -> None:
-    """Refuse what would otherwise be refused when a worker takes it up. Raises `InputError`.
+    """Refuse what this service does not give, and names that there are not. Raises `InputError`.
 
-    Whether paths and hub ids are allowed is not looked at here. Imports torch when first called.
+    Whether paths and hub ids are allowed is `Policy`'s. Imports no torch.
     """
     check_limits(request.limits, settings)
     parameters = request.parameters
-    if parameters.model == DEMO and not settings.demo:
-        raise InputError(
-            f'This service has no model "{DEMO}". Name another, or start it with --demo.'
-        )
-    if isinstance(parameters, Measure):
-        _check_engine(parameters.engine, settings.ray_address)
-        check_arguments(parameters)
-
-
-def check_arguments(parameters: Parameters) -> None:
-    """What the library itself refuses before it loads anything."""
-    from bitplan.pipeline import Settings
-
-    if isinstance(parameters, Measure):
-        Settings(**arguments(parameters))
+    if not isinstance(parameters, Measure):
+        return
+    _check_engine(parameters, settings.ray_address)
+    for names in (parameters.schemes, parameters.measured, parameters.cache_schemes):
+        for name in names or ():
+            Scheme.parse(name)
+    if isinstance(parameters, Allocate):
+        constraints_of(parameters.constraints)
+        check_solver(parameters.solver)
+        check_preset(parameters.preset, parameters.solver)
+        check_search(parameters.search)
 
 
 def arguments(parameters: Measure, **more: Any) -> dict[str, Any]:
@@ -58,37 +51,20 @@ def arguments(parameters: Measure, **more: Any) -> dict[str, Any]:
     return given | more
 
 
-def constraints_of(given: Constrained) -> "Constraints":
-    """The library's constraints. Raises `InputError`."""
-    from bitplan.allocator import Constraints
-
-    return Constraints(
-        pins=given.pins,
-        floors={layer: _bits(bits) for layer, bits in given.floors.items()},
-        ceilings={layer: _bits(bits) for layer, bits in given.ceilings.items()},
-        ties=given.ties,
-        fuse=given.fuse,
-        most_schemes=given.most_schemes,
-        runtime=given.runtime,
-    )
-
-
-def _bits(text: str | float) -> Scheme | float:
-    try:
-        return float(text)
-    except ValueError:
-        return Scheme.parse(str(text))
-
-
-def _check_engine(engine: str, ray_address: str | None) -> None:
-    """Workers connect to no address but the one that the service's owner named."""
-    if engine in ("auto", "serial", "processes") or (engine and engine == ray_address):
-        return
+def _check_engine(parameters: Measure, ray_address: str | None) -> None:
+    """No address but the one that the service's owner named; no more processes than processors."""
+    engine, most = parameters.engine, os.cpu_count() or 1
     known = ["auto", "serial", "processes", *([ray_address] if ray_address else [])]
-    raise InputError(
-        f"The engine {engine!r} is not one of this service's: {', '.join(known)}. Choose one of "
-        "them; a Ray cluster is named by BITPLAN_SERVICE_RAY_ADDRESS."
-    )
+    if engine not in known:
+        raise InputError(
+            f"The engine {engine!r} is not one of this service's: {', '.join(known)}. Choose one "
+            "of them; a Ray cluster is named by BITPLAN_SERVICE_RAY_ADDRESS."
+        )
+    if engine != ray_address and (parameters.workers or 0) > most:
+        raise InputError(
+            f"{parameters.workers} workers were asked for; the server has {most} processors. Ask "
+            "for no more, or leave it out."
+        )
 
 
 _MEASURING = (

@@ -80,7 +80,7 @@ def test_what_a_job_made(api, work):
         "model/sub/model.safetensors": (b"\x01" * 1000, "application/octet-stream"),
     }
     for name, (content, media_type) in files.items():
-        digest = store.artefacts.add(content, media_type)
+        digest = store.artefacts.shelf.add(content)
         size = len(content)
         artefact = Artefact(name=name, digest=digest, bytes=size, media_type=media_type)
         store.claims.add_artefact(claim, artefact)
