@@ -109,7 +109,7 @@ def test_no_schemes_no_weights():
 
 
 def test_an_unknown_quantizer_is_refused_with_those_there_are():
-    with pytest.raises(InputError, match=r"no quantizer 'awq'.*gptq, clip, rtn"):
+    with pytest.raises(InputError, match=r"no quantizer 'awq'.*gptq, quantease, clip, rtn"):
         render(random(2, 3), MENU, quantizer="awq")
 
 

@@ -23,7 +23,7 @@ def test_a_model_is_planned_from_the_browser(browser, worked):
     page.get_by_role("button", name="Sign in").click()
     expect(page.locator("#jobs-empty")).to_contain_text("No job yet")
 
-    page.get_by_label("Model").fill(str(model))
+    page.get_by_label("Model", exact=True).fill(str(model))
     expect(page.locator("#model-facts")).to_contain_text("layers in 2 blocks", timeout=WORK_MS)
     page.get_by_text("More settings").click()
     page.get_by_label("Calibration sequences").fill("4")
