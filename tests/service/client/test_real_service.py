@@ -165,7 +165,7 @@ def test_a_service_that_dies_while_a_job_is_watched(service, model):
     one = Client(service.url)
     job = one.submit("allocate", model=model, budget_gb=0.5)
     claim = service.take(job)
-    tell = service.store.jobs.tell
+    tell = service.store.claims.tell
     tell(claim, "progress", {"stage": "measure", "done": 0, "total": 40})
 
     def work() -> None:

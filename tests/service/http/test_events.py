@@ -41,15 +41,15 @@ def told(text: str) -> list[dict]:
 
 
 def test_a_stream_ends_with_the_job_and_goes_on_where_it_broke(api, work):
-    jobs = api.service.store.jobs
+    claims = api.service.store.claims
     job, claim = work()
     path = f"/v1/jobs/{job}/events"
 
     def later() -> None:
         time.sleep(0.5)
         for done in range(3):
-            jobs.tell(claim, "progress", {"stage": "measure", "done": done, "total": 3})
-        jobs.finish(claim, State.FAILED, Fault(kind="X", message="no", is_input=True))
+            claims.tell(claim, "progress", {"stage": "measure", "done": done, "total": 3})
+        claims.finish(claim, State.FAILED, Fault(kind="X", message="no", is_input=True))
 
     thread = threading.Thread(target=later)
     thread.start()

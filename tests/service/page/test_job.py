@@ -10,7 +10,7 @@ def test_progress_and_the_best_kl_are_seen_live(visit, maker):
     page = visit(f"/jobs/{job.id}")
     expect(page.locator("#stage")).to_have_text("Waiting for a worker")
     claim = maker.claim(job)
-    tell = maker.store.jobs.tell
+    tell = maker.store.claims.tell
     tell(claim, "progress", {"stage": "render", "done": 2, "total": 9, "seconds_left": 90.0})
     expect(page.locator("#stage")).to_have_text("render")
     expect(page.locator("#stage-count")).to_have_text("2 of 9")

@@ -62,11 +62,11 @@ async function fillModels() {
 
 /** What the fields say, as a JobRequest; empty fields are left to the server. */
 export function request(form, budgetBytes) {
-  const fields = form.elements;
+  const fields = form.elements; // `fields.length` is how many there are: named ones by namedItem
   const kind = fields.kind.value;
   const sent = { kind, model: fields.model.value.trim() };
   if (kind !== "describe") {
-    for (const name of ["sequences", "length", "seed"]) put(sent, name, number(fields[name]));
+    for (const name of ["sequences", "length", "seed"]) put(sent, name, number(fields.namedItem(name)));
     put(sent, "calibration", fields.calibration.value.trim());
   }
   if (kind === "allocate" || kind === "compress") {
@@ -79,7 +79,7 @@ export function request(form, budgetBytes) {
   }
   if (kind === "compress") put(sent, "tune_epochs", number(fields.tune_epochs));
   const limits = {};
-  for (const name of ["time_s", "memory_gb"]) put(limits, name, number(fields[name]));
+  for (const name of ["time_s", "memory_gb"]) put(limits, name, number(fields.namedItem(name)));
   return { parameters: sent, limits, label: fields.label.value.trim(), priority: number(fields.priority) ?? 0 };
 }
 
