@@ -81,6 +81,8 @@ def test_a_described_model_fills_in_its_size_and_the_range_of_budgets(visit, sav
 def test_what_is_submitted_is_what_the_form_says(visit, saved_model, maker, kind):
     page = visit("/")
     page.get_by_label("Model", exact=True).fill(str(saved_model))
+    # Its facts move what is below them.
+    expect(page.locator("#model-facts")).to_contain_text("layers in 2 blocks")
     page.get_by_label("What to do").select_option(kind)
     expect(page.locator("#budget-field")).to_be_visible(visible=kind == "allocate")
     if kind == "allocate":
@@ -88,6 +90,7 @@ def test_what_is_submitted_is_what_the_form_says(visit, saved_model, maker, kind
     page.get_by_text("More settings").click()
     page.get_by_label("Label").fill(f"form {kind}")
     page.get_by_label("Priority").fill("3")
+    page.get_by_label("Tokens in each").fill("16")
     with page.expect_request("**/v1/jobs") as sent:
         page.get_by_role("button", name="Start").click()
     page.wait_for_url("**/jobs/*")
@@ -97,3 +100,4 @@ def test_what_is_submitted_is_what_the_form_says(visit, saved_model, maker, kind
     assert len(sent.value.headers["idempotency-key"]) == 32
     asked = json.loads(sent.value.post_data)["parameters"]
     assert ("budget_gb" in asked) == (kind == "allocate")
+    assert asked.get("length") == (None if kind == "describe" else 16)

@@ -45,6 +45,7 @@ def test_a_model_is_planned_from_the_browser(browser, worked):
     with page.expect_download() as taken:
         page.locator("#files").get_by_role("link", name="Plan").click()
     plan = Plan.load(taken.value.path())
-    applied = apply_plan(load_model(str(model)), plan)
+    [workdir] = (path for path in site.settings.work_folder.iterdir() if path.is_dir())
+    applied = apply_plan(load_model(str(model)), plan, workdir=workdir)
     assert held_bytes(applied) == plan.weight_bytes <= plan.budget_bytes
     context.close()
