@@ -117,12 +117,12 @@ class Meter:
 
     def _lacking(self, schemes: Schemes, unjudged: Schemes) -> Schemes:
         """What is to be rendered, or judged from its rendering: no layer without schemes."""
+        if isinstance(self.estimator, AbstractEstimator):
+            return unjudged
         # Where the model is the judge, that is asked when all is rendered.
-        judged_here = unjudged if isinstance(self.estimator, AbstractEstimator) else {}
         lacking = {}
         for layer, legal in schemes.items():
-            wanted = set(judged_here.get(layer, ()))
-            missing = [s for s in legal if s in wanted or not self.store.path(layer, s).is_file()]
+            missing = [s for s in legal if not self.store.path(layer, s).is_file()]
             if missing:
                 lacking[layer] = missing
         return lacking

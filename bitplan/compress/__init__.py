@@ -1,5 +1,6 @@
 """One weight and its statistics -> compressed weight."""
 
+from bitplan.compress.bound import Bound as Bound
 from bitplan.compress.render import QUANTIZERS as QUANTIZERS
 from bitplan.compress.render import get_quantizer as get_quantizer
 from bitplan.compress.render import reads_covariance as reads_covariance

@@ -11,13 +11,12 @@ from bitplan.apply import check_plan, pack_caches_of, pack_layers
 from bitplan.calibration import SAMPLED, Calibration, Sizes, TokenSets, settle, tokens_digest
 from bitplan.compress import render
 from bitplan.errors import CalibrationError, InputError, PlanError
-from bitplan.formats import Packed
 from bitplan.models import Source, weight_of
 from bitplan.pipeline.caches import caches_of
 from bitplan.pipeline.tuning import Tuning, tuned
 from bitplan.pipeline.workspace import Workspace
 from bitplan.progress import Progress, quiet, track
-from bitplan.schema import Layer, Plan, Scheme
+from bitplan.schema import Layer, Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,13 +108,8 @@ def run_apply(
     if missing:
         _render(workspace, plan, missing, calibration, progress)
 
-    def packed_of(layer: Layer, scheme: Scheme) -> Packed:
-        packed = store.get(layer, scheme)
-        assert packed is not None
-        return packed
-
     def pack() -> nn.Module:
-        return pack_layers(workspace.model, schemes, packed_of, progress=progress)
+        return pack_layers(workspace.model, schemes, store.require, progress=progress)
 
     if not tune_epochs:
         return Applied(model=pack_caches_of(pack(), plan))

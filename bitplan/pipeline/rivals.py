@@ -39,6 +39,7 @@ def rivals(
             quantizer=settings.quantizer,
             engine=settings.engine,
             workers=settings.workers,
+            store_gb=settings.store_gb,
         )
         rows, _ = rows_in(workspace, other, settings, progress)
         theirs = table.model_copy(update={"rows": (*rows, *_as_solved(table, solved))})

@@ -51,6 +51,9 @@ class Settings:
             time, hidden states on disk), or "auto" by the memory of the machine.
         seed: of all that is drawn at random.
         workdir: where work is kept; None: bitplan's folder in the user's cache.
+        store_gb: how much of it compressed weights may take, in gigabytes of 10^9 bytes: those used
+            longest ago are removed, and rendered again where they are needed. Estimators that judge
+            on the model hold a whole menu, whatever is said here. None: no limit.
         dtype: to load files in; "auto" is bfloat16.
         tokenizer: for text, when the model is a module; else its own is loaded.
         pins: layer name or wildcard -> scheme, or schemes, that it may take.
@@ -86,6 +89,7 @@ class Settings:
     through: str = "auto"
     seed: int = 0
     workdir: str | Path | None = None
+    store_gb: float | None = None
     dtype: str = "auto"
     tokenizer: Any = None
     pins: Pins | None = None
@@ -127,6 +131,8 @@ class Settings:
         _ = self.starts
         if self.refine_tokens is not None and self.refine_tokens < 0:
             raise InputError(f"refine_tokens is {self.refine_tokens}; it must be 0 or more.")
+        if self.store_gb is not None and not 0 < self.store_gb < math.inf:
+            raise InputError(f"store_gb is {self.store_gb}; it must be a number above zero.")
         check_sources(self.calibration)
         check_temperature(self.temperature)
         if self.time_limit_s is not None:

@@ -156,6 +156,7 @@ def measure_in(
         workers=settings.workers,
         through=settings.through,
         menu=[[str(s) for s in menu or ()] for menu in (settings.schemes, settings.measured)],
+        store_gb=settings.store_gb,
         progress=progress,
     )
     rows, law_error = rows_in(workspace, meter, settings, progress)

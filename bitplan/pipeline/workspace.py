@@ -20,8 +20,8 @@ from bitplan.calibration import (
     sources_of,
     tokens_digest,
 )
-from bitplan.compress import RENDERING, Store
-from bitplan.errors import InputError, ModelError, SchemeError
+from bitplan.compress import RENDERING, Bound, Store
+from bitplan.errors import ModelError, SchemeError
 from bitplan.files import make_folder, remove_stale
 from bitplan.footprint import FLOAT_OF_DTYPE, default_schemes, legal_schemes
 from bitplan.models import (
@@ -176,16 +176,22 @@ class Workspace:
         workers: int | None = None,
         through: str = "auto",
         menu: object = None,
+        store_gb: float | None = None,
         progress: Progress = quiet,
     ) -> Meter:
         """What renders and judges this model's weights; gathers the statistics that it needs.
 
         `through` is one of `bitplan.sensitivity.PASSES`; `menu` is what an estimator that judges
-        all schemes jointly is asked for, whose costs hold for that alone.
+        all schemes jointly is asked for, whose costs hold for that alone. `store_gb` bounds the
+        compressed weights in the work folder, unless the estimator needs them all at once.
         """
         found = get_estimator(estimator)
-        store = self.store(tokens_digest(tokens.calibration), quantizer)
-        is_joint = isinstance(found, AbstractModelEstimator) and found.jointly
+        on_model = isinstance(found, AbstractModelEstimator)
+        bound = None
+        if store_gb is not None and not on_model:
+            bound = Bound(self.folder.parent, round(store_gb * 1e9))
+        store = self.store(tokens_digest(tokens.calibration), quantizer, bound)
+        is_joint = on_model and found.jointly
         costs = f"{estimator}-{short_digest(menu)}" if is_joint else estimator
         opened = partial(self._pass, tokens, name=through, progress=progress)
         meter = Meter(
@@ -202,7 +208,7 @@ class Workspace:
                 decode=partial(_decode, self.model, store),
                 progress=progress,
             )
-            if isinstance(found, AbstractModelEstimator)
+            if on_model
             else None,
             engine=engine,
             workers=workers,
@@ -240,10 +246,10 @@ class Workspace:
             folder=self.folder / f"statistics-{key}-{labels}", sequences=len(tokens.calibration)
         )
 
-    def store(self, calibration_digest: str, quantizer: str) -> Store:
+    def store(self, calibration_digest: str, quantizer: str, bound: Bound | None = None) -> Store:
         """The compressed weights made with one quantizer and one set of calibration tokens."""
         name = f"weights-{calibration_digest[:16]}-{quantizer}-{RENDERING}"
-        return Store(self.folder / name)
+        return Store(self.folder / name, bound)
 
     def provenance(
         self,
@@ -278,13 +284,7 @@ class Workspace:
 
 
 def _decode(model: nn.Module, store: Store, layer: Layer, scheme: Scheme) -> Tensor:
-    packed = store.get(layer, scheme)
-    if packed is None:
-        raise InputError(
-            f"The weight of {layer.name} in {scheme} was removed from {store.folder} while it was "
-            "in use. Run the same command again: it renders what is missing."
-        )
-    return packed.decode(weight_of(model, layer).dtype)
+    return store.require(layer, scheme).decode(weight_of(model, layer).dtype)
 
 
 def kept_scheme(dtype: str) -> Scheme:

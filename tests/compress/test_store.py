@@ -1,8 +1,10 @@
+from pathlib import Path
+
 import pytest
 import torch
 
-from bitplan.compress import Store, render
-from bitplan.errors import OutputError
+from bitplan.compress import Bound, Store, render
+from bitplan.errors import InputError, OutputError
 from bitplan.formats import Packed
 from bitplan.schema import Kind, Layer, Scheme
 
@@ -97,3 +99,33 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="Cannot make the folder"):
         Store(tmp_path / "file" / "store")
+
+
+def weights_in(workdir: Path) -> set[str]:
+    return {path.stem for path in workdir.glob("*/weights-*/*/*.safetensors")}
+
+
+def test_a_bound_removes_what_was_used_longest_ago(tmp_path):
+    free = Store(tmp_path / "m" / "weights-1")
+    for name in ("int2g32", "int3g32", "int4g32", "bf16"):
+        free.put(LAYER, rendered(name))
+    sizes = {path.stem: path.stat().st_size for path in free.folder.rglob("*.safetensors")}
+    limit = sum(sizes.values()) - sizes["bf16"]
+    bounded = Store(tmp_path / "n" / "weights-1", Bound(tmp_path, limit))
+    assert free.get(LAYER, Scheme.parse("int2g32")) is not None  # used again
+    bounded.put(LAYER, rendered("int8"))
+    # int3g32 was used longest ago; of original weights nothing is counted and nothing goes.
+    left = {path.stem for path in free.folder.rglob("*.safetensors")}
+    assert left in ({"int2g32", "int4g32", "bf16"}, {"int2g32", "bf16"})
+    assert bounded.get(LAYER, Scheme.parse("int8")) is not None
+    held = [p.stat().st_size for p in tmp_path.rglob("*.safetensors") if p.stem != "bf16"]
+    assert sum(held) <= limit
+
+
+def test_a_bound_smaller_than_a_weight_keeps_none(tmp_path):
+    store = Store(tmp_path / "m" / "weights-1", Bound(tmp_path, 10))
+    packed = rendered("int4g32")
+    store.put(LAYER, packed)
+    assert weights_in(tmp_path) == set()
+    with pytest.raises(InputError, match=r"weight of model\.layers\.0\.q_proj in int4g32 was rem"):
+        store.require(LAYER, packed.scheme)

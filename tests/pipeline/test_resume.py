@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bitplan import Budget, allocate, describe, measure
+from bitplan import Budget, allocate, apply_plan, describe, measure
+from bitplan.apply import held_bytes
 from bitplan.calibration import Sizes
+from bitplan.errors import InputError
 
 SETTINGS = {
     "sizes": Sizes(calibration=8, search=4, held_out=6, length=16),
@@ -195,3 +197,29 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on(command_line, tiny_fol
     assert is_kept(before, files_under(work))
     assert json.loads(full.read_text()) == json.loads(whole.read_text())
     assert full.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("limit", [1e-9, 2e-5])
+def test_a_bounded_store_gives_the_same_plan_and_keeps_to_its_bound(limit, tiny_model, tmp_path):
+    model = tiny_model("mixtral", torch.bfloat16)
+    found = describe(model)
+    budget = Budget(bytes=int(found.smallest_bytes + 0.3 * (found.bytes - found.smallest_bytes)))
+    settings = {**SETTINGS, "refine_tokens": 1_000}
+    plans = [
+        allocate(model, budget, workdir=tmp_path / name, store_gb=bound, **settings)
+        for name, bound in (("a", None), ("b", limit), ("b", limit))
+    ]
+    assert len({plan.to_json() for plan in plans}) == 1
+    weights = [
+        path for path in (tmp_path / "b").glob("*/weights-*/*/*.safetensors") if path.stem != "bf16"
+    ]
+    assert sum(path.stat().st_size for path in weights) <= limit * 1e9
+    # Whatever is no longer there is rendered again.
+    applied = apply_plan(tiny_model("mixtral", torch.bfloat16), plans[0], workdir=tmp_path / "b")
+    assert held_bytes(applied) == plans[0].weight_bytes
+
+
+@pytest.mark.parametrize("limit", [0, -1, float("nan"), float("inf")])
+def test_a_bound_that_is_no_number_above_zero_is_refused(limit, tiny_model, tmp_path):
+    with pytest.raises(InputError, match=r"store_gb is .* must be a number above zero"):
+        measure(tiny_model("llama"), workdir=tmp_path, store_gb=limit, **SETTINGS)
