@@ -80,8 +80,8 @@ class ConstraintOptions:
             metavar="NAME=MOST",
             help="weight_bytes, cache_bytes, workspace_bytes, read_bytes or bit_ops (for one "
             "token), seconds; cache_bytes@CONTEXTxBATCH for less than was measured, bit_ops@BITS "
-            "for so many activation bits, bit_ops@weights for as many as the weights have.  "
-            "[default: the dtype's]",
+            "for so many activation bits, bit_ops@weights for as many as the weights have.",
+            show_default="the dtype's",
         ),
     ] = None
     latency: Annotated[

@@ -17,17 +17,20 @@ class MenuOptions:
         typer.Option(
             metavar="PATH[:WEIGHT]",
             help="A text, JSONL or .safetensors file, or a folder of data sets; several with "
-            "weights.  [default: text sampled from the model]",
+            "weights.",
+            show_default="text sampled from the model",
         ),
     ] = None
     schemes: Annotated[
         str | None,
-        typer.Option(help="Menu, as int3g64,int4g64,bf16.  [default: 2 to 8 bits and the dtype]"),
+        typer.Option(
+            help="Menu, as int3g64,int4g64,bf16.", show_default="2 to 8 bits and the dtype"
+        ),
     ] = None
     measured: Annotated[
         str | None,
         typer.Option(
-            help="Of the menu, what is measured; a law predicts the rest.  [default: all]"
+            help="Of the menu, what is measured; a law predicts the rest.", show_default="all"
         ),
     ] = None
 
@@ -49,12 +52,14 @@ class EffortOptions:
     )
     sequences: Annotated[
         int | None,
-        typer.Option(min=1, help="Sequences to calibrate on.  [default: 32, or by the time limit]"),
+        typer.Option(
+            min=1, help="Sequences to calibrate on.", show_default="32, or by the time limit"
+        ),
     ] = None
     length: Annotated[
         int | None,
         typer.Option(
-            min=2, help="Tokens in a sequence.  [default: 256, less if the model reads less]"
+            min=2, help="Tokens in a sequence.", show_default="256, less if the model reads less"
         ),
     ] = None
     time_limit: Annotated[
@@ -103,7 +108,7 @@ class PlaceOptions:
     batch: Batch = 1
     cache_schemes: Annotated[
         str | None,
-        typer.Option(help="The cache's menu.  [default: 2, 4 and 8 bits and the dtype]"),
+        typer.Option(help="The cache's menu.", show_default="2, 4 and 8 bits and the dtype"),
     ] = None
     seed: Seed = 0
     dtype: Dtype = "auto"
@@ -113,10 +118,17 @@ class PlaceOptions:
     workers: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Processes, or tasks on a cluster at a time.  [default: one a core]"
+            min=1, help="Processes, or tasks on a cluster at a time.", show_default="one a core"
         ),
     ] = None
     workdir: Workdir = None
+    store_gb: Annotated[
+        float | None,
+        typer.Option(
+            help="Gigabytes (10^9) that compressed weights in the work folder may take.",
+            show_default="no limit",
+        ),
+    ] = None
     verbose: Verbose = False
 
     def settings(self) -> dict[str, Any]:
@@ -130,6 +142,7 @@ class PlaceOptions:
             "engine": self.engine,
             "workers": self.workers,
             "workdir": self.workdir,
+            "store_gb": self.store_gb,
         }
 
 

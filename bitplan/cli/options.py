@@ -17,7 +17,7 @@ BudgetGb = Annotated[
 Dtype = Annotated[str, typer.Option(help="To load in: auto (bfloat16), float16 or float32.")]
 Workdir = Annotated[
     Path | None,
-    typer.Option(help="Where work is kept, to go on from.  [default: the user's cache]"),
+    typer.Option(help="Where work is kept, to go on from.", show_default="the user's cache"),
 ]
 Seed = Annotated[int, typer.Option(help="Of all that is drawn at random.")]
 Solver = Annotated[str, typer.Option(help=f"One of auto, {', '.join(SOLVERS)}.")]

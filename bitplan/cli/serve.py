@@ -14,15 +14,18 @@ from bitplan.cli.service import ServiceOptions, service_extra
 def serve(
     *,
     host: Annotated[
-        str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")
+        str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")
     ] = None,
-    port: Annotated[int | None, typer.Option(help="0: any that is free.  [default: 8642]")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="0: any that is free.", show_default="8642")
+    ] = None,
     given: ServiceOptions,
     token_required: Annotated[
         bool | None,
         typer.Option(
             "--token-required/--no-token-required",
-            help="Whether requests need a token.  [default: on every address but loopback]",
+            help="Whether requests need a token.",
+            show_default="on every address but loopback",
         ),
     ] = None,
     as_json: AsJson = False,

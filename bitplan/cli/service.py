@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 Folder = Annotated[
     Path | None,
     typer.Option(
-        help="Where database, artefacts and work are.  [default: $BITPLAN_SERVICE_FOLDER, or "
-        "bitplan/service in the user's data folder]"
+        help="Where database, artefacts and work are.",
+        show_default="$BITPLAN_SERVICE_FOLDER, or bitplan/service in the user's data folder",
     ),
 ]
 DatabaseUrl = Annotated[
-    str | None, typer.Option(help="As postgresql://user@host/name.  [default: SQLite in folder]")
+    str | None,
+    typer.Option(help="As postgresql://user@host/name.", show_default="SQLite in folder"),
 ]
 
 
@@ -53,14 +54,16 @@ class ServiceOptions:
         bool | None, typer.Option("--demo", help='Allow the model "demo", fetched when first used.')
     ] = None
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Jobs that run at once.  [default: 1]")
+        int | None, typer.Option(min=0, help="Jobs that run at once.", show_default="1")
     ] = None
     database_url: DatabaseUrl = None
     redis_url: Annotated[
         str | None,
-        typer.Option(help="Of the queue, as redis://host:6379/0.  [default: SQLite in folder]"),
+        typer.Option(help="Of the queue, as redis://host:6379/0.", show_default="SQLite in folder"),
     ] = None
-    log_format: Annotated[str | None, typer.Option(help="text or json.  [default: text]")] = None
+    log_format: Annotated[str | None, typer.Option(help="text or json.", show_default="text")] = (
+        None
+    )
 
     def settings(self, **more: Any) -> "ServiceSettings":
         """The settings, with those of one command alone. Raises `InputError`."""

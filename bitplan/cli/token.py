@@ -36,7 +36,7 @@ def create(
         ),
     ] = "submit",
     days: Annotated[
-        float | None, typer.Option(help="It is good for so long.  [default: until revoked]")
+        float | None, typer.Option(help="It is good for so long.", show_default="until revoked")
     ] = None,
     folder: Folder = None,
     database_url: DatabaseUrl = None,
