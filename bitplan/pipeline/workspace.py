@@ -192,7 +192,9 @@ class Workspace:
             bound = Bound(self.folder.parent, round(store_gb * 1e9))
         store = self.store(tokens_digest(tokens.calibration), quantizer, bound)
         is_joint = on_model and found.jointly
-        costs = f"{estimator}-{short_digest(menu)}" if is_joint else estimator
+        costs = f"{estimator}-{found.version}"
+        if is_joint:
+            costs += f"-{short_digest(menu)}"
         opened = partial(self._pass, tokens, name=through, progress=progress)
         meter = Meter(
             model=self.model,

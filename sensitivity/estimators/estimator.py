@@ -30,10 +30,12 @@ class AbstractEstimator(ABC):
     """Judges errors of one layer from its statistics.
 
     `moments` names what it reads of `bitplan.sensitivity.moments`, gathered with `labels`.
-    `by_rows`: rows may be judged apart.
+    `by_rows`: rows may be judged apart. `version` is raised when an estimator comes to say
+    otherwise: what was kept of an older one is judged again.
     """
 
     moments: ClassVar[tuple[str, ...]] = ()
+    version: ClassVar[int] = 1
     by_rows: ClassVar[bool] = True
     labels: str = "data"
 

@@ -82,10 +82,11 @@ class AbstractModelEstimator(ABC):
     """Judges rendered weights on the model itself, a group of layers at a time.
 
     `jointly`: what is said of one scheme depends on all that are judged with it, so that a part of
-    them is never judged alone.
+    them is never judged alone. `version` is raised when an estimator comes to say otherwise.
     """
 
     labels: ClassVar[str] = "data"
+    version: ClassVar[int] = 1
     jointly: ClassVar[bool] = False
 
     @abstractmethod

@@ -10,9 +10,15 @@ from bitplan.sensitivity.statistics import LayerStatistics
 
 
 def forms(
-    left: Float[Tensor, "*experts rows in"], right: Float[Tensor, "*experts rows in"], sums: Sums
+    left: Float[Tensor, "*experts rows in"],
+    right: Float[Tensor, "*experts rows in"],
+    sums: Sums,
+    *,
+    discount: float = 0.0,
 ) -> Float[Tensor, "sequences sketches"]:
     """tr(left H_s right') of each sequence's own covariance H_s, as each of its sketches tells it.
+
+    `discount` is the share by which what is beside the diagonal of H_s counts less.
 
     A sketch z tells z' M z, with M = left' right. Its part on M's diagonal, sum_i M_ii z_i^2, is
     known exactly without signs, from `diagonals`: so it is taken out as a control variate. Of the
@@ -26,6 +32,7 @@ def forms(
         told = _by_row(_products(left, right, rows)).view(shape)
         diagonal = _by_row((rows.square() * columns.unsqueeze(-2)).sum(-1)).view(shape)
         found = told - _slope(told, diagonal) * (diagonal - exact)
+        found += discount * (exact - found)
     else:
         found = exact
     # A lookup's covariance is a diagonal.

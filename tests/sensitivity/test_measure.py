@@ -30,6 +30,7 @@ from bitplan.sensitivity.losses import Losses
 from bitplan.sensitivity.moments.shrinkage import shrinkage
 from bitplan.sensitivity.row import row_of
 from bitplan.sensitivity.statistics import LayerStatistics
+from discounted import discounted
 
 MENU = ("int2", "int4", "int4g32", "int8s", "bf16")
 
@@ -104,7 +105,7 @@ def test_a_cost_is_that_of_the_weight_as_rendered(name, quantizer, tiny_model, t
         for cost in row.costs:
             error = rendered[cost.scheme].decode(weight.dtype).float() - weight.float()
             by_output = output_weights(meter.statistics["data"].read(layer, ["covariance"]))
-            by_row = ((error @ covariance) * error).sum(-1)
+            by_row = ((error @ discounted(covariance)) * error).sum(-1)
             loss = 0.5 * (by_row * by_output).sum().item()
             assert cost.loss == pytest.approx(loss, rel=1e-4, abs=1e-12)
             assert cost.bytes == scheme_bytes(layer.shape, cost.scheme)
@@ -305,7 +306,7 @@ def test_an_expert_that_calibration_never_chose_is_not_free(tiny_model, tmp_path
         completed = statistics.completed()
         squares = completed["covariance"]["squares"].sum(0)
         by_output = squares / squares.mean(-1, keepdim=True)
-        by_row = ((error @ completed.covariance) * error).sum(-1)
+        by_row = ((error @ discounted(completed.covariance)) * error).sum(-1)
         per_expert = (by_row * by_output).sum(-1)
         assert per_expert[2] > 0.1 * per_expert[:2].mean()
         total = per_expert.sum().item() / 2

@@ -11,6 +11,7 @@ from bitplan.sensitivity.moments import MOMENTS
 from bitplan.sensitivity.moments.shrinkage import shrinkage
 from bitplan.sensitivity.statistics import LayerStatistics, Sums
 from bitplan.sensitivity.task import LayerTask, run_task
+from discounted import discounted
 
 SCHEMES = tuple(map(Scheme.parse, ("int2", "int4", "int8s", "bf16")))
 
@@ -73,7 +74,7 @@ def test_each_scheme_is_judged_as_it_is_rendered(statistics):
         assert all(torch.equal(ours.tensors[name], theirs.tensors[name]) for name in ours.tensors)
         error = theirs.decode(weight.dtype).float() - weight.float()
         squares = of_layer["covariance"]["squares"].sum(0)
-        by_row = ((error @ h) * error).sum(-1)
+        by_row = ((error @ discounted(h)) * error).sum(-1)
         loss = 0.5 * (by_row * squares / squares.mean()).sum().item()
         assert result.losses[scheme].loss == pytest.approx(loss, rel=1e-4, abs=1e-12)
         assert result.losses[scheme].is_guess is False

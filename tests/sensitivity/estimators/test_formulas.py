@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bitplan.sensitivity.estimators import get_estimator
+from discounted import discounted
 
 pytestmark = pytest.mark.usefixtures("as_they_are")
 
@@ -24,7 +25,7 @@ def weights() -> tuple[Tensor, Tensor]:
 def gradient_covariance(error, weight, x, g):
     h = (x * g.square().mean(1, keepdim=True)).T @ x / TOKENS
     by_output = g.square().sum(0) / g.square().sum(0).mean()
-    return 0.5 * torch.trace(error @ h @ error.T @ torch.diag(by_output))
+    return 0.5 * torch.trace(error @ discounted(h) @ error.T @ torch.diag(by_output))
 
 
 def fisher(error, weight, x, g):
@@ -66,7 +67,7 @@ def grouped(error, weight, x, g):
     total = 0.0
     for rows in ([0, 1], [2], [3], [4]):  # 5 outputs in 4 groups
         h = (x * g[:, rows].square().mean(1, keepdim=True)).T @ x / TOKENS
-        total += 0.5 * torch.trace(error[rows] @ h @ error[rows].T)
+        total += 0.5 * torch.trace(error[rows] @ discounted(h) @ error[rows].T)
     return total
 
 
