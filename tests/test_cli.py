@@ -18,6 +18,7 @@ from bitplan.allocator import PRESETS, SOLVERS
 from bitplan.apply import held_bytes
 from bitplan.cli import main
 from bitplan.cli.measuring import names_of
+from bitplan.effort import EFFORTS
 from bitplan.export import load, load_plan
 
 NAMES = ["llama-tied", "gpt2", "mixtral"]
@@ -208,6 +209,27 @@ def test_presets_are_listed_and_make_plans(bitplan, tiny_folder):
     plan = good(bitplan("solve", "costs.json", *arguments, "--json")).json
     assert plan["solver"] == "hawq_v3"
     assert "asks for a table of hessian_trace" in plan["status"]
+
+
+def test_an_effort_says_what_it_does_and_does_it(bitplan, tiny_folder):
+    listed = good(bitplan("efforts", "--json")).json
+    assert [one["name"] for one in listed] == list(EFFORTS)
+    said = good(bitplan("efforts")).out
+    assert all(name in said and effort.quantizer in said for name, effort in EFFORTS.items())
+    folder, epochs = tiny_folder("llama-tied"), {}
+    for name, effort in EFFORTS.items():
+        arguments = ("--budget-gb", budget_of(folder), "--effort", name, "--no-verify")
+        plan = good(bitplan("allocate", folder, *SIZES, *arguments, "--json")).json
+        assert plan["provenance"]["quantizer"] == effort.quantizer
+        told = good(bitplan("apply", folder, "plan.json", "--out", name, *arguments[2:4], "--json"))
+        epochs[name] = told.json.get("tuning", {}).get("steps", 0)
+    assert epochs["low"] == epochs["standard"] == 0 < epochs["high"]
+    rendered = ("--effort", "high", "--quantizer", "rtn", "--no-verify", "--json")
+    plan = good(bitplan("allocate", folder, *SIZES, "--budget-gb", 1, *rendered)).json
+    assert plan["provenance"]["quantizer"] == "rtn"
+    said = bitplan("measure", folder, "--effort", "most")
+    assert said.code == 2
+    assert "no effort 'most'. Choose one of: low, standard, high" in said.err
 
 
 def test_a_preset_chooses_what_is_measured(bitplan, tiny_folder):
@@ -538,6 +560,7 @@ def test_a_slip_in_an_option_is_named(arguments, message, bitplan):
         "measure",
         "solve",
         "presets",
+        "efforts",
         "frontier",
         "best-plans",
         "explain",

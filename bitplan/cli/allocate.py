@@ -32,7 +32,7 @@ def allocate(
         typer.Option(
             min=0,
             help="Tokens that refinement may run; 0: none.",
-            show_default="ten times the search tokens",
+            show_default="the effort's",
         ),
     ] = None,
     search: Annotated[

@@ -8,6 +8,7 @@ from bitplan.cli.best_plans import best_plans
 from bitplan.cli.cancel import cancel
 from bitplan.cli.demo import demo
 from bitplan.cli.describe import describe
+from bitplan.cli.efforts import efforts
 from bitplan.cli.evaluate import evaluate
 from bitplan.cli.explain import explain
 from bitplan.cli.fetch import fetch
@@ -40,6 +41,7 @@ for verb in (
     measure,
     solve,
     presets,
+    efforts,
     frontier,
     best_plans,
     explain,

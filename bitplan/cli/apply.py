@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from bitplan.cli.measuring import sources_of
-from bitplan.cli.options import AsJson, Model, Workdir
+from bitplan.cli.options import AsJson, Effort, Model, Workdir
 from bitplan.cli.show import show
 from bitplan.console import Bars
 from bitplan.files import make_folder
@@ -25,14 +25,16 @@ def apply(
             help="The text that the plan was made with, on a machine without its work.",
         ),
     ] = None,
+    effort: Effort = "standard",
     tune_epochs: Annotated[
-        float,
+        float | None,
         typer.Option(
             min=0,
             help="Passes over the calibration tokens, forward and back, that tune scales, "
             "offsets, norms and biases; no byte is added. 8 is enough.",
+            show_default="the effort's",
         ),
-    ] = 0,
+    ] = None,
     workdir: Workdir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -50,6 +52,7 @@ def apply(
             loaded,
             workdir=workdir,
             calibration=sources_of(calibration),
+            effort=effort,
             tune_epochs=tune_epochs,
             progress=bars,
         )

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bitplan.cli.options import Batch, Context, Dtype, Seed, Verbose, Workdir
+from bitplan.cli.options import Batch, Context, Dtype, Effort, Seed, Verbose, Workdir
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,11 @@ class EffortOptions:
             "slow truth), or another of bitplan.sensitivity.ESTIMATORS."
         ),
     ] = "auto"
-    quantizer: Annotated[str, typer.Option(help="gptq, quantease, clip or rtn.")] = "gptq"
+    effort: Effort = "standard"
+    quantizer: Annotated[
+        str | None,
+        typer.Option(help="gptq, quantease, clip or rtn.", show_default="the effort's"),
+    ] = None
     through: Annotated[
         str,
         typer.Option(
@@ -95,6 +99,7 @@ class EffortOptions:
             "sizes": Sizes(calibration=self.sequences, length=self.length),
             "time_limit_s": self.time_limit,
             "estimator": self.estimator,
+            "effort": self.effort,
             "quantizer": self.quantizer,
             "through": self.through,
         }

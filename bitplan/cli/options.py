@@ -25,6 +25,13 @@ Preset = Annotated[
     str | None,
     typer.Option(help="A published method in place of a solver: bitplan presets lists them."),
 ]
+Effort = Annotated[
+    str,
+    typer.Option(
+        help="How much work the weights are worth: low, standard or high. bitplan efforts says "
+        "what each does."
+    ),
+]
 Context = Annotated[
     int, typer.Option(min=0, help="Tokens whose KV cache counts too; 0: weights alone.")
 ]

@@ -10,6 +10,7 @@ from torch import nn
 from bitplan.apply import check_plan, pack_caches_of, pack_layers
 from bitplan.calibration import SAMPLED, Calibration, Sizes, TokenSets, settle, tokens_digest
 from bitplan.compress import render
+from bitplan.effort import STANDARD, get_effort
 from bitplan.errors import CalibrationError, InputError, PlanError
 from bitplan.models import Source, weight_of
 from bitplan.pipeline.caches import caches_of
@@ -34,7 +35,8 @@ def apply_plan(
     workdir: str | Path | None = None,
     calibration: Calibration = None,
     tokenizer: Any = None,
-    tune_epochs: float = 0,
+    effort: str = STANDARD,
+    tune_epochs: float | None = None,
     progress: Progress = quiet,
 ) -> nn.Module:
     """Put packed layers in place of dense ones.
@@ -53,13 +55,15 @@ def apply_plan(
         workdir: where work is kept; None: bitplan's folder in the user's cache.
         calibration: the text that the plan was made with.
         tokenizer: for that text, when the model is a module.
-        tune_epochs: 0: no tuning. 8 is enough.
+        effort: a name of `bitplan.effort.EFFORTS`, which says how long to tune; "standard" does not.
+        tune_epochs: 0: no tuning. 8 is enough. None: the effort's.
         progress: told how far each stage is.
 
     Raises:
         PlanError: the plan was made for another model.
         CalibrationError: the calibration text is needed, and not given.
-        InputError: `tune_epochs` is below zero, or there is nothing to tune.
+        InputError: there is no such effort, `tune_epochs` is below zero, or there is nothing to
+            tune.
     """
     return run_apply(
         model,
@@ -67,6 +71,7 @@ def apply_plan(
         workdir=workdir,
         calibration=calibration,
         tokenizer=tokenizer,
+        effort=effort,
         tune_epochs=tune_epochs,
         progress=progress,
     ).model
@@ -79,10 +84,13 @@ def run_apply(
     workdir: str | Path | None = None,
     calibration: Calibration = None,
     tokenizer: Any = None,
-    tune_epochs: float = 0,
+    effort: str = STANDARD,
+    tune_epochs: float | None = None,
     progress: Progress = quiet,
 ) -> Applied:
     """As `apply_plan`, and says what tuning did."""
+    if tune_epochs is None:
+        tune_epochs = get_effort(effort).tune_epochs
     if not 0 <= tune_epochs < math.inf:
         raise InputError(f"tune_epochs is {tune_epochs}; it must be 0 or more.")
     workspace = Workspace.open(

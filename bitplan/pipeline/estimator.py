@@ -80,7 +80,7 @@ def _choice(workspace: Workspace, settings: Settings, *, keep: bool) -> tuple[st
     if settings.preset is not None:
         preset = get_preset(settings.preset)
         return preset.estimators[0], f"It is what {preset.title} asks for."
-    if reads_covariance(settings.quantizer):  # whatever there is: nothing to keep
+    if reads_covariance(settings.renders_by):  # whatever there is: nothing to keep
         return choose_estimator({}, _machine(workspace, settings), reads_covariance=True)
     path = _path(workspace, settings)
     found = _read(path)
@@ -94,7 +94,7 @@ def _choice(workspace: Workspace, settings: Settings, *, keep: bool) -> tuple[st
 def _path(workspace: Workspace, settings: Settings) -> Path:
     """Of what was chosen. Another scheme or budget is no other choice: costs are kept by it."""
     key = short_digest(
-        settings.quantizer,
+        settings.renders_by,
         settings.time_limit_s,
         settings.calibration is None,
         settings.sizes,

@@ -36,7 +36,7 @@ def rivals(
         other = workspace.meter(
             tokens,
             estimator=name,
-            quantizer=settings.quantizer,
+            quantizer=settings.renders_by,
             engine=settings.engine,
             workers=settings.workers,
             store_gb=settings.store_gb,

@@ -15,6 +15,7 @@ from bitplan.calibration import (
     check_temperature,
 )
 from bitplan.compress import get_quantizer
+from bitplan.effort import STANDARD, get_effort
 from bitplan.errors import InputError
 from bitplan.formats import check_cached
 from bitplan.models import Inputs
@@ -23,10 +24,6 @@ from bitplan.sensitivity import AUTO, check_engine, check_estimator, check_pass
 
 Start: TypeAlias = Plan | str | Path | Sequence[Plan | str | Path]
 """A plan or its file, or several."""
-
-
-REFINE_PASSES = 10
-"""Passes over the search tokens that refinement takes by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +43,9 @@ class Settings:
             chooses how many sequences to calibrate on, from 4 to 512; None: as `sizes` says.
         estimator: a name of `bitplan.sensitivity.ESTIMATORS`, or "auto": the best that disk, memory
             and time allow, which `which_estimator` tells with its reason.
-        quantizer: a name of `bitplan.compress.QUANTIZERS`.
+        effort: how much work the weights are worth: a name of `bitplan.effort.EFFORTS`, which says what is done
+            where quantizer and refine_tokens are None.
+        quantizer: a name of `bitplan.compress.QUANTIZERS`; None: the effort's.
         through: how calibration goes through the model: "whole", "blocks" (one block in memory at a
             time, hidden states on disk), or "auto" by the memory of the machine.
         seed: of all that is drawn at random.
@@ -63,7 +62,7 @@ class Settings:
         preset: a name of `bitplan.allocator.PRESETS`: a published method that solves the table, and
             with `estimator="auto"` chooses what is measured. Refining goes on from its plan.
         refine_tokens: tokens that refinement may send through the model, a pass forward and back
-            counted three times; 0 turns it off, and None takes ten times the search tokens.
+            counted three times; 0 turns it off, and None takes the effort's.
         search: how it searches: a name of `bitplan.allocator.SEARCHES`.
         start: a plan, or several, or their files, that it begins with beside the solved one.
         verify: measure the plan on held-out tokens, beside the uniform plan.
@@ -85,7 +84,8 @@ class Settings:
     sizes: Sizes = field(default_factory=Sizes)
     time_limit_s: float | None = None
     estimator: str = AUTO
-    quantizer: str = "gptq"
+    effort: str = STANDARD
+    quantizer: str | None = None
     through: str = "auto"
     seed: int = 0
     workdir: str | Path | None = None
@@ -110,7 +110,7 @@ class Settings:
     def __post_init__(self) -> None:
         """Refuse here what would otherwise be found after hours."""
         check_estimator(self.estimator)
-        get_quantizer(self.quantizer)
+        get_quantizer(self.renders_by)
         check_pass(self.through)
         check_solver(self.solver)
         check_preset(self.preset, self.solver)
@@ -149,10 +149,16 @@ class Settings:
         several = [self.start] if isinstance(self.start, Plan | str | Path) else self.start
         return tuple(plan if isinstance(plan, Plan) else Plan.load(plan) for plan in several)
 
+    @property
+    def renders_by(self) -> str:
+        """The quantizer's name. Raises `InputError` where there is no such effort."""
+        effort = get_effort(self.effort)
+        return self.quantizer if self.quantizer is not None else effort.quantizer
+
     def tokens_to_refine(self, tokens: TokenSets) -> int:
         """How many tokens refinement may send through the model."""
         if self.refine_tokens is None:
-            return REFINE_PASSES * Inputs.of(tokens.search).tokens
+            return get_effort(self.effort).refine_passes * Inputs.of(tokens.search).tokens
         return self.refine_tokens
 
     def _check_time_limit(self, limit_s: float) -> None:

@@ -151,7 +151,7 @@ def measure_in(
     meter = workspace.meter(
         tokens,
         estimator=settings.estimator,
-        quantizer=settings.quantizer,
+        quantizer=settings.renders_by,
         engine=settings.engine,
         workers=settings.workers,
         through=settings.through,
@@ -178,7 +178,7 @@ def _provenance(
     return workspace.provenance(
         tokens,
         estimator=settings.estimator,
-        quantizer=settings.quantizer,
+        quantizer=settings.renders_by,
         seed=settings.seed,
         temperature=settings.temperature,
         counts=counts,

@@ -66,14 +66,14 @@ def choose_counts(workspace: Workspace, settings: Settings) -> Counts:
         counts,
         calibration is None,
         settings.estimator,
-        settings.quantizer,
+        settings.renders_by,
         [(layer.name, [str(scheme) for scheme in menu]) for layer, menu in legal.items()],
     )
     path = workspace.folder / f"counts-{key}.json"
     chosen = _read(path)
     if chosen is None:
         drawing_s, overhead_s = _seconds_without_passes(workspace, settings, counts, legal)
-        passes = _passes(settings.estimator, settings.quantizer)
+        passes = _passes(settings.estimator, settings.renders_by)
         chosen = within(
             settings.time_limit_s,
             sequence_s=drawing_s + (passes * pass_s(workspace, counts.length) if passes else 0.0),
@@ -102,7 +102,7 @@ def fewest_s(
     drawing_s, overhead_s = _seconds_without_passes(workspace, settings, counts, legal)
     one_s = pass_s(workspace, counts.length)
     return {
-        name: overhead_s + STEPS[0] * (drawing_s + _passes(name, settings.quantizer) * one_s)
+        name: overhead_s + STEPS[0] * (drawing_s + _passes(name, settings.renders_by) * one_s)
         for name in estimators
     }
 
@@ -133,7 +133,7 @@ def _seconds_without_passes(
     if settings.calibration is not None:
         # What is wrong with the text or its tokens is said before any pass over the model.
         workspace.tokens(settings.calibration, counts=counts, seed=settings.seed)
-    overhead_s = MEASURING * rendering_s(workspace.model, legal, settings.quantizer)
+    overhead_s = MEASURING * rendering_s(workspace.model, legal, settings.renders_by)
     if settings.calibration is not None:
         return 0.0, overhead_s
     drawing_s = sampling_s(workspace.model, counts.length)

@@ -1,6 +1,7 @@
 """What a person gets to see of a plan: tables for a terminal, one HTML page for everything."""
 
 from bitplan.report.description import description_table as description_table
+from bitplan.report.efforts import efforts_table as efforts_table
 from bitplan.report.explanation import explanation_tables as explanation_tables
 from bitplan.report.html import write_report as write_report
 from bitplan.report.presets import presets_table as presets_table

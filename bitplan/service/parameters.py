@@ -56,7 +56,8 @@ class Measure(Record):
     length: int | None = Field(default=None, ge=2, le=1_000_000)
     time_limit_s: float | None = Field(default=None, gt=0)
     estimator: Name = "auto"
-    quantizer: Name = "gptq"
+    effort: Name = "standard"
+    quantizer: Name | None = None
     through: Name = "auto"
     seed: int = Field(default=0, ge=0)
     dtype: Name = "auto"
@@ -84,7 +85,7 @@ class Compress(Allocate):
     """The whole path: a model and a budget to a plan and the compressed model."""
 
     kind: Literal["compress"] = "compress"  # type: ignore[assignment]
-    tune_epochs: float = Field(default=0, ge=0, le=1000)
+    tune_epochs: float | None = Field(default=None, ge=0, le=1000)
 
 
 class Apply(Record):
@@ -94,7 +95,8 @@ class Apply(Record):
     model: ModelName
     plan: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of a plan that the server has")
     calibration: Name | None = None
-    tune_epochs: float = Field(default=0, ge=0, le=1000)
+    effort: Name = "standard"
+    tune_epochs: float | None = Field(default=None, ge=0, le=1000)
 
 
 Parameters: TypeAlias = Describe | Measure | Allocate | Compress | Apply

@@ -10,6 +10,7 @@ import torch
 from bitplan import Budget, Plan, allocate, describe, memory
 from bitplan.allocator import uniform
 from bitplan.calibration import Sizes, TokenSets
+from bitplan.effort import EFFORTS
 from bitplan.errors import InputError, PlanError
 from bitplan.pipeline import Settings, Workspace
 from bitplan.pipeline.evaluator import ModelEvaluator
@@ -151,3 +152,18 @@ def test_a_plan_that_cannot_be_begun_with_is_refused_before_measuring(tiny_model
     with pytest.raises(InputError, match="There is no search 'luck'"):
         Settings(search="luck")
     assert isinstance(Settings(start=plan).starts[0], Plan)
+
+
+def test_an_effort_says_how_long_the_search_is():
+    tokens = TokenSets(
+        source="",
+        **{name: torch.zeros(3, 8, dtype=torch.int64) for name in ("calibration", "search")},
+        held_out=torch.zeros(1, 8, dtype=torch.int64),
+    )
+    for name, effort in EFFORTS.items():
+        assert Settings(effort=name).tokens_to_refine(tokens) == effort.refine_passes * 24
+        assert Settings(effort=name, refine_tokens=7).tokens_to_refine(tokens) == 7
+        assert Settings(effort=name).renders_by == effort.quantizer
+        assert Settings(effort=name, quantizer="rtn").renders_by == "rtn"
+    with pytest.raises(InputError, match="no effort 'most'"):
+        Settings(effort="most")

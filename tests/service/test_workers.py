@@ -175,6 +175,7 @@ def worker_process(settings: ServiceSettings) -> Iterator[subprocess.Popen]:
         **os.environ,
         "BITPLAN_SERVICE_FOLDER": str(settings.folder),
         "BITPLAN_SERVICE_LEASE_S": str(settings.lease_s),
+        "BITPLAN_SERVICE_MODEL_FOLDERS": os.pathsep.join(map(str, settings.model_folders)),
         "OMP_NUM_THREADS": "1",
     }
     command = [sys.executable, "-m", "bitplan.service.work", "--with-stdin"]

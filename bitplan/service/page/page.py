@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse, RedirectResponse
 
+from bitplan.effort import EFFORTS
 from bitplan.service.page.assets import add_assets, assets
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -25,7 +26,7 @@ def add_page(app: FastAPI) -> None:
     )
     shells = {
         name: templates.get_template(f"{name}.html.j2").render(
-            static=static, modules=modules_of(f"{name}.js")
+            static=static, modules=modules_of(f"{name}.js"), efforts=EFFORTS
         )
         for name in ("jobs", "job", "login")
     }

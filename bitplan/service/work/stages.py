@@ -85,6 +85,7 @@ def _save_applied(plan: Plan, asked: Apply | Compress, desk: Desk) -> None:
         source,
         plan,
         workdir=desk.task.workdir,
+        effort=asked.effort,
         tune_epochs=asked.tune_epochs,
         progress=desk,
         **text,

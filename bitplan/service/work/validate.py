@@ -4,10 +4,11 @@ import os
 from typing import Any
 
 from bitplan.allocator import check_preset, check_search, check_solver
+from bitplan.effort import get_effort
 from bitplan.errors import InputError
 from bitplan.schema import Scheme
 from bitplan.service.constraints import constraints_of
-from bitplan.service.parameters import Allocate, Measure
+from bitplan.service.parameters import Allocate, Apply, Measure
 from bitplan.service.records import JobRequest
 from bitplan.service.settings import ServiceSettings
 from bitplan.service.work.limits import check_limits
@@ -20,6 +21,8 @@ def check(request: JobRequest, settings: ServiceSettings) -> None:
     """
     check_limits(request.limits, settings)
     parameters = request.parameters
+    if isinstance(parameters, Measure | Apply):
+        get_effort(parameters.effort)
     if not isinstance(parameters, Measure):
         return
     _check_engine(parameters, settings.ray_address)
@@ -74,6 +77,7 @@ _MEASURING = (
     "temperature",
     "time_limit_s",
     "estimator",
+    "effort",
     "quantizer",
     "through",
     "seed",

@@ -63,8 +63,8 @@ def test_a_stream_ends_with_the_job_and_goes_on_where_it_broke(api, work):
     assert told(api("GET", path, params={"after": 6}).text) == []
     assert told(api("GET", path, params={"after": 600}).text) == []
     problem(api("GET", path, headers={"Last-Event-ID": "x"}), 422)
-    jobs.retry(job)
-    jobs.cancel(job)
+    api.service.store.jobs.retry(job)
+    api.service.store.jobs.cancel(job)
     again = told(api("GET", path).text)
     assert [event["data"].get("state") for event in again[5:]] == ["failed", "queued", "cancelled"]
     assert api.service.watcher.readers == 0

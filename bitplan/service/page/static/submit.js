@@ -48,6 +48,7 @@ function showFields(form) {
   byId("kind-note").textContent = KIND_NOTES[kind];
   const plans = kind === "allocate" || kind === "compress";
   for (const id of ["budget-field", "runtime-field", "fuse-field", "verify-field"]) byId(id).hidden = !plans;
+  byId("effort-field").hidden = kind === "describe";
   byId("tune-field").hidden = kind !== "compress";
 }
 
@@ -68,6 +69,7 @@ export function request(form, budgetBytes) {
   if (kind !== "describe") {
     for (const name of ["sequences", "length", "seed"]) put(sent, name, number(fields.namedItem(name)));
     put(sent, "calibration", fields.calibration.value.trim());
+    sent.effort = fields.effort.value;
   }
   if (kind === "allocate" || kind === "compress") {
     sent.budget_gb = budgetBytes / 1e9;
