@@ -55,7 +55,8 @@ def apply_plan(
         workdir: where work is kept; None: bitplan's folder in the user's cache.
         calibration: the text that the plan was made with.
         tokenizer: for that text, when the model is a module.
-        effort: a name of `bitplan.effort.EFFORTS`, which says how long to tune; "standard" does not.
+        effort: a name of `bitplan.effort.EFFORTS`, which says how long to tune; "standard" does
+            not.
         tune_epochs: 0: no tuning. 8 is enough. None: the effort's.
         progress: told how far each stage is.
 

@@ -43,8 +43,8 @@ class Settings:
             chooses how many sequences to calibrate on, from 4 to 512; None: as `sizes` says.
         estimator: a name of `bitplan.sensitivity.ESTIMATORS`, or "auto": the best that disk, memory
             and time allow, which `which_estimator` tells with its reason.
-        effort: how much work the weights are worth: a name of `bitplan.effort.EFFORTS`, which says what is done
-            where quantizer and refine_tokens are None.
+        effort: how much work the weights are worth: a name of `bitplan.effort.EFFORTS`, which says
+            what is done where quantizer and refine_tokens are None.
         quantizer: a name of `bitplan.compress.QUANTIZERS`; None: the effort's.
         through: how calibration goes through the model: "whole", "blocks" (one block in memory at a
             time, hidden states on disk), or "auto" by the memory of the machine.
