@@ -41,8 +41,8 @@ class ServiceSettings(BaseSettings):
     redis_url: str | None = Field(
         default=None, description="Of the queue, as redis://host:6379/0; none: SQLite in folder"
     )
-    host: str = "127.0.0.1"
-    port: int = Field(default=8642, ge=0, le=65535)
+    host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0: on all")
+    port: int = Field(default=8642, ge=0, le=65535, description="0: any that is free")
     workers: int = Field(default=1, ge=0, description="Jobs that run at once on this machine")
     model_folders: Folders = Field(default=(), description="Where models may lie")
     text_folders: Folders = Field(default=(), description="Where calibration text may lie")
@@ -56,8 +56,8 @@ class ServiceSettings(BaseSettings):
     )
     max_body_bytes: int = Field(default=64_000_000, ge=1, description="Of a request")
     max_upload_bytes: int = Field(default=64_000_000, ge=1, description="Of a table or plan")
-    read_rate: Rate = "600/minute"
-    submit_rate: Rate = "60/minute"
+    read_rate: Rate = Field(default="600/minute", description="Requests of one token or address")
+    submit_rate: Rate = Field(default="60/minute", description="Likewise, those that change things")
     time_limit_s: float | None = Field(
         default=None, gt=0, description="The longest that a job may run, and what it gets"
     )
@@ -75,8 +75,10 @@ class ServiceSettings(BaseSettings):
     keep_days: float = Field(
         default=30, gt=0, description="How long work folders are kept that no job uses"
     )
-    log_format: Literal["json", "text"] = "text"
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["json", "text"] = Field(default="text", description="text or json")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="DEBUG, INFO, WARNING or ERROR"
+    )
 
     @property
     def url(self) -> str:
