@@ -8,7 +8,7 @@ AUTO = "auto"
 
 LADDER = ("gradient_covariance", "fisher_diagonal", "weight_error")
 """What `auto` chooses from, the best first: 3.0-bit plans of SmolLM2-135M by them, rendered alike,
-had perplexities of 18.8, 19.2 and 20.1. The last reads the weights alone and can always be had."""
+have a held-out KL of 0.321, 0.331 and 0.833. The last reads weights alone and can always be had."""
 
 DISK_SHARE = 0.5
 """Of the free disk that statistics may fill: rendered weights and hidden states need the rest."""
