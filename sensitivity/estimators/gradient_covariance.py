@@ -11,7 +11,6 @@ from bitplan.sensitivity.losses import Losses
 from bitplan.sensitivity.moments.grouped_covariance import group_of
 from bitplan.sensitivity.moments.moment import Sums
 
-
 DISCOUNT = 1 / 3
 """By how much less the correlations of inputs count in a loss than in the covariance.
 
