@@ -63,6 +63,7 @@ class Killed:
             "OMP_NUM_THREADS": "1",
             "BITPLAN_SERVICE_FOLDER": str(settings.folder),
             "BITPLAN_SERVICE_LEASE_S": str(settings.lease_s),
+            "BITPLAN_SERVICE_MODEL_FOLDERS": os.pathsep.join(map(str, settings.model_folders)),
             "BITPLAN_SERVICE_MOST_DEATHS": str(settings.most_deaths),
         }
         self.start()
@@ -104,7 +105,9 @@ class Killed:
 
 @contextlib.contextmanager
 def service(folder: Path) -> Iterator[tuple[Store, Queue, Killed]]:
-    settings = ServiceSettings(folder=folder, lease_s=6, most_deaths=10_000)
+    settings = ServiceSettings(
+        folder=folder, model_folders=(folder.parent,), lease_s=6, most_deaths=10_000
+    )
     store, queue, worker = Store.open(settings), Queue.open(settings), Killed(settings)
     try:
         yield store, queue, worker
