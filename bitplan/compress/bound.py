@@ -29,9 +29,10 @@ class Bound:
         self.workdir, self.limit_bytes = workdir, limit_bytes
         self._room = 0  # bytes that may be written before the folder is looked at again
 
-    def added(self, nbytes: int) -> None:
-        """Say that so much was written; what has to go for it goes now."""
-        self._room -= nbytes
+    def added(self, path: Path) -> None:
+        """Say that a file was written; what has to go for it goes now."""
+        with contextlib.suppress(FileNotFoundError):  # another process has removed it already
+            self._room -= path.stat().st_size
         if self._room < 0:
             self._room = self.limit_bytes - self._evict()
 

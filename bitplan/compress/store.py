@@ -34,7 +34,7 @@ class Store:
         path = self.path(layer, packed.scheme)
         save_tensors(path, packed.tensors)
         if self._bound is not None and not packed.scheme.is_float:
-            self._bound.added(path.stat().st_size)
+            self._bound.added(path)
 
     def get(self, layer: Layer, scheme: Scheme) -> Packed | None:
         """A compressed weight, or None if it has not been rendered."""

@@ -122,6 +122,14 @@ def test_a_bound_removes_what_was_used_longest_ago(tmp_path):
     assert sum(held) <= limit
 
 
+def test_what_another_process_removes_at_once_is_no_error(tmp_path):
+    bound = Bound(tmp_path, 10_000)
+    bound.added(tmp_path / "m" / "weights-1" / LAYER.name / "int4g32.safetensors")
+    store = Store(tmp_path / "m" / "weights-1", bound)
+    store.put(LAYER, rendered("int4g32"))
+    assert store.get(LAYER, Scheme.parse("int4g32")) is not None
+
+
 def test_a_bound_smaller_than_a_weight_keeps_none(tmp_path):
     store = Store(tmp_path / "m" / "weights-1", Bound(tmp_path, 10))
     packed = rendered("int4g32")

@@ -91,6 +91,8 @@ def test_what_is_submitted_is_what_the_form_says(visit, saved_model, maker, kind
     page.get_by_label("Label").fill(f"form {kind}")
     page.get_by_label("Priority").fill("3")
     page.get_by_label("Tokens in each").fill("16")
+    if kind != "describe":
+        page.get_by_label("Effort").select_option("high")
     with page.expect_request("**/v1/jobs") as sent:
         page.get_by_role("button", name="Start").click()
     page.wait_for_url("**/jobs/*")
@@ -101,3 +103,4 @@ def test_what_is_submitted_is_what_the_form_says(visit, saved_model, maker, kind
     asked = json.loads(sent.value.post_data)["parameters"]
     assert ("budget_gb" in asked) == (kind == "allocate")
     assert asked.get("length") == (None if kind == "describe" else 16)
+    assert asked.get("effort") == (None if kind == "describe" else "high")
