@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bitplan.errors import InputError
 from bitplan.formats import Packed
-from bitplan.kernels import arranged_for, choose, differentiable, reference_of
+from bitplan.kernels import arranged_for, choose, differentiable, operators, reference_of
 from bitplan.memory import release
 
 
@@ -31,7 +31,7 @@ class PackedWeight(nn.Module):
         super().__init__()
         self.scheme, self.shape = packed.scheme, torch.Size(packed.shape)
         self.compute_dtype, self.transposed = compute_dtype, transposed
-        self.implementation = "reference"
+        self.implementation, self._name = "reference", str(self.scheme)
         self._wish: dict[str, Any] | None = None  # what `arrange` was asked for; None: never
         self._hold(packed.tensors)
 
@@ -102,6 +102,9 @@ class PackedWeight(nn.Module):
         held = self._held()
         if self.scheme.is_float:
             return nn.functional.linear(inputs, held["weight"].to(inputs.dtype))
+        if torch.compiler.is_compiling() and not any(t.requires_grad for t in held.values()):
+            rows = self.shape[0]
+            return operators.linear(inputs, held, self._name, self.implementation, rows)
         if self.implementation == "reference":
             return reference_of(self.scheme).linear(inputs, held, self.scheme)
         kernel = arranged_for(self.scheme, self.implementation)
@@ -121,6 +124,9 @@ class PackedWeight(nn.Module):
             rows = nn.functional.embedding(tokens, self._held()["weight"])
             return rows.to(self.compute_dtype)
         columns, dtype, held = self.shape[-1], self.compute_dtype, self._held()
+        if torch.compiler.is_compiling() and not any(t.requires_grad for t in held.values()):
+            kernel = self.implementation
+            return operators.lookup(tokens, held, self._name, kernel, columns, dtype)
         if self.implementation == "reference":
             kernel = reference_of(self.scheme)
         elif torch.is_grad_enabled() and any(t.requires_grad for t in held.values()):

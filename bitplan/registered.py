@@ -78,6 +78,11 @@ def _quantizer_class(base: type) -> type:
             return True
 
         @property
+        def is_compileable(self) -> bool:
+            """Packed products are operators of torch."""
+            return True
+
+        @property
         def is_trainable(self) -> bool:
             """Adapters can be trained on top."""
             return True

@@ -31,6 +31,21 @@ def linear(
     return _forward(inputs, tensors, scheme, decode)
 
 
+def linear_back(
+    gradient: Float[Tensor, "*tokens out"],
+    tensors: Tensors,
+    scheme: Scheme,
+    columns: int,
+    decode: Decode,
+) -> Float[Tensor, "*tokens in"]:
+    """Product with the weight itself: the gradient at the inputs of `linear`."""
+    products = [
+        gradient[..., some] @ decode(scheme, columns, part, gradient.dtype)
+        for some, part in _parts(tensors)
+    ]
+    return products[0] if len(products) == 1 else torch.stack(products).sum(0)
+
+
 def lookup(
     tokens: Int[Tensor, "*tokens"],
     tensors: Tensors,

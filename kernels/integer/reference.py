@@ -16,6 +16,16 @@ def linear(
     return decoded.linear(inputs, tensors, scheme, decode_integer)
 
 
+def linear_back(
+    gradient: Float[Tensor, "*tokens out"],
+    tensors: dict[str, Tensor],
+    scheme: Scheme,
+    columns: int,
+) -> Float[Tensor, "*tokens in"]:
+    """Product with the weight itself: the gradient at the inputs of `linear`."""
+    return decoded.linear_back(gradient, tensors, scheme, columns, decode_integer)
+
+
 def lookup(
     tokens: Int[Tensor, "*tokens"],
     tensors: dict[str, Tensor],

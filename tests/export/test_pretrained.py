@@ -89,6 +89,23 @@ def test_it_generates_in_all_the_ways_of_transformers(tmp_path, packed, tiny_tok
         assert told["generated_text"].count("w") == 7
 
 
+def test_its_steps_are_compiled_when_asked_for(tmp_path, packed):
+    case = packed("llama-tied", menu=("int8g16", "int3g16", "nf4g16"))
+    save(case.model, tmp_path, case.plan)
+    model = from_pretrained(case, tmp_path)
+    settings = transformers.CompileConfig(backend="aot_eager", fullgraph=True)
+    settings._compile_all_devices = True  # by itself transformers compiles on GPUs alone
+    asked = {"max_new_tokens": 4, "do_sample": False, "cache_implementation": "static"}
+    tokens = torch.tensor([[5, 6, 7]])
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = model.generate(tokens, compile_config=settings, **asked)
+    assert torch.equal(compiled, model.generate(tokens, disable_compile=True, **asked))
+    # Two graphs at most: a first step, and one for all that follow.
+    assert 0 < torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
 @pytest.mark.filterwarnings("ignore:Unsupported layer type")  # peft knows dense layers alone
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # and old names of transformers
 def test_a_gradient_comes_through_to_adapters(tmp_path, packed):
