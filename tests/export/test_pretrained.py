@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -93,7 +94,7 @@ def test_its_steps_are_compiled_when_asked_for(tmp_path, packed):
     case = packed("llama-tied", menu=("int8g16", "int3g16", "nf4g16"))
     save(case.model, tmp_path, case.plan)
     model = from_pretrained(case, tmp_path)
-    settings = transformers.CompileConfig(backend="aot_eager", fullgraph=True)
+    settings: Any = transformers.CompileConfig(backend="aot_eager", fullgraph=True)
     settings._compile_all_devices = True  # by itself transformers compiles on GPUs alone
     asked = {"max_new_tokens": 4, "do_sample": False, "cache_implementation": "static"}
     tokens = torch.tensor([[5, 6, 7]])
