@@ -28,7 +28,8 @@ def choose(
 ) -> tuple[str, str]:
     """The implementation for a weight and the reason, in a sentence.
 
-    - `cpu`: compiled loops that read the codes at their true width;
+    - `dot`: compiled loops of products of bytes, on processors that have them, for integers;
+    - `cpu`: compiled loops that read the codes at their true width, on any processor;
     - `torch`: torch's own packed matmuls on the CPU, only when asked for, and only where they fit;
     - `triton`: kernels of CUDA and ROCm devices;
     - `reference`: decodes, on any device.
@@ -43,7 +44,7 @@ def choose(
 
     Raises `InputError` for a kernel that there is not.
 
-    >>> choose(Scheme.parse("int3g64"), (576, 1536))
+    >>> choose(Scheme.parse("int3g64"), (576, 1536), kernel="cpu")
     ('cpu', 'Compiled loops multiply 3-bit codes as they are packed.')
     """
     kind = torch.device(device).type
@@ -84,6 +85,10 @@ def _arranged(implementation: str, is_integer: bool) -> ModuleType:
         from bitplan.kernels.integer import torch_packed
 
         return torch_packed
+    if implementation == "dot":
+        from bitplan.kernels.integer import cpu_dot
+
+        return cpu_dot
     if is_integer:
         from bitplan.kernels.integer import cpu
 
@@ -91,6 +96,17 @@ def _arranged(implementation: str, is_integer: bool) -> ModuleType:
     from bitplan.kernels.codebook import cpu
 
     return cpu
+
+
+def _dot(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[str, str]:
+    if not scheme.is_integer or scheme.sparsity:
+        return _cpu(scheme, shape, lookup)
+    from bitplan.kernels.integer import cpu_dot
+
+    if (reason := cpu_dot.unfit(scheme, *shape)) is None:
+        return "dot", f"Products of bytes multiply {scheme.bits}-bit codes as they are packed."
+    name, how = _cpu(scheme, shape, lookup)
+    return name, f"{how} {reason}."
 
 
 def _cpu(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[str, str]:
@@ -134,6 +150,7 @@ def _triton(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[str, 
 How = Callable[[Scheme, tuple[int, ...], bool], tuple[str, str]]
 
 KERNELS: dict[str, tuple[str | None, How]] = {
+    "dot": ("cpu", _dot),
     "cpu": ("cpu", _cpu),
     "torch": ("cpu", _torch),
     "triton": ("cuda", _triton),
@@ -141,5 +158,5 @@ KERNELS: dict[str, tuple[str | None, How]] = {
 }
 """By name the kind of device that each is for, and whether it reads a weight."""
 
-FASTEST = {"cpu": "cpu", "cuda": "triton"}
+FASTEST = {"cpu": "dot", "cuda": "triton"}
 """What is taken unless something else is asked for; ROCm's devices are called cuda, too."""

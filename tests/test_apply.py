@@ -101,7 +101,7 @@ def test_packed_weights_are_multiplied_as_they_are(scheme, dtype):
         if isinstance(module, PackedLinear | PackedEmbedding)
     }
     assert used.keys() >= {"model.embed_tokens", "model.layers.0.mlp.down_proj"}
-    assert set(used.values()) == {"cpu"}
+    assert set(used.values()) <= {"cpu", "dot"}  # by what the processor has
     assert held_bytes(model) == plan.bytes
     error = (said(model) - expected).square().mean() / expected.square().mean()
     assert error.sqrt() < TOLERANCE[dtype]

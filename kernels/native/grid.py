@@ -5,10 +5,14 @@ import numpy as np
 from bitplan.formats import double
 from bitplan.kernels.native import job as fields
 from bitplan.kernels.native.compiled import part
-from bitplan.kernels.native.memory import float32_at, uint8_at, uint16_at
+from bitplan.kernels.native.layout import LANES
+from bitplan.kernels.native.memory import float32_at, prefetch, uint8_at, uint16_at
 
 SHARED = double.SHARED
 CENTRE = double.CENTRE
+
+LINE_BYTES = 64
+"""Of a processor's cache: what is read together."""
 
 
 @part
@@ -51,6 +55,19 @@ def read_grid(job, first, lanes, groups, bits):
 
 
 @part
+def prefetch_grid(job, first, groups):
+    """Ask for what `read_grid` reads of the next block: it lies apart, and is over soon."""
+    if first >= job[fields.ROWS]:
+        return
+    size = 1 if job[fields.SCALE_STEP] or job[fields.SCALE_TABLE] else 2
+    start, count = first * groups * size, LANES * groups * size
+    for at in range(start, start + count, LINE_BYTES):
+        prefetch(job[fields.SCALE] + at)
+        if job[fields.OFFSET]:
+            prefetch(job[fields.OFFSET] + at)
+
+
+@part
 def _read(stored, step, table, centre, rows, first, lanes, groups, bits, values):
     start, count = first * groups, lanes * groups
     if step:
@@ -65,11 +82,12 @@ def _read(stored, step, table, centre, rows, first, lanes, groups, bits, values)
                 code = np.float32(codes[start + group * lanes + lane]) - centre
                 values[group * lanes + lane] = code * one.view(np.float32)[0]
     elif table:
-        codes = uint8_at(stored, rows * groups)
+        codes = uint8_at(stored + start, count)
         numbers = float32_at(table, 256)
         for place in range(count):
-            values[place] = numbers[codes[start + place]]
+            values[place] = numbers[codes[place]]
     else:
-        halves = uint16_at(stored, rows * groups)
+        # At its own address: an index that might be negative would be tested for each number.
+        halves = uint16_at(stored + 2 * start, count)
         for place in range(count):
-            bits[place] = np.int32(np.uint32(halves[start + place]) << np.uint32(16))
+            bits[place] = np.int32(np.uint32(halves[place]) << np.uint32(16))

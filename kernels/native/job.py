@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-FIELDS = 22
+FIELDS = 24
 (
     CODES,
     SCALE,
@@ -37,6 +37,8 @@ FIELDS = 22
     BITS,
     FLIP,
     RESTORE,
+    QUADS,
+    DIGITS,
     FIRST,
     IS_MISSING,
     COUNTER,

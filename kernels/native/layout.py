@@ -5,20 +5,14 @@ that a vector instruction works on as many rows as it has lanes. Of each of thes
 B bits make B words of 32 bits. A word holds as many whole codes as fit; what is left at the top of
 the words makes up one word more, of as many codes. So every code is a mask away from a number,
 whatever its width. Columns beyond the last 32 keep their bytes, one row beside the other again.
+
+`quads` has another way for codes to lie in their words, `arrange` brings them there and back.
 """
 
-from array import array
-from functools import cache
-
 import numpy as np
-import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
 
-from bitplan.formats.bits import CELL, row_bytes
-from bitplan.kernels.native import job as fields
-from bitplan.kernels.native.compiled import STAMP, compiled, part
-from bitplan.kernels.native.memory import fetch_add, int32_at, int64_at, uint8_at
+from bitplan.formats.bits import CELL
+from bitplan.kernels.native.compiled import part
 
 LANES = 64
 """Rows of a block."""
@@ -27,48 +21,6 @@ SPAN = 32
 """Columns of a block of words."""
 
 CELLS = SPAN // CELL
-
-
-def arrange_codes(codes: UInt8[Tensor, "rows bytes"], bits: int, flip: int) -> UInt8[Tensor, "n"]:
-    """From canonical codes to the layout; `flip` is a mask of bits that are inverted on the way."""
-    return _moved(codes, codes.shape[0], codes.shape[1] // bits, bits, flip).flatten()
-
-
-def restore_codes(
-    arranged: UInt8[Tensor, "n"], rows: int, columns: int, bits: int, flip: int
-) -> UInt8[Tensor, "rows bytes"]:
-    """From the layout to canonical codes."""
-    cells = row_bytes(columns, bits) // bits
-    return _moved(arranged, rows, cells, bits, flip, restore=True).view(rows, cells * bits)
-
-
-def arrange_grid(grid: Float[Tensor, "rows groups"]) -> Float[Tensor, "n"]:
-    """Scales, or whatever else each group has one of, those of a block's rows side by side."""
-    whole = grid.shape[0] // LANES * LANES
-    blocks = grid[:whole].unflatten(0, (-1, LANES)) if whole else grid[:0].unsqueeze(1)
-    return torch.cat((blocks.transpose(1, 2).flatten(), grid[whole:].t().flatten()))
-
-
-def restore_grid(arranged: Float[Tensor, "n"], rows: int) -> Float[Tensor, "rows groups"]:
-    """What `arrange_grid` arranged."""
-    groups, whole = len(arranged) // rows, rows // LANES * LANES
-    blocks = arranged[: whole * groups].view(-1, groups, LANES).transpose(1, 2)
-    rest = arranged[whole * groups :].view(groups, rows - whole).t()
-    return torch.cat((blocks.reshape(whole, groups), rest))
-
-
-def _moved(
-    codes: Tensor, rows: int, cells: int, bits: int, flip: int, *, restore: bool = False
-) -> Tensor:
-    codes = codes.contiguous()
-    moved = torch.empty(codes.numel(), dtype=torch.uint8)
-    job = array("q", bytes(8 * fields.FIELDS))
-    job[fields.CODES], job[fields.OUTPUT] = codes.data_ptr(), moved.data_ptr()
-    job[fields.ROWS], job[fields.COLUMNS] = rows, cells * CELL
-    job[fields.BITS], job[fields.FLIP] = bits, flip
-    job[fields.RESTORE] = restore
-    fields.run(_move(), job, rows * cells * CELL)
-    return moved
 
 
 @part
@@ -135,50 +87,3 @@ def last_words(tails, start, lanes, bits, rest, words):
     for lane in range(lanes):
         read_cells(tails, start + lane, lanes, bits, rest, 0, codes)
         write_words(words, 0, lanes, bits, lane, codes)
-
-
-@cache
-def _move():
-    stamp = STAMP
-
-    @compiled()
-    def move(address):
-        _ = stamp
-        job = int64_at(address, fields.FIELDS)
-        rows, bits, flip = job[fields.ROWS], job[fields.BITS], job[fields.FLIP]
-        cells = job[fields.COLUMNS] // CELL
-        spans, rest = cells // CELLS, cells % CELLS
-        arrange = job[fields.RESTORE] == 0
-        source, target = job[fields.CODES], job[fields.OUTPUT]
-        total, words_in_all = rows * cells * bits, rows * spans * bits
-        packed = uint8_at(source if arrange else target, total)
-        arranged = target if arrange else source
-        words = int32_at(arranged, words_in_all)
-        tails = uint8_at(arranged, total)
-        codes = np.empty(SPAN, np.int64)
-        while True:
-            first = fetch_add(address + 8 * fields.COUNTER, 1) * LANES
-            if first >= rows:
-                break
-            lanes = min(LANES, rows - first)
-            tail = 4 * words_in_all + first * rest * bits
-            for lane in range(lanes):
-                row = (first + lane) * cells * bits
-                for span in range(spans):
-                    start = (first * spans + span * lanes) * bits
-                    cell = row + span * CELLS * bits
-                    if arrange:
-                        read_cells(packed, cell, 1, bits, CELLS, flip, codes)
-                        write_words(words, start, lanes, bits, lane, codes)
-                    else:
-                        read_words(words, start, lanes, bits, lane, flip, codes)
-                        write_cells(packed, cell, 1, bits, CELLS, codes)
-                cell = row + spans * CELLS * bits
-                if arrange:
-                    read_cells(packed, cell, 1, bits, rest, flip, codes)
-                    write_cells(tails, tail + lane, lanes, bits, rest, codes)
-                else:
-                    read_cells(tails, tail + lane, lanes, bits, rest, flip, codes)
-                    write_cells(packed, cell, 1, bits, rest, codes)
-
-    return move

@@ -40,6 +40,27 @@ def fetch_add(context: Any, address: Any, amount: Any) -> Any:
 
 
 @_untyped
+def prefetch(context: Any, address: Any) -> Any:
+    """Ask for the memory at an address; where there is none, nothing happens."""
+    del context
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        ask(builder, values[0])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+def ask(builder: Any, address: Any) -> None:
+    """Write `prefetch` for LLVM."""
+    pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+    function = builder.module.declare_intrinsic("llvm.prefetch.p0", (), kind)
+    read, keep, data = number(0), number(3), number(1)
+    builder.call(function, [builder.inttoptr(address, pointer), read, keep, data])
+
+
+@_untyped
 def call_at(context: Any, address: Any, argument: Any) -> Any:
     """Call the compiled function at an address: it takes one int64 and gives nothing."""
     del context

@@ -66,7 +66,7 @@ def product() -> Any:
                 start = 4 * rows * whole * bits + first * rest * bits
                 last_words(tails, start, lanes, bits, rest, last)
             for vector in range(count):
-                _add_offsets(total, offset, sums, vector * groups, groups, lanes)
+                add_offsets(total, offset, sums, vector * groups, groups, lanes)
                 # Asked for in the loop: an array lives until it is named for the last time.
                 frame[span_loop.INPUTS] = inputs.ctypes.data + 4 * vector * spans * SPAN
                 frame[span_loop.PARTS] = parts.ctypes.data + 4 * vector * spans * 2
@@ -77,13 +77,13 @@ def product() -> Any:
                     frame[span_loop.WORDS] = last.ctypes.data
                     frame[span_loop.FIRST_SPAN], frame[span_loop.SPANS] = whole, 1
                     call_at(job[fields.ADD_SPANS], argument)
-                _write(job, vector, first, lanes, total)
+                write(job, vector, first, lanes, total)
 
     return multiply
 
 
 @part
-def _add_offsets(total, offset, sums, first, groups, lanes):
+def add_offsets(total, offset, sums, first, groups, lanes):
     """The offsets' share of the product."""
     for lane in range(lanes):
         total[lane] = np.float32(0)
@@ -135,7 +135,7 @@ def _prepare(job, spans, groups, inputs, parts, sums):
 
 
 @part
-def _write(job, vector, first, lanes, total):
+def write(job, vector, first, lanes, total):
     """Sums of a block of rows, to the output in its dtype."""
     rows, count = job[fields.ROWS], job[fields.COUNT]
     start = vector * rows + first

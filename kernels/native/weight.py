@@ -10,8 +10,9 @@ from torch import Tensor
 
 from bitplan.errors import InputError
 from bitplan.formats import MATRIX_SCALE
+from bitplan.kernels.native import arrange as moves
+from bitplan.kernels.native import dot_product, layout, product, rows, spans
 from bitplan.kernels.native import job as fields
-from bitplan.kernels.native import layout, product, rows, spans
 
 FEW = 16
 """Vectors that are multiplied with codes; for more, rows are decoded and left to torch."""
@@ -23,29 +24,37 @@ ALL = 1 << 40
 """A group that no row is longer than."""
 
 
-def arrange(tensors: dict[str, Tensor], bits: int, flip: int = 0) -> dict[str, Tensor]:
+def arrange(
+    tensors: dict[str, Tensor], bits: int, flip: int = 0, *, quads: bool = False
+) -> dict[str, Tensor]:
     """From canonical tensors to arranged ones, by the same names, each of one axis."""
     return {
-        name: layout.arrange_codes(tensor, bits, flip)
+        name: moves.arrange_codes(tensor, bits, flip, quads=quads)
         if name == "codes"
         else tensor
         if name == MATRIX_SCALE
-        else layout.arrange_grid(tensor)
+        else moves.arrange_grid(tensor)
         for name, tensor in tensors.items()
     }
 
 
 def restore(
-    arranged: dict[str, Tensor], columns: int, bits: int, group: int | None, flip: int = 0
+    arranged: dict[str, Tensor],
+    columns: int,
+    bits: int,
+    group: int | None,
+    flip: int = 0,
+    *,
+    quads: bool = False,
 ) -> dict[str, Tensor]:
     """From arranged tensors to the canonical ones."""
     height = _height(arranged, columns, group)
     return {
-        name: layout.restore_codes(tensor, height, columns, bits, flip)
+        name: moves.restore_codes(tensor, height, columns, bits, flip, quads=quads)
         if name == "codes"
         else tensor
         if name == MATRIX_SCALE
-        else layout.restore_grid(tensor, height)
+        else moves.restore_grid(tensor, height)
         for name, tensor in arranged.items()
     }
 
@@ -58,6 +67,7 @@ def multiply(
     group: int | None,
     table: Tensor | None = None,
     scale_table: Tensor | None = None,
+    quads: bool = False,
 ) -> Float[Tensor, "*tokens out"]:
     """Product with the transposed weight, in the inputs' dtype; computed in float32.
 
@@ -68,6 +78,7 @@ def multiply(
         group: columns that share a scale, a multiple of 16; None: all.
         table: float32 value of each code; None: evenly spaced ones.
         scale_table: float32 value of each byte of `scale`; None: bfloat16, or steps beside it.
+        quads: whether codes lie in quads, and are multiplied as integers.
     """
     _check_device(inputs)
     columns = inputs.shape[-1]
@@ -76,7 +87,7 @@ def multiply(
     if not flat.is_contiguous():
         flat = flat.contiguous()
     count = flat.numel() // columns if columns else 0
-    job, height = _job(tensors, columns, bits, group, table, scale_table)
+    job, height = _job(tensors, columns, bits, group, table, scale_table, quads)
     shape = (*inputs.shape[:-1], height)
     if count > FEW:
         output = _many(flat.view(count, columns), job, height).view(shape)
@@ -85,8 +96,14 @@ def multiply(
         job[fields.INPUTS], job[fields.COUNT] = flat.data_ptr(), count
         job[fields.OUTPUT] = output.data_ptr()
         job[fields.INPUT_IS_BFLOAT16] = job[fields.OUTPUT_IS_BFLOAT16] = dtype == torch.bfloat16
-        job[fields.ADD_SPANS] = spans.add_spans(bits, table is not None).address
-        fields.run(product.product(), job, count * height * columns)
+        if quads:
+            digits = job[fields.DIGITS] = 3 if inputs.dtype.itemsize > 2 else 2
+            job[fields.ADD_SPANS] = dot_product.add_spans(bits, digits).address
+            function = dot_product.product()
+        else:
+            job[fields.ADD_SPANS] = spans.add_spans(bits, table is not None).address
+            function = product.product()
+        fields.run(function, job, count * height * columns)
     return output if output.dtype == inputs.dtype else output.to(inputs.dtype)
 
 
@@ -100,10 +117,11 @@ def chosen_rows(
     group: int | None,
     table: Tensor | None = None,
     scale_table: Tensor | None = None,
+    quads: bool = False,
 ) -> Float[Tensor, "*tokens in"]:
     """Rows of an arranged weight; see `multiply`. Raises IndexError where there is no such row."""
     _check_device(tokens)
-    job, height = _job(tensors, columns, bits, group, table, scale_table)
+    job, height = _job(tensors, columns, bits, group, table, scale_table, quads)
     numbers = tokens.to(torch.int64).contiguous()
     output = torch.empty((*tokens.shape, columns))
     job[fields.INPUTS], job[fields.COUNT] = numbers.data_ptr(), numbers.numel()
@@ -123,10 +141,11 @@ def multiply_back(
     group: int | None,
     table: Tensor | None = None,
     scale_table: Tensor | None = None,
+    quads: bool = False,
 ) -> Float[Tensor, "*tokens in"]:
     """Product with the weight itself: the gradient at the inputs of `multiply`."""
     _check_device(gradient)
-    job, height = _job(tensors, columns, bits, group, table, scale_table)
+    job, height = _job(tensors, columns, bits, group, table, scale_table, quads)
     dtype = _dtype_of_many(gradient)
     flat = gradient.reshape(-1, height).to(dtype)
     output = torch.zeros(len(flat), columns, dtype=torch.float32)
@@ -188,13 +207,14 @@ def _job(
     group: int | None,
     table: Tensor | None,
     scale_table: Tensor | None,
+    quads: bool,
 ) -> tuple[array, int]:
     """What every job on a weight needs, and the number of its rows."""
     height = _height(tensors, columns, group)
     job = _EMPTY[:]
     job[fields.CODES], job[fields.SCALE] = tensors["codes"].data_ptr(), tensors["scale"].data_ptr()
     job[fields.ROWS], job[fields.COLUMNS] = height, columns
-    job[fields.GROUP], job[fields.BITS] = group or ALL, bits
+    job[fields.GROUP], job[fields.BITS], job[fields.QUADS] = group or ALL, bits, quads
     if len(tensors) > 2:
         for name, field in _MORE.items():
             if name in tensors:

@@ -3,12 +3,14 @@ import pytest
 from bitplan.errors import InputError
 from bitplan.kernels import choose
 from bitplan.kernels.choose import KERNEL
+from bitplan.kernels.native import dot
 from bitplan.schema import Scheme
 
 
 @pytest.fixture(autouse=True)
 def free_choice(monkeypatch):
     monkeypatch.delenv(KERNEL, raising=False)
+    monkeypatch.setattr(dot, "instructions", lambda: "avx2")
 
 
 @pytest.mark.parametrize(
@@ -16,7 +18,10 @@ def free_choice(monkeypatch):
     [
         ("int2g16", (17, 31), "cpu", "2-bit codes as they are packed"),
         ("int3", (576, 1500), "cpu", "3-bit codes as they are packed"),
-        ("int4g64d", (64, 64), "cpu", "4-bit codes as they are packed"),
+        ("int4g64", (48, 64), "dot", "Products of bytes multiply 4-bit codes"),
+        ("int4g64d", (64, 64), "dot", "Products of bytes multiply 4-bit codes"),
+        ("int4g64d", (64, 72), "cpu", "4-bit codes as they are packed"),
+        ("int3g64", (63, 64), "cpu", "columns in 32s and rows in 16s"),
         ("int8s", (48, 81), "cpu", "8-bit codes as they are packed"),
         ("fp8", (64, 64), "cpu", "8-bit codes through their table"),
         ("sign", (64, 64), "cpu", "1-bit codes through their table"),
@@ -73,19 +78,19 @@ def test_torchs_own_where_it_is_asked_for_and_fits(name, shape, implementation, 
 
 def test_groups_that_no_half_span_keeps_to_are_decoded():
     scheme = Scheme(format="int", bits=4, group_size=24, symmetric=False)
-    assert choose(scheme, (64, 96)) == (
-        "reference",
-        "Compiled loops take groups of 16, 32, 48 and so on.",
-    )
+    name, why = choose(scheme, (64, 96))
+    assert name == "reference"
+    assert why.startswith("Compiled loops take groups of 16, 32, 48 and so on.")
 
 
 def test_one_layout_serves_products_and_lookups():
     scheme = Scheme.parse("int4g64")
-    assert choose(scheme, (64, 64), lookup=True)[0] == "cpu"
+    assert choose(scheme, (64, 64), lookup=True)[0] == "dot"
+    assert choose(scheme, (64, 64), lookup=True, kernel="cpu")[0] == "cpu"
     assert choose(scheme, (64, 64), lookup=True, kernel="torch")[0] == "reference"
 
 
-@pytest.mark.parametrize("kernel", ["cpu", "torch", "reference"])
+@pytest.mark.parametrize("kernel", ["dot", "cpu", "torch", "reference"])
 def test_the_environment_or_an_argument_says_which(kernel, monkeypatch):
     scheme = Scheme.parse("int4g64")
     assert choose(scheme, (64, 64), kernel=kernel)[0] == kernel
@@ -95,7 +100,7 @@ def test_the_environment_or_an_argument_says_which(kernel, monkeypatch):
 
 
 def test_an_unknown_kernel_lists_the_known(monkeypatch):
-    message = r"no kernel 'gpu'\. Choose one of cpu, torch, triton, reference"
+    message = r"no kernel 'gpu'\. Choose one of dot, cpu, torch, triton, reference"
     with pytest.raises(InputError, match=message):
         choose(Scheme.parse("bf16"), (64, 64), kernel="gpu")
     monkeypatch.setenv(KERNEL, "gpu")
@@ -136,3 +141,10 @@ def test_on_other_devices_the_reference():
     implementation, why = choose(Scheme.parse("int4g64"), (64, 64), device="meta")
     assert implementation == "reference"
     assert "meta" in why
+
+
+def test_a_processor_without_products_of_bytes_has_the_loops(monkeypatch):
+    monkeypatch.setattr(dot, "instructions", lambda: None)
+    found, why = choose(Scheme.parse("int4g64"), (64, 64))
+    assert found == "cpu"
+    assert "no products of bytes" in why

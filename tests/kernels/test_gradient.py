@@ -10,6 +10,9 @@ from bitplan.kernels import arranged_for, differentiable
 from bitplan.kernels.native import weight as native
 from bitplan.schema import Scheme
 
+# RMS(error) / RMS(product in float64), on processors that multiply bfloat16 and on others.
+TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 8e-3, torch.float16: 6e-4}
+
 
 @pytest.fixture(autouse=True)
 def few_rows(monkeypatch):
@@ -40,5 +43,6 @@ def test_gradients_are_those_of_the_dense_weight(name, tokens, dtype):
     assert inputs.grad is not None
     assert inputs.grad.dtype == dtype
     assert inputs.grad.shape == expected.shape
-    close = {"rtol": 1e-5, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 1e-2, "atol": 1e-1}
-    torch.testing.assert_close(inputs.grad.double(), expected, **close)
+    if expected.numel():
+        error = (inputs.grad.double() - expected).square().mean() / expected.square().mean()
+        assert error.sqrt() < TOLERANCE[dtype]

@@ -12,7 +12,7 @@ from bitplan.compress import render
 from bitplan.errors import InputError
 from bitplan.formats import Packed, pack
 from bitplan.kernels.integer import cpu, reference
-from bitplan.kernels.native import job, layout
+from bitplan.kernels.native import arrange, job
 from bitplan.kernels.native import weight as native
 from bitplan.schema import Scheme
 
@@ -92,8 +92,8 @@ def test_every_width_is_restored(bits):
         codes = torch.randint(0, 2**bits, (rows, columns), generator=generator, dtype=torch.uint8)
         canonical = pack(codes, bits)
         for flip in (0, 2 ** (bits - 1)):
-            moved = layout.arrange_codes(canonical, bits, flip)
-            assert torch.equal(layout.restore_codes(moved, rows, columns, bits, flip), canonical)
+            moved = arrange.arrange_codes(canonical, bits, flip)
+            assert torch.equal(arrange.restore_codes(moved, rows, columns, bits, flip), canonical)
 
 
 @pytest.mark.parametrize("name", ["int2g32", "int3", "int4g128s", "int8s", "int6g64d"])

@@ -1,0 +1,184 @@
+"""Products of bytes, as processors have them, for code that numba compiles.
+
+numba knows no vectors and none of these instructions, so the loop's innermost part is written for
+LLVM: 16 rows of a span of columns. VNNI multiplies four bytes by four and adds them to a sum in one
+instruction; AVX2 takes three, and those of 8 bits in halves, since its pairs would not fit.
+"""
+
+from functools import cache
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from bitplan.kernels.native.memory import ask
+from bitplan.kernels.native.quads import QUADS
+
+ROWS = 16
+"""Rows that go together."""
+
+BASE_BITS = 7
+"""Of the base of the digits that an input is written in: each is a signed byte."""
+
+
+AHEAD_BYTES = 4096
+"""How far before they are read words are asked for."""
+
+_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+_FLOAT = ir.FloatType()
+_INTEGERS, _FLOATS = ir.VectorType(_I32, ROWS), ir.VectorType(_FLOAT, ROWS)
+
+
+@cache
+def instructions() -> str | None:
+    """Of this processor: `vnni` or `avx2`; None where there is neither."""
+    features = llvm.get_host_cpu_features()
+    if features.get("avx512vnni"):
+        return "vnni"
+    return "avx2" if features.get("avx2") else None
+
+
+_with_constants: Any = intrinsic(prefer_literal=True)
+"""An intrinsic that is told which arguments are constants."""
+
+
+@_with_constants
+def add_span(
+    context: Any,
+    words: Any,
+    stride: Any,
+    inputs: Any,
+    starts: Any,
+    scale: Any,
+    step: Any,
+    total: Any,
+    bits: Any,
+    digits: Any,
+) -> Any:
+    """Add a span's products to the totals of 16 rows.
+
+    Args:
+        words: address of the span's words, see `quads`.
+        stride: bytes from one of a row's words to the next.
+        inputs: address of the span's inputs, their first digits before their second.
+        starts: address of what each digit's sum begins with, int32.
+        scale: address of the rows' scales, float32.
+        step: what a unit of the last digit is.
+        total: address of the rows' sums, float32.
+        bits: of a code, a constant.
+        digits: of an input, a constant.
+    """
+    del context
+    address = types.int64
+    generate = _Generator(bits=bits.literal_value, digits=digits.literal_value)
+    return types.void(*[address] * 5, types.float32, address, bits, digits), generate
+
+
+class _Generator:
+    """Writes `add_span` for one width."""
+
+    def __init__(self, *, bits: int, digits: int) -> None:
+        self.bits, self.digits = bits, digits
+
+    def __call__(self, context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        words, stride, inputs, starts, scale, step, total = values[:7]
+        addresses = [builder.add(words, builder.mul(stride, _I64(w))) for w in range(self.bits)]
+        for address in addresses:
+            ask(builder, builder.add(address, _I64(AHEAD_BYTES)))
+        loaded = [_load(builder, address, _INTEGERS) for address in addresses]
+        sums = [
+            _all(builder, _load(builder, builder.add(starts, _I64(4 * digit)), _I32))
+            for digit in range(self.digits)
+        ]
+        for quad in range(QUADS):
+            codes = self._codes(builder, loaded, quad)
+            for digit in range(self.digits):
+                place = builder.add(inputs, _I64(4 * (digit * QUADS + quad)))
+                four = _all(builder, _load(builder, place, _I32))
+                sums[digit] = self._dot(builder, sums[digit], codes, four)
+        whole = builder.sitofp(sums[0], _FLOATS)
+        for other in sums[1:]:
+            base = ir.Constant(_FLOATS, [float(1 << BASE_BITS)] * ROWS)
+            whole = _fma(builder, whole, base, builder.sitofp(other, _FLOATS))
+        factor = builder.fmul(_load(builder, scale, _FLOATS), _all(builder, step))
+        result = _fma(builder, whole, factor, _load(builder, total, _FLOATS))
+        builder.store(result, builder.inttoptr(total, _FLOATS.as_pointer())).align = 4
+        return context.get_dummy_value()
+
+    def _codes(self, builder: Any, words: list[Any], quad: int) -> Any:
+        """Four codes of each row in the bytes of a number."""
+        found, low = None, 0
+        for width in (8, 4, 2, 1):
+            if not self.bits & width:
+                continue
+            word = words[low + quad * width // 8]
+            shift = quad * width % 8 - low
+            if shift > 0:
+                word = builder.lshr(word, _constant(shift))
+            elif shift < 0:
+                word = builder.shl(word, _constant(-shift))
+            if width < 8:
+                word = builder.and_(word, _constant((((1 << width) - 1) << low) * 0x01010101))
+            found = word if found is None else builder.or_(found, word)
+            low += width
+        return found
+
+    def _dot(self, builder: Any, total: Any, codes: Any, four: Any) -> Any:
+        if instructions() == "vnni":
+            kind = ir.FunctionType(_INTEGERS, [_INTEGERS] * 3)
+            function = builder.module.declare_intrinsic("llvm.x86.avx512.vpdpbusd.512", (), kind)
+            return builder.call(function, [total, codes, four])
+        if self.bits < 8:
+            return builder.add(total, _pairs(builder, codes, four))
+        # Two products of 255 and 127 are more than 16 bits hold.
+        low = builder.and_(codes, _constant(0x0F0F0F0F))
+        high = builder.and_(builder.lshr(codes, _constant(4)), _constant(0x0F0F0F0F))
+        upper = builder.shl(_pairs(builder, high, four), _constant(4))
+        return builder.add(builder.add(total, _pairs(builder, low, four)), upper)
+
+
+def _pairs(builder: Any, codes: Any, four: Any) -> Any:
+    """Sums of four products each, by AVX2: 8 rows at a time."""
+    half = ir.VectorType(_I32, ROWS // 2)
+    bytes_, words = ir.VectorType(_I8, 32), ir.VectorType(_I16, 16)
+    multiply = builder.module.declare_intrinsic(
+        "llvm.x86.avx2.pmadd.ub.sw", (), ir.FunctionType(words, [bytes_, bytes_])
+    )
+    add = builder.module.declare_intrinsic(
+        "llvm.x86.avx2.pmadd.wd", (), ir.FunctionType(half, [words, words])
+    )
+    halves = []
+    for first in (0, ROWS // 2):
+        mask = ir.Constant(half, list(range(first, first + ROWS // 2)))
+        a, b = (
+            builder.bitcast(builder.shuffle_vector(one, one, mask), bytes_) for one in (codes, four)
+        )
+        pairs = builder.call(multiply, [a, b])
+        halves.append(builder.call(add, [pairs, ir.Constant(words, [1] * 16)]))
+    return builder.shuffle_vector(*halves, ir.Constant(_INTEGERS, list(range(ROWS))))
+
+
+def _load(builder: Any, address: Any, kind: Any) -> Any:
+    loaded = builder.load(builder.inttoptr(address, kind.as_pointer()))
+    loaded.align = 1 if kind is _I32 else 4
+    return loaded
+
+
+def _all(builder: Any, value: Any) -> Any:
+    """A vector of one value."""
+    kind = ir.VectorType(value.type, ROWS)
+    empty = ir.Constant(kind, ir.Undefined)
+    one = builder.insert_element(empty, value, _I32(0))
+    return builder.shuffle_vector(one, empty, ir.Constant(_INTEGERS, [0] * ROWS))
+
+
+def _constant(value: int) -> Any:
+    signed = value - (1 << 32) if value >> 31 else value
+    return ir.Constant(_INTEGERS, [signed] * ROWS)
+
+
+def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    kind = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
+    return builder.call(builder.module.declare_intrinsic("llvm.fma.v16f32", (), kind), [a, b, c])
