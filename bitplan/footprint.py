@@ -139,9 +139,9 @@ def legal_schemes(
     """The schemes of a menu that a layer may take, in the menu's order, each once.
 
     `dtype` is what the weights are stored in, a torch dtype or its name: a floating-point format
-    wider than that is left out, and what its rows are too short for or cannot divide. A group that spans the
-    row becomes the whole row (`canonical`).
-    Without a menu, all schemes there are. Raises `SchemeError` for an unknown name or dtype.
+    wider than that is left out, and what a matrix of its shape cannot have. A group that spans the
+    row becomes the whole row (`canonical`). Without a menu, all schemes there are. Raises
+    `SchemeError` for an unknown name or dtype.
     """
     widest = FLOAT_BITS[_float_of(dtype)]
     schemes = map(Scheme.parse, scheme_names() if menu is None else menu)

@@ -1,4 +1,4 @@
-"""A low-rank term that makes up for what rounding did: EoRA (Liu et al., 2024), QERA (Zhang et al., 2024).
+"""A low-rank term for what rounding did: EoRA (Liu et al., 2024) and QERA (Zhang et al., 2024).
 
 With R = W - W_q and H = L L', the U V of rank r that leaves the least of tr((R - U V) H (R - U V)')
 is the truncated singular value decomposition of R L, times L^-1. With U_r the first r left singular

@@ -9,7 +9,7 @@ from bitplan.errors import SchemeError
 
 @dataclass(frozen=True, kw_only=True)
 class LowRank:
-    """U V of `rank`, U [out, rank] and V [rank, in]: symmetric int8, a bfloat16 scale a row of each.
+    """U V, U [out, rank] and V [rank, in]: symmetric int8, a bfloat16 scale for each row of both.
 
     >>> LowRank.parse("r16")
     LowRank(rank=16)

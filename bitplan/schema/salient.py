@@ -59,7 +59,7 @@ PATTERN = "[1-9][0-9]?%(int8|bf16)"
 """Of names, as ECMA-262 and Python read it."""
 
 KNOWN = (
-    "Shares of salient columns are whole percents and what these columns are kept in, int8 or bf16, "
+    "Shares of salient columns are whole percents and what the columns are kept in, int8 or bf16, "
     "as 2%int8."
 )
 
