@@ -23,7 +23,8 @@ class ComposedWeight(AbstractWeight):
     """A `PackedWeight` for each part (see `bitplan.schema.parts`), with a kernel of its own.
 
     Of salient columns it holds `columns`, as the file does. Those of the base follow from them:
-    they are worked out once, and take four bytes each beside what the file takes.
+    they are worked out once, and take four bytes each beside what the file takes. The bytes of a
+    plan are those of the file.
     """
 
     columns: Tensor | None
@@ -59,6 +60,8 @@ class ComposedWeight(AbstractWeight):
         """Lay each part out for the fastest implementation that it has, or for `kernel`."""
         for part in self._parts().values():
             part.arrange(lookup=lookup, kernel=kernel)
+        if (columns := self._buffers.get(COLUMNS)) is not None and columns.dim() == 1:
+            self._rest_of(columns)  # now, so that a product changes nothing
 
     def multiply(self, inputs: Float[Tensor, "*tokens in"]) -> Float[Tensor, "*tokens out"]:
         """Product of the inputs with the transposed weight: the sum of those of the parts."""

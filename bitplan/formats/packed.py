@@ -117,12 +117,9 @@ class Packed:
         """The parts of a composed weight, by their names; nothing is copied."""
         found = {}
         for name, (scheme, shape) in parts(self.scheme, self.shape).items():
-            prefix = f"{name}."
-            tensors = {
-                key.removeprefix(prefix): tensor
-                for key, tensor in self.tensors.items()
-                if key.startswith(prefix)
-            }
+            start = f"{name}."
+            own = (key for key in self.tensors if key.startswith(start))
+            tensors = {key.removeprefix(start): self.tensors[key] for key in own}
             found[name] = Packed(scheme=scheme, shape=shape, tensors=tensors)
         return found
 

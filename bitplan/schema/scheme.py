@@ -9,7 +9,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from bitplan.errors import SchemeError
-from bitplan.schema import low_rank, salient, sparsity
+from bitplan.schema.changes import CHANGES, read_change
 from bitplan.schema.family import FAMILIES, WIDE, Family
 from bitplan.schema.low_rank import LowRank
 from bitplan.schema.salient import Salient
@@ -119,12 +119,12 @@ class Scheme:
                 f"{self}+{change}: what follows a + changes how codes are stored; {self} keeps all "
                 f"weights as they are. Write int8g64+{change}, or the like."
             )
-        field, kind = _kind_of(change)
+        field, value = read_change(change)
         if getattr(self, field) is not None:
             raise SchemeError(
                 f"{self}+{change} has {getattr(self, field)} and {change}. Leave one of them out."
             )
-        return replace(self, **{field: kind.parse(change)})
+        return replace(self, **{field: value})
 
     @property
     def base(self) -> "Scheme":
@@ -198,19 +198,6 @@ def file_name(scheme: Scheme) -> str:
     return str(scheme).replace(":", "of")
 
 
-def _kind_of(change: str) -> "tuple[str, type[Sparsity] | type[Salient] | type[LowRank]]":
-    """What follows a `+`: the field that it is for, and the class that reads it."""
-    for pattern, found in _CHANGES.items():
-        if re.fullmatch(pattern, change):
-            return found
-    if ":" in change:
-        return "sparsity", Sparsity  # which says what is wrong with it
-    raise SchemeError(
-        f"{change!r} is no sparsity, share of salient columns or low-rank term. "
-        f"{sparsity.KNOWN} {salient.KNOWN} {low_rank.KNOWN}"
-    )
-
-
 def _pattern() -> str:
     """Of names, as ECMA-262 and Python read it."""
     group = f"g({'|'.join(map(str, GROUP_SIZES))})"
@@ -222,7 +209,7 @@ def _pattern() -> str:
             tail = f"({tail}|s)"
         tails.setdefault("" if family.group_size else tail, []).append(stem)
     coded = (f"({'|'.join(stems)}){tail}" for tail, stems in tails.items())
-    changes = "".join(f"([+]{pattern})?" for pattern in _CHANGES)
+    changes = "".join(f"([+]{pattern})?" for pattern, _ in CHANGES.values())
     return f"^({'|'.join(FLOAT_BITS)}|({'|'.join(coded)}){changes})$"
 
 
@@ -240,13 +227,6 @@ def _known() -> str:
         "adds a term of that rank."
     )
 
-
-_CHANGES: dict[str, tuple[str, type[Sparsity] | type[Salient] | type[LowRank]]] = {
-    sparsity.PATTERN: ("sparsity", Sparsity),
-    salient.PATTERN: ("salient", Salient),
-    low_rank.PATTERN: ("low_rank", LowRank),
-}
-"""What may follow a `+`, in this order, by the pattern of its names."""
 
 _NAME = re.compile(
     rf"(?P<stem>{'|'.join(sorted(FAMILIES, key=len, reverse=True))})"

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from bitplan.footprint import scheme_bytes
 from bitplan.formats import Packed, in_place, rest_of
-from bitplan.schema import Scheme
 from rendered import one, random
 
 NAMES = ["int3g16+2%int8", "nf4+1%bf16", "int4g16+r3", "nvfp4+2%int8+r3", "int3g16+2:4+2%bf16+r1"]
