@@ -1,11 +1,16 @@
 """Weights of several parts: what they decode to, column by column, and their rows."""
 
+import re
+
 import pytest
 import torch
 from torch import Tensor
 
+from bitplan import runtimes
+from bitplan.errors import SchemeError
 from bitplan.footprint import scheme_bytes
-from bitplan.formats import Packed, in_place, rest_of
+from bitplan.formats import Packed, encode_rows, in_place, rest_of
+from bitplan.schema import Scheme
 from rendered import one, random
 
 NAMES = ["int3g16+2%int8", "nf4+1%bf16", "int4g16+r3", "nvfp4+2%int8+r3", "int3g16+2:4+2%bf16+r1"]
@@ -77,3 +82,12 @@ def test_columns_are_put_where_they_were():
     rest, salient = torch.arange(8.0).view(2, 1, 4), -torch.arange(1, 5.0).view(2, 1, 2)
     found = in_place(rest, salient, columns)
     assert found.tolist() == [[[-1, 0, 1, 2, 3, -2]], [[4, 5, -3, -4, 6, 7]]]
+
+
+@pytest.mark.parametrize("name", ["int4g16+2%int8", "int4g16+r4"])
+def test_neither_a_cache_nor_torchs_own_matmul_has_them(name):
+    with pytest.raises(SchemeError, match=f"^{re.escape(name)} is for weights: .* int4g64"):
+        encode_rows(torch.zeros(1, 2, 32), Scheme.parse(name))
+    wide = Scheme.parse(name.replace("g16", "g32"))
+    assert runtimes.unfit(wide.base, 64, 64) is None
+    assert "alone" in (runtimes.unfit(wide, 64, 64) or "")
