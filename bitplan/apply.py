@@ -6,12 +6,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from bitplan.cache import pack_caches
+from bitplan.composed import hold
 from bitplan.errors import PlanError
 from bitplan.formats import TORCH_DTYPES, Packed
 from bitplan.models import module_of, weight_of
-from bitplan.modules import PackedConvolution, PackedEmbedding, PackedLinear, PackedWeight
+from bitplan.modules import PackedConvolution, PackedEmbedding, PackedLinear
 from bitplan.progress import Progress, quiet, track
 from bitplan.schema import Kind, Layer, Plan, Scheme
+from bitplan.weight import AbstractWeight
 
 PackedOf = Callable[[Layer, Scheme], Packed]
 """Where compressed weights come from: rendered, read from a store, or empty to be filled."""
@@ -46,7 +48,7 @@ def pack_layer(model: nn.Module, layer: Layer, packed: Packed, *, arrange: bool 
     if layer.kind is Kind.EXPERTS:
         name = layer.name.rpartition(".")[2]
         transposed = dense.stride() != getattr(module, name).stride()
-        weight = PackedWeight(packed, compute_dtype=dense.dtype, transposed=transposed)
+        weight = hold(packed, compute_dtype=dense.dtype, transposed=transposed)
         delattr(module, name)
         module.add_module(name, weight)
         # Where the module does not say which way round its weights are, their shapes told so far.
@@ -54,7 +56,7 @@ def pack_layer(model: nn.Module, layer: Layer, packed: Packed, *, arrange: bool 
         return
     names = (layer.name, *layer.tied)
     lookup = any(isinstance(model.get_submodule(name), nn.Embedding) for name in names)
-    weight = PackedWeight(packed, compute_dtype=dense.dtype)
+    weight = hold(packed, compute_dtype=dense.dtype)
     is_convolution = any(
         isinstance(model.get_submodule(name), nn.modules.conv._ConvNd) for name in names
     )
@@ -126,7 +128,7 @@ def _already(model: nn.Module, layer: Layer, scheme: Scheme) -> bool:
     return scheme.is_float and weight_of(model, layer).dtype == TORCH_DTYPES[scheme.format]
 
 
-def _replacement(module: Any, weight: PackedWeight) -> nn.Module:
+def _replacement(module: Any, weight: AbstractWeight) -> nn.Module:
     if isinstance(module, nn.Embedding):
         return PackedEmbedding(weight, getattr(module, "embed_scale", None))
     if isinstance(module, nn.Conv1d | nn.Conv2d):

@@ -7,7 +7,8 @@ bfloat16 numbers; or bytes, with a bfloat16 step for every 256 of them; or a sca
 `nvfp4` has a float32 number for each matrix as well, `bitmod` 2 bits for each group, packed as
 codes are. Where some weights are zero the others alone have codes, and which they are takes a bit a
 weight, or in N:M sparsity as many bits a block as there are patterns to tell apart, packed
-likewise.
+likewise. Salient columns and low-rank terms are matrices of their own beside the base, see
+`bitplan.schema.parts`, and the number of a salient column takes four bytes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +16,17 @@ from dataclasses import replace
 from math import prod
 
 from bitplan.errors import SchemeError
-from bitplan.schema import FLOAT_BITS, Layer, Scheme, scheme_names
+from bitplan.schema import (
+    BASE,
+    FLOAT_BITS,
+    INDEX_BYTES,
+    Layer,
+    Scheme,
+    parts,
+    salient_columns,
+    scheme_names,
+    unfit,
+)
 
 CODES_A_PACK = 8
 TERNARY_A_BYTE = 5
@@ -47,7 +58,14 @@ def scheme_bytes(shape: Sequence[int], scheme: Scheme) -> int:
 
     >>> scheme_bytes((576, 1536), Scheme.parse("int3g64"))  # 331,776 codes, 27,648 each side
     387072
+    >>> scheme_bytes((576, 1536), Scheme.parse("int3g64+1%int8"))  # 16 columns, and their numbers
+    394048
     """
+    each = (_plain_bytes(of_part, plain) for plain, of_part in parts(scheme, shape).values())
+    return sum(each) + prod(shape[:-2]) * salient_columns(scheme, shape[-1]) * INDEX_BYTES
+
+
+def _plain_bytes(shape: Sequence[int], scheme: Scheme) -> int:
     rows, row = prod(shape[:-1]), shape[-1]
     if scheme.is_float:
         return rows * row * FLOAT_BITS[scheme.format] // 8
@@ -102,14 +120,15 @@ def dense_bytes(shape: Sequence[int], dtype: object) -> int:
 def canonical(scheme: Scheme, shape: Sequence[int]) -> Scheme:
     """The scheme by its plainest name: a group as long as the row, or longer, is the whole row.
 
-    Where the format fixes the group, it stays.
+    Where the format fixes the group, it stays. The row is that of the base.
 
     >>> str(canonical(Scheme.parse("int4g128"), (32, 96)))
     'int4'
     """
+    _, (*_, row) = parts(scheme, shape)[BASE]
     if scheme.is_float or scheme.family.group_size or scheme.group_size is None:
         return scheme
-    if scheme.group_size < shape[-1]:
+    if scheme.group_size < row:
         return scheme
     return replace(scheme, group_size=None, double=False)
 
@@ -120,17 +139,16 @@ def legal_schemes(
     """The schemes of a menu that a layer may take, in the menu's order, each once.
 
     `dtype` is what the weights are stored in, a torch dtype or its name: a floating-point format
-    wider than that is left out, and a sparsity that its rows cannot have. A group that spans the
-    row becomes the whole row (`canonical`).
-    Without a menu, all schemes there are. Raises `SchemeError` for an unknown name or dtype.
+    wider than that is left out, and what a matrix of its shape cannot have. A group that spans the
+    row becomes the whole row (`canonical`). Without a menu, all schemes there are. Raises
+    `SchemeError` for an unknown name or dtype.
     """
     widest = FLOAT_BITS[_float_of(dtype)]
     schemes = map(Scheme.parse, scheme_names() if menu is None else menu)
     fitting = (
         canonical(scheme, layer.shape)
         for scheme in schemes
-        if (not scheme.is_float or scheme.bits <= widest)
-        and not (scheme.sparsity and scheme.sparsity.unfit(layer.shape[-1]))
+        if (not scheme.is_float or scheme.bits <= widest) and unfit(scheme, layer.shape) is None
     )
     return tuple(dict.fromkeys(fitting))
 

@@ -9,20 +9,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from bitplan.errors import InputError
 from bitplan.formats import Packed
 from bitplan.kernels import arranged_for, choose, differentiable, operators, reference_of
 from bitplan.memory import release
+from bitplan.weight import AbstractWeight
 
 
-class PackedWeight(nn.Module):
-    """One weight in its scheme: [out, in], or [experts, out, in] and then indexed by expert.
+class PackedWeight(AbstractWeight):
+    """A weight of one part.
 
     Holds what the file holds, byte for byte: the tensors of `Packed`. Scales and offsets of a
     floating-point type are parameters, so that they can be tuned. `arrange` may turn the tensors
     into those of a faster matmul, of as many bytes; `state_dict` gives the canonical ones still.
-    `compute_dtype` is what lookups and experts decode to; `transposed` says that the model reads
-    its experts as [in, out].
     """
 
     def __init__(
@@ -49,11 +47,6 @@ class PackedWeight(nn.Module):
         return {name: tensor for name, tensor in held.items() if tensor is not None}
 
     @property
-    def dtype(self) -> torch.dtype:
-        """What the weight is computed in: models ask a weight for it, to cast what they compute."""
-        return self.compute_dtype
-
-    @property
     def device(self) -> torch.device:
         """Where the tensors are."""
         return next(iter(self._held().values())).device
@@ -68,10 +61,7 @@ class PackedWeight(nn.Module):
 
     @torch.no_grad()
     def arrange(self, *, lookup: bool = False, kernel: str | None = None) -> None:
-        """Lay the tensors out for the fastest implementation there is, or for `kernel`.
-
-        `lookup` says that rows are looked up in it; see `choose`.
-        """
+        """See `AbstractWeight.arrange`."""
         self._wish = {"lookup": lookup, "kernel": kernel}
         wanted, _ = choose(
             self.scheme, self.shape, device=str(self.device), lookup=lookup, kernel=kernel
@@ -94,11 +84,7 @@ class PackedWeight(nn.Module):
 
     def multiply(self, inputs: Float[Tensor, "*tokens in"]) -> Float[Tensor, "*tokens out"]:
         """Product of the inputs with the transposed weight, in the inputs' dtype."""
-        if inputs.shape[-1] != self.shape[-1]:
-            raise InputError(
-                f"The inputs have {inputs.shape[-1]} features, but the weight takes "
-                f"{self.shape[-1]}. Give it what the dense layer was given."
-            )
+        self.check(inputs)
         held = self._held()
         if self.scheme.is_float:
             return nn.functional.linear(inputs, held["weight"].to(inputs.dtype))
@@ -134,30 +120,6 @@ class PackedWeight(nn.Module):
         else:
             kernel = arranged_for(self.scheme, self.implementation)
         return kernel.lookup(tokens, held, self.scheme, columns, dtype)
-
-    def __getitem__(self, expert: int | Tensor) -> Tensor:
-        """One expert's dense weight, the way round that the model stores it."""
-        tensors = {name: tensor[expert] for name, tensor in self._held().items()}
-        part = Packed(scheme=self.scheme, shape=tuple(self.shape[1:]), tensors=tensors)
-        weight = part.decode(self.compute_dtype)
-        return weight.t() if self.transposed else weight
-
-    @classmethod
-    def __torch_function__(
-        cls, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Take part in a function of tensors as the dense weight, the way round it was stored.
-
-        Llama 4 multiplies all experts at once; the dense weight lives for that call alone.
-        """
-        if not any(isinstance(arg, cls) for arg in args):
-            return NotImplemented  # it is within a list or a keyword, where none was seen so far
-        dense = [arg._dense() if isinstance(arg, cls) else arg for arg in args]
-        return func(*dense, **(kwargs or {}))
-
-    def _dense(self) -> Tensor:
-        weight = self.packed().decode(self.compute_dtype)
-        return weight.transpose(-2, -1) if self.transposed else weight
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         # A tied weight is saved by several names: as the same tensors, although each restoring of
@@ -197,7 +159,7 @@ class PackedWeight(nn.Module):
 
     def extra_repr(self) -> str:
         """Shape, scheme and implementation."""
-        return f"{list(self.shape)}, {self.scheme}, {self.implementation}"
+        return f"{super().extra_repr()}, {self.implementation}"
 
 
 _SAVED: WeakKeyDictionary[PackedWeight, tuple[ref[Any], str, tuple[str, ...]]]
@@ -210,7 +172,7 @@ class PackedLinear(nn.Module):
 
     bias: nn.Parameter | None
 
-    def __init__(self, weight: PackedWeight, bias: nn.Parameter | None) -> None:
+    def __init__(self, weight: AbstractWeight, bias: nn.Parameter | None) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.weight = weight
@@ -220,7 +182,7 @@ class PackedLinear(nn.Module):
         """Multiply, then add the bias."""
         # Not by name: `nn.Module` looks attributes up slowly, and a token has hundreds of these.
         weight, bias = self._modules["weight"], self._parameters["bias"]
-        assert isinstance(weight, PackedWeight)
+        assert isinstance(weight, AbstractWeight)
         output = weight.multiply(inputs)
         return output if bias is None else output + bias.to(output.dtype)
 
@@ -233,7 +195,7 @@ class PackedConvolution(nn.Module):
 
     bias: nn.Parameter | None
 
-    def __init__(self, weight: PackedWeight, dense: nn.Conv1d | nn.Conv2d) -> None:
+    def __init__(self, weight: AbstractWeight, dense: nn.Conv1d | nn.Conv2d) -> None:
         super().__init__()
         self.in_channels, self.out_channels = dense.in_channels, dense.out_channels
         self.kernel_size, self.stride = dense.kernel_size, dense.stride
@@ -254,7 +216,7 @@ class PackedConvolution(nn.Module):
 class PackedEmbedding(nn.Module):
     """An embedding whose weight is packed; `factor` multiplies what it returns."""
 
-    def __init__(self, weight: PackedWeight, factor: float | Tensor | None = None) -> None:
+    def __init__(self, weight: AbstractWeight, factor: float | Tensor | None = None) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim = weight.shape
         self.weight = weight

@@ -28,7 +28,7 @@ def unfit(scheme: Scheme, rows: int, columns: int) -> str | None:
     'torch has exact matmuls for int4g32, int4g64, int4g128 and int8s alone'
     """
     alone = "torch has exact matmuls for int4g32, int4g64, int4g128 and int8s alone"
-    if not scheme.is_integer or scheme.double or scheme.sparsity:
+    if not scheme.is_integer or scheme.double or scheme.sparsity or scheme.is_composed:
         return alone
     if scheme.bits == 4 and not scheme.symmetric and scheme.group_size in INT4_GROUPS:
         if columns % scheme.group_size:

@@ -12,7 +12,7 @@ from bitplan.kernels.codebook import reference as codebook
 from bitplan.kernels.integer import reference as integer
 from bitplan.kernels.integer import triton
 from bitplan.runtimes import unfit
-from bitplan.schema import Scheme
+from bitplan.schema import BASE, Scheme, parts
 
 KERNEL = "BITPLAN_KERNEL"
 """Environment variable that names the implementation to use."""
@@ -26,7 +26,7 @@ def choose(
     lookup: bool = False,
     kernel: str | None = None,
 ) -> tuple[str, str]:
-    """The implementation for a weight and the reason, in a sentence.
+    """The implementation for a weight, or for its base, and the reason, in a sentence.
 
     - `dot`: compiled loops of products of bytes, on processors that have them, for integers;
     - `cpu`: compiled loops that read the codes at their true width, on any processor;
@@ -47,6 +47,13 @@ def choose(
     >>> choose(Scheme.parse("int3g64"), (576, 1536), kernel="cpu")
     ('cpu', 'Compiled loops multiply 3-bit codes as they are packed.')
     """
+    if scheme.is_composed:
+        base, of_base = parts(scheme, shape)[BASE]
+        found, why = choose(base, of_base, device=device, lookup=lookup, kernel=kernel)
+        return (
+            found,
+            f"{why} That is of its base; each of its other parts has a product of its own.",
+        )
     kind = torch.device(device).type
     wanted = kernel or os.environ.get(KERNEL) or FASTEST.get(kind, "reference")
     if wanted not in KERNELS:

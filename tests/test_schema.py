@@ -402,8 +402,8 @@ def json_pattern() -> str:
         ("int4g64+4:4", "'4:4' keeps every weight"),
         ("int4g64+0%", "'0%' is no sparsity"),
         ("int4g64+100%", "'100%' is no sparsity"),
-        ("int4g64+2:4+50%", "'2:4.50%' is no sparsity"),
-        ("bf16+2:4", r"bf16.2:4: sparsity is of weights that are codes.*int8g64.2:4"),
+        ("int4g64+2:4+50%", r"int4g64.2:4.50% has 2:4 and 50%. Leave one of them out"),
+        ("bf16+2:4", r"bf16.2:4: what follows a . changes how codes are stored.*int8g64.2:4"),
         ("+2:4", "'' is not a scheme"),
     ],
 )

@@ -20,11 +20,13 @@ SMALL = 256
 class Curvature:
     """H, up to a factor, for all schemes and all rows of one weight.
 
-    `shrinkage` is how far it is drawn to its diagonal before its inverse is taken, from 0 to 1.
+    `shrinkage` is how far it is drawn to its diagonal before its inverse is taken, from 0 to 1, and
+    `damping` the share of its mean diagonal that is added to it.
     """
 
     covariance: Float[Tensor, "in in"]
     shrinkage: float = 0.0
+    damping: float = DAMPING
 
     @cached_property
     def importance(self) -> Float[Tensor, "in"]:
@@ -36,18 +38,18 @@ class Curvature:
         """The shrunk and damped H, of mean diagonal 1 without the damping."""
         mean = self.covariance.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
         found = self.covariance.div(mean)
-        diagonal = found.diagonal().add(DAMPING)
+        diagonal = found.diagonal().add(self.damping)
         found.mul_(1 - self.shrinkage).diagonal().copy_(diagonal)
         return found
 
     @cached_property
     def inverse_factor(self) -> Float[Tensor, "in in"]:
         """Upper Cholesky factor of the inverse of the shrunk and damped H."""
-        return inverse_factor(self.covariance, self.shrinkage)
+        return inverse_factor(self.covariance, self.shrinkage, self.damping)
 
 
 def inverse_factor(
-    covariance: Float[Tensor, "in in"], shrinkage: float = 0.0
+    covariance: Float[Tensor, "in in"], shrinkage: float = 0.0, damping: float = DAMPING
 ) -> Float[Tensor, "in in"]:
     """Upper Cholesky factor of the inverse of the shrunk, damped H; takes two copies of it.
 
@@ -55,7 +57,6 @@ def inverse_factor(
     reverse, reversed again, so one Cholesky factorization and one triangular inverse do, in place.
     """
     mean = covariance.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
-    damping = DAMPING
     while True:
         reverse = covariance.flip((0, 1)).div_(mean)
         release([covariance])  # where it is mapped from a file, its pages are not needed beside it
@@ -68,7 +69,7 @@ def inverse_factor(
             _invert(lower)
             if lower.diagonal().isfinite().all():
                 return lower.flip((0, 1))
-        damping *= 10
+        damping = max(10 * damping, DAMPING)
 
 
 def _invert(lower: Float[Tensor, "n n"]) -> None:

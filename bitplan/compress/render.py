@@ -1,22 +1,22 @@
 """Render a weight in every scheme that is asked for, with one quantizer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bitplan.compress.by_rows import Quantizer, by_rows, joined
 from bitplan.compress.curvature import Curvature
+from bitplan.compress.low_rank import add_low_rank
 from bitplan.compress.quantizers.gptq import gptq
 from bitplan.compress.quantizers.quantease import quantease
 from bitplan.compress.quantizers.rtn import clip, rtn
+from bitplan.compress.salient import salient_apart
 from bitplan.errors import InputError, SchemeError
-from bitplan.formats import MATRIX_SCALE, Packed
-from bitplan.schema import Scheme
-
-Quantizer = Callable[[Tensor, Sequence[Scheme], Curvature | None, Tensor | None], list[Packed]]
-"""(some rows of a weight [out, in], coded schemes, H, the largest absolute value of all rows)
--> the packed rows for each scheme"""
+from bitplan.formats import Packed
+from bitplan.schema import Scheme, unfit
 
 QUANTIZERS: dict[str, Quantizer] = {
     "gptq": gptq,
@@ -25,9 +25,8 @@ QUANTIZERS: dict[str, Quantizer] = {
     "rtn": rtn,
 }
 
-ROWS_AT_ONCE = 16384
-WEIGHTS_AT_ONCE = 1 << 26
-"""Rows and weights, over all schemes, that are rendered together: they bound the memory taken."""
+COMPENSATING = ("gptq", "quantease")
+"""Quantizers that let columns make up for the errors of others."""
 
 
 @torch.no_grad()
@@ -44,12 +43,12 @@ def render(
     `covariance` is H of `bitplan.sensitivity.statistics`, up to a factor; without it gptq and clip
     weigh all columns alike. gptq draws it to its diagonal by `shrinkage`, from 0 (default) to 1.
     Each scheme comes out the same, alone or beside others. Raises `InputError` for an unknown
-    quantizer, and for a weight or a covariance that is not finite, and `SchemeError` for a sparsity
-    that its rows cannot have.
+    quantizer, and for a weight or a covariance that is not finite, and `SchemeError` for a scheme
+    that a weight of this shape cannot have.
     """
     get_quantizer(quantizer)
     for scheme in schemes:
-        if scheme.sparsity and (reason := scheme.sparsity.unfit(weight.shape[-1])):
+        if reason := unfit(scheme, weight.shape):
             raise SchemeError(f"{scheme} is not for this weight: {reason}. Choose another.")
     if not all(map(torch.isfinite, torch.aminmax(weight))):
         raise InputError(
@@ -68,7 +67,7 @@ def render(
     if coded:
         if covariance is not None and shrinkage is None:
             shrinkage = torch.zeros(covariance.shape[:-2])
-        packed = _render(weight, coded, QUANTIZERS[quantizer], covariance, shrinkage)
+        packed = _render(weight, coded, quantizer, covariance, shrinkage)
         rendered |= dict(zip(coded, packed, strict=True))
     return {scheme: rendered[scheme] for scheme in schemes}
 
@@ -89,7 +88,7 @@ def reads_covariance(quantizer: str) -> bool:
 def _render(
     weight: Tensor,
     schemes: Sequence[Scheme],
-    quantizer: Quantizer,
+    quantizer: str,
     covariance: Tensor | None,
     shrinkage: Tensor | None,
 ) -> list[Packed]:
@@ -101,25 +100,20 @@ def _render(
         experts = [
             _render(w, schemes, quantizer, *its) for w, its in zip(weight, of_expert, strict=True)
         ]
-        return [_joined(parts, stack=True) for parts in zip(*experts, strict=True)]
+        return [joined(parts, stack=True) for parts in zip(*experts, strict=True)]
     curvature = None
-    if covariance is not None and shrinkage is not None:
+    if covariance is not None and shrinkage is not None and reads_covariance(quantizer):
         curvature = Curvature(covariance=covariance, shrinkage=shrinkage.item())
-    at_once = min(ROWS_AT_ONCE, WEIGHTS_AT_ONCE // weight.shape[1])
-    rows = max(1, at_once // len(schemes))
-    low, high = torch.aminmax(weight)
-    reach = torch.maximum(-low, high).float()
-    parts = [quantizer(part, schemes, curvature, reach) for part in weight.split(rows)]
-    if len(parts) == 1:
-        return parts[0]
-    return [_joined(pieces, stack=False) for pieces in zip(*parts, strict=True)]
-
-
-def _joined(parts: Sequence[Packed], *, stack: bool) -> Packed:
-    first = parts[0]
-    join = torch.stack if stack else torch.cat
-    tensors = {name: join([p.tensors[name] for p in parts]) for name in first.tensors}
-    if not stack and MATRIX_SCALE in first.tensors:
-        tensors[MATRIX_SCALE] = first.tensors[MATRIX_SCALE]  # of all rows
-    rows = (len(parts), *first.shape) if stack else (sum(p.shape[0] for p in parts), first.shape[1])
-    return Packed(scheme=first.scheme, shape=rows, tensors=tensors)
+    quantize = QUANTIZERS[quantizer]
+    plain = [*dict.fromkeys(scheme.base for scheme in schemes if scheme.salient is None)]
+    made = dict(zip(plain, by_rows(weight, plain, quantize, curvature), strict=True))
+    found = []
+    for scheme in schemes:
+        below = replace(scheme, low_rank=None)
+        if below not in made:
+            made[below] = salient_apart(
+                weight, below, quantize, curvature, compensate=quantizer in COMPENSATING
+            )
+        one = made[below]
+        found.append(one if scheme == below else add_low_rank(weight, scheme, one, curvature))
+    return found

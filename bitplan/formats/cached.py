@@ -28,7 +28,8 @@ def states_of(
 
 def check_cached(scheme: Scheme) -> None:
     """Raise `SchemeError` for a scheme that no cache can store its rows in."""
-    if scheme.double or scheme.sparsity or not (scheme.is_float or scheme.is_integer):
+    changed = scheme.double or scheme.sparsity or scheme.is_composed
+    if changed or not (scheme.is_float or scheme.is_integer):
         raise SchemeError(
             f"{scheme} is for weights: keys and values are cached as integers (int2 to int8, as in "
             "int4g64) or as they are (bf16, fp16, fp32). Choose among those."

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from bitplan.formats import base3, bits, double, masks
 from bitplan.formats.codebook import codebook_of, look_up
+from bitplan.formats.composed import compose
 from bitplan.formats.scales import MATRIX_SCALE, SCALE_DTYPE, read_scale, store_scale
-from bitplan.schema import Scheme
+from bitplan.schema import BASE, COLUMNS, DOWN, Scheme, parts
 
 TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -33,6 +34,9 @@ class Packed:
         table[code_i] * scale_j                         for all others, see `codebook`,
 
     evaluated in float32, or 0 where the mask says so. The last group of a row may be shorter.
+
+    A scheme with salient columns or a low-rank term has the tensors of each of its parts, named
+    as `base.codes` (see `bitplan.schema.parts`), and `columns`, int32 [..., k]: which are salient.
     """
 
     scheme: Scheme
@@ -91,6 +95,34 @@ class Packed:
         kept = weight.detach().to(TORCH_DTYPES[scheme.format], copy=True).contiguous()
         return cls(scheme=scheme, shape=tuple(weight.shape), tensors={"weight": kept})
 
+    @classmethod
+    def join(
+        cls,
+        scheme: Scheme,
+        shape: tuple[int, ...],
+        parts: "dict[str, Packed]",
+        columns: Int[Tensor, "*experts k"] | None,
+    ) -> "Packed":
+        """A weight of several parts; `columns` are its salient ones, where it has any."""
+        tensors = {
+            f"{name}.{key}": tensor
+            for name, one in parts.items()
+            for key, tensor in one.tensors.items()
+        }
+        if columns is not None:
+            tensors[COLUMNS] = columns.to(torch.int32)
+        return cls(scheme=scheme, shape=shape, tensors=tensors)
+
+    def split(self) -> "dict[str, Packed]":
+        """The parts of a composed weight, by their names; nothing is copied."""
+        found = {}
+        for name, (scheme, shape) in parts(self.scheme, self.shape).items():
+            start = f"{name}."
+            own = (key for key in self.tensors if key.startswith(start))
+            tensors = {key.removeprefix(start): self.tensors[key] for key in own}
+            found[name] = Packed(scheme=scheme, shape=shape, tensors=tensors)
+        return found
+
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
@@ -98,6 +130,14 @@ class Packed:
 
     def rows(self, rows: slice) -> "Packed":
         """Some rows of the weight, of every expert where there are experts; nothing is copied."""
+        if self.scheme.is_composed:
+            # V of a low-rank term has rows of its own: each is for all rows of the weight.
+            some = {
+                name: part if name == DOWN else part.rows(rows)
+                for name, part in self.split().items()
+            }
+            shape = (*some[BASE].shape[:-1], self.shape[-1])
+            return Packed.join(self.scheme, shape, some, self.tensors.get(COLUMNS))
         tensors = {
             name: tensor if name == MATRIX_SCALE else tensor[..., rows, :]
             for name, tensor in self.tensors.items()
@@ -108,6 +148,9 @@ class Packed:
 
     def decode(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The dense weight, as stored."""
+        if self.scheme.is_composed:
+            dense = {name: part.decode() for name, part in self.split().items()}
+            return compose(dense, self.tensors.get(COLUMNS)).to(dtype)
         if self.scheme.is_float:
             return self.tensors["weight"].to(dtype)
         decode = decode_integer if self.scheme.is_integer else decode_codebook

@@ -9,8 +9,10 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from bitplan.errors import SchemeError
+from bitplan.schema.changes import CHANGES, read_change
 from bitplan.schema.family import FAMILIES, WIDE, Family
-from bitplan.schema.sparsity import PATTERN as SPARSITIES
+from bitplan.schema.low_rank import LowRank
+from bitplan.schema.salient import Salient
 from bitplan.schema.sparsity import Sparsity
 
 FLOAT_BITS = {"bf16": 16, "fp16": 16, "fp32": 32}
@@ -35,14 +37,17 @@ class Scheme:
       every 32 weights; `nvfp4`: e2m1, an e4m3 scale for every 16 and one float32 a matrix.
 
     A final `d` after a group says that bfloat16 scales and offsets become bytes, of which every 256
-    of a row share a step (double quantization). What follows a `+` is a `Sparsity` of coded
-    weights: those that are zero take no code. `bits` are those of a code, as it is packed;
-    `symmetric` says that there is no offset.
+    of a row share a step (double quantization). What follows each `+`, in this order, changes a
+    coded scheme: a `Sparsity`, whose zeros take no code; a share of `Salient` columns that are kept
+    at a higher precision; and a `LowRank` term that is added. `bits` are those of a code, as it is
+    packed; `symmetric` says that there is no offset.
 
     >>> Scheme.parse("int3g128s").group_size
     128
     >>> Scheme.parse("int4g64+2:4").sparsity
     Sparsity(kept=2, block=4, percent=None)
+    >>> Scheme.parse("int3g64+2%int8+r16").salient
+    Salient(percent=2, format='int8')
     >>> str(Scheme.parse("fp8"))
     'fp8'
     """
@@ -53,17 +58,26 @@ class Scheme:
     symmetric: bool = True
     double: bool = False
     sparsity: Sparsity | None = None
+    salient: Salient | None = None
+    low_rank: LowRank | None = None
 
     @classmethod
     def parse(cls, name: "str | Scheme") -> "Scheme":
         """The scheme of a short name. Raises `SchemeError` where there is none."""
         if isinstance(name, Scheme):
             return name
+        plain, *changes = name.split("+")
+        scheme = cls._plain(plain)
+        for change in changes:
+            scheme = scheme._with(change)
+        if changes and str(scheme) != name:
+            raise SchemeError(f"{name!r} has its parts in another order. Write {scheme}.")
+        return scheme
+
+    @classmethod
+    def _plain(cls, name: str) -> "Scheme":
         if name in FLOAT_BITS:
             return cls(format=name, bits=FLOAT_BITS[name])
-        name, plus, zeros = name.partition("+")
-        if plus:
-            return cls._sparse(name, zeros)
         match = _NAME.fullmatch(name)
         if match is None:
             raise SchemeError(f"{name!r} is not a scheme. {_known()}")
@@ -98,15 +112,29 @@ class Scheme:
             double=bool(match["double"]),
         )
 
-    @classmethod
-    def _sparse(cls, name: str, zeros: str) -> "Scheme":
-        dense, sparsity = cls.parse(name), Sparsity.parse(zeros)
-        if dense.is_float:
+    def _with(self, change: str) -> "Scheme":
+        """The scheme with what follows one `+`."""
+        if self.is_float:
             raise SchemeError(
-                f"{name}+{zeros}: sparsity is of weights that are codes; {name} keeps all of them "
-                f"as they are. Write int8g64+{zeros}, or the like."
+                f"{self}+{change}: what follows a + changes how codes are stored; {self} keeps all "
+                f"weights as they are. Write int8g64+{change}, or the like."
             )
-        return replace(dense, sparsity=sparsity)
+        field, value = read_change(change)
+        if getattr(self, field) is not None:
+            raise SchemeError(
+                f"{self}+{change} has {getattr(self, field)} and {change}. Leave one of them out."
+            )
+        return replace(self, **{field: value})
+
+    @property
+    def base(self) -> "Scheme":
+        """Without salient columns and a low-rank term."""
+        return replace(self, salient=None, low_rank=None)
+
+    @property
+    def is_composed(self) -> bool:
+        """Whether a matrix is stored as several: see `bitplan.schema.parts`."""
+        return self.salient is not None or self.low_rank is not None
 
     @property
     def is_float(self) -> bool:
@@ -136,8 +164,9 @@ class Scheme:
         free = self.group_size and self.family.group_size is None
         group = f"g{self.group_size}" if free else ""
         symmetric = "s" if self.symmetric and self.family.offset else ""
-        zeros = f"+{self.sparsity}" if self.sparsity else ""
-        return f"{self.stem}{group}{symmetric}{'d' if self.double else ''}{zeros}"
+        changes = (self.sparsity, self.salient, self.low_rank)
+        added = "".join(f"+{change}" for change in changes if change)
+        return f"{self.stem}{group}{symmetric}{'d' if self.double else ''}{added}"
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:
@@ -153,7 +182,7 @@ class Scheme:
 
 
 def scheme_names() -> tuple[str, ...]:
-    """The names of all schemes there are; all but float ones may have a sparsity as well."""
+    """The names of all schemes there are, without what may follow a `+`."""
     coded = []
     for stem, family in FAMILIES.items():
         groups = [f"g{size}" for size in GROUP_SIZES] if family.group_size is None else []
@@ -180,7 +209,8 @@ def _pattern() -> str:
             tail = f"({tail}|s)"
         tails.setdefault("" if family.group_size else tail, []).append(stem)
     coded = (f"({'|'.join(stems)}){tail}" for tail, stems in tails.items())
-    return f"^({'|'.join(FLOAT_BITS)}|({'|'.join(coded)})([+]{SPARSITIES})?)$"
+    changes = "".join(f"([+]{pattern})?" for pattern, _ in CHANGES.values())
+    return f"^({'|'.join(FLOAT_BITS)}|({'|'.join(coded)}){changes})$"
 
 
 def _known() -> str:
@@ -192,8 +222,9 @@ def _known() -> str:
         f"Schemes are {', '.join(FLOAT_BITS)}; {', '.join((*integers, *free))}, each with an "
         f"optional group ({sizes}; the whole row without), the int ones with an optional s for "
         f"symmetric, as in int4g64, int8s or nf4g64; and {', '.join(fixed)}, whose groups are "
-        "fixed. A final d after a group makes bytes of scales, as in nf4g64d, and +2:4 or +50% at "
-        "the end leaves weights out."
+        "fixed. A final d after a group makes bytes of scales, as in nf4g64d. At the end +2:4 or "
+        "+50% leaves weights out, +2%int8 keeps a share of the columns in int8 or bf16, and +r16 "
+        "adds a term of that rank."
     )
 
 

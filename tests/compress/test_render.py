@@ -3,8 +3,8 @@ import torch
 from torch import Tensor
 
 from bitplan.compress import QUANTIZERS, get_quantizer, render
+from bitplan.compress.by_rows import ROWS_AT_ONCE
 from bitplan.compress.curvature import Curvature
-from bitplan.compress.render import ROWS_AT_ONCE
 from bitplan.errors import InputError
 from bitplan.formats import Packed
 from bitplan.schema import Scheme

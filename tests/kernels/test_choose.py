@@ -1,3 +1,5 @@
+import importlib.util
+
 import pytest
 
 from bitplan.errors import InputError
@@ -33,6 +35,9 @@ def free_choice(monkeypatch):
         ("int8s", (0, 80), "reference", "Experts"),
         ("bf16", (64, 64), "reference", "dense"),
         ("fp32", (3, 64, 64), "reference", "dense"),
+        ("int3g64+2%int8", (64, 96), "cpu", "as they are packed. That is of its base"),
+        ("int4g64+2:4+2%bf16+r4", (64, 96), "reference", "leaves weights out. That is of its base"),
+        ("nf4+r4", (3, 64, 96), "reference", "Experts"),
     ],
 )
 def test_what_multiplies_and_why(name, shape, implementation, reason):
@@ -148,3 +153,14 @@ def test_a_processor_without_products_of_bytes_has_the_loops(monkeypatch):
     found, why = choose(Scheme.parse("int4g64"), (64, 64))
     assert found == "cpu"
     assert "no products of bytes" in why
+
+
+def test_salient_columns_leave_a_base_that_the_kernels_of_a_gpu_multiply():
+    # 4096 columns, of which 1% is 64: in 32s, as all that is left is.
+    find = importlib.util.find_spec("triton")
+    found, why = choose(Scheme.parse("int3g64+1%int8+r16"), (4096, 4096), device="cuda")
+    assert found == ("triton" if find else "reference")
+    assert ("3-bit codes as they are stored" if find else "not installed") in why
+    found, why = choose(Scheme.parse("int3g64+1%int8"), (576, 576), device="cuda")
+    assert found == "reference"
+    assert "columns in 32s" in why

@@ -52,6 +52,8 @@ def numbers(model: nn.Module) -> dict[str, torch.Tensor]:
         ("llama", "int4g32"),  # a layer of it has a packed matmul
         ("llama", "nf3g16"),
         ("llama", "int3g16d"),
+        ("llama-tied", "int2g16+2%int8"),
+        ("llama", "int2g16+2%bf16+r2"),
         ("gpt2", "int3g16s"),
         ("mixtral", "int2g16"),
         ("bert", "int3g16"),
