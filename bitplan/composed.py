@@ -88,6 +88,8 @@ class ComposedWeight(AbstractWeight):
         return rows
 
     def _rest_of(self, columns: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():  # a graph keeps nothing from one call to the next
+            return rest_of(columns, self.shape[-1])
         if self._rest is None or self._rest[0] is not columns:
             self._rest = columns, rest_of(columns, self.shape[-1])
         return self._rest[1]

@@ -35,7 +35,7 @@ def free_choice(monkeypatch):
         ("int8s", (0, 80), "reference", "Experts"),
         ("bf16", (64, 64), "reference", "dense"),
         ("fp32", (3, 64, 64), "reference", "dense"),
-        ("int3g64+2%int8", (64, 96), "cpu", "as they are packed. That is of its base"),
+        ("int3g64+2%int8", (64, 96), "cpu", "That is of its base"),
         ("int4g64+2:4+2%bf16+r4", (64, 96), "reference", "leaves weights out. That is of its base"),
         ("nf4+r4", (3, 64, 96), "reference", "Experts"),
     ],
