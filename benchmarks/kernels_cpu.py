@@ -5,18 +5,20 @@
     python benchmarks/kernels_cpu.py decode    # tokens per second of SmolLM2-135M, plan and dense
 
 Contenders take turns, so that what else the machine does hits all alike; a row has the median, the
-quartiles and the least of its times. `--out FILE.json` adds the rows to those of a file, in place
-of older ones of the same part. `--clock cpu` counts processor time in place of time: right for one
-thread on a machine that does other work, where what is long is put off again and again.
+quartiles and the least of its times. One vector meets weights that come from memory, not from a
+cache. `--out FILE.json` adds the rows to those of a file, in place of older ones of the same part.
+`--clock cpu` counts processor time in place of time: right for one thread on a machine that does
+other work, where what is long is put off again and again.
 """
 
 import argparse
 import copy
+import itertools
 import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,8 @@ from torch.nn.functional import linear
 from bitplan.apply import pack_layers
 from bitplan.compress import render
 from bitplan.formats import Packed
-from bitplan.kernels.integer import cpu, torch_packed
+from bitplan.kernels.integer import cpu, cpu_dot, torch_packed
+from bitplan.kernels.native import dot
 from bitplan.models import fetch, find_layers, load_model, weight_of
 from bitplan.schema import Layer, Scheme
 
@@ -36,6 +39,9 @@ WIDTHS = [2, 3, 4, 5, 6, 8]
 Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 BANDWIDTH_BYTES = 1 << 28
+COLD_BYTES = 1 << 27
+"""Of copies of a weight that take turns: more than caches hold, as the layers of a model are."""
+LOOPS = {"dot": cpu_dot, "loops": cpu} if dot.instructions() else {"loops": cpu}
 MIXED = ["int3g64", "int4g64"]
 """3.5 bits on average, the demo's head and embedding at 4."""
 
@@ -83,9 +89,18 @@ def packed(weight: torch.Tensor, name: str) -> Packed:
     return render(weight, [Scheme.parse(name)], quantizer="rtn")[Scheme.parse(name)]
 
 
-def product(weight: Packed, inputs: torch.Tensor, kernel: Any) -> Callable[[], torch.Tensor]:
+def product(
+    weight: Packed, inputs: torch.Tensor, kernel: Any, *, cold: bool = False
+) -> Callable[[], torch.Tensor]:
     held = kernel.arrange(weight.tensors, weight.scheme, weight.shape[-1])
-    return lambda: kernel.linear(inputs, held, weight.scheme)
+    copies = in_turn([held], weight.nbytes) if cold else itertools.cycle([held])
+    return lambda: kernel.linear(inputs, next(copies), weight.scheme)
+
+
+def in_turn(weights: list[Any], size: int) -> Iterator[Any]:
+    """Copies of a weight, one after the other and again."""
+    count = max(1, min(COLD_BYTES // size, 256))
+    return itertools.cycle(copy.deepcopy(weights * count))
 
 
 def matvec(repeats: int, clock: Clock) -> list[dict[str, Any]]:
@@ -100,13 +115,19 @@ def matvec(repeats: int, clock: Clock) -> list[dict[str, Any]]:
         weights["int8s"] = packed(dense, "int8s")
         for dtype in (torch.bfloat16, torch.float32):
             inputs, kept = torch.randn(1, width).to(dtype), dense.to(dtype)
-            contenders: dict[str, Callable[[], Any]] = {"dense": partial(linear, inputs, kept)}
+            turns = in_turn([kept], kept.nbytes)
+            contenders: dict[str, Callable[[], Any]] = {
+                "dense": lambda turns=turns, inputs=inputs: linear(inputs, next(turns))
+            }
             bytes_of = {"dense": kept.nbytes}
             for name, weight in weights.items():
-                contenders[name] = product(weight, inputs, cpu)
-                bytes_of[name] = weight.nbytes
+                for kind, kernel in LOOPS.items():
+                    contenders[f"{name}, {kind}"] = product(weight, inputs, kernel, cold=True)
+                    bytes_of[f"{name}, {kind}"] = weight.nbytes
             for name in ("int4g64", "int8s") if dtype == torch.bfloat16 else ():
-                contenders[f"{name}, torch"] = product(weights[name], inputs, torch_packed)
+                contenders[f"{name}, torch"] = product(
+                    weights[name], inputs, torch_packed, cold=True
+                )
                 bytes_of[f"{name}, torch"] = weights[name].nbytes
             for name, found in timed(contenders, repeats, clock).items():
                 speed = bytes_of[name] / found["median"] / 1e6
@@ -124,7 +145,8 @@ def prefill(repeats: int, clock: Clock) -> list[dict[str, Any]]:
             inputs, kept = torch.randn(512, width).to(dtype), dense.to(dtype)
             contenders: dict[str, Callable[[], Any]] = {"dense": partial(linear, inputs, kept)}
             for name in ("int2g64", "int3g64", "int4g64", "int8s"):
-                contenders[name] = product(packed(dense, name), inputs, cpu)
+                for kind, kernel in LOOPS.items():
+                    contenders[f"{name}, {kind}"] = product(packed(dense, name), inputs, kernel)
             for name, found in timed(contenders, max(2, repeats // 6), clock).items():
                 row = {"shape": f"{height}x{width}", "name": name, "dtype": str(dtype)[6:]}
                 rows.append(row | found)
