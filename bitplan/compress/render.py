@@ -7,7 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bitplan.compress.curvature import Curvature
+from bitplan.compress.quantizers.admm import admm
+from bitplan.compress.quantizers.dsnot import dsnot
 from bitplan.compress.quantizers.gptq import gptq
+from bitplan.compress.quantizers.hqq import hqq
 from bitplan.compress.quantizers.quantease import quantease
 from bitplan.compress.quantizers.rtn import clip, rtn
 from bitplan.errors import InputError, SchemeError
@@ -21,7 +24,10 @@ Quantizer = Callable[[Tensor, Sequence[Scheme], Curvature | None, Tensor | None]
 QUANTIZERS: dict[str, Quantizer] = {
     "gptq": gptq,
     "quantease": quantease,
+    "admm": admm,
     "clip": clip,
+    "dsnot": dsnot,
+    "hqq": hqq,
     "rtn": rtn,
 }
 
@@ -83,7 +89,7 @@ def get_quantizer(name: str) -> Quantizer:
 
 def reads_covariance(quantizer: str) -> bool:
     """Whether a quantizer is any better for H."""
-    return get_quantizer(quantizer) is not rtn
+    return get_quantizer(quantizer) not in (rtn, hqq)
 
 
 def _render(

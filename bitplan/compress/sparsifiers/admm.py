@@ -1,0 +1,51 @@
+"""Weights that make up for those left out, by ADMM (Boža, 2024, "Fast and effective weight update
+for pruned large language models").
+
+Of min tr((V - W) H (V - W)') over weights V that are zero where the mask says, one step is
+
+    V = (H + rho I)^-1 (H W + rho (Z - U)),    Z = mask * (V + U),    U = U + V - Z,
+
+all columns at once, where SparseGPT lets only those still to come make up for one. Columns are
+scaled so that H has ones on its diagonal: rho = 1 then suits any layer, and the size of a weight is
+Wanda's score. The mask grows with the first steps from none to what the sparsity says, each time by
+what is smallest of V + U; one of blocks is chosen anew in these steps, for a block is sparse or not.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from bitplan.compress.sparsifiers.keep import keep
+from bitplan.compress.sparsifiers.scores import magnitude
+from bitplan.schema import Sparsity
+
+RHO = 1.0
+STEPS, GROWING = 20, 15
+"""All steps, and those of them with which the mask grows, as published."""
+
+
+def admm(
+    weight: Float[Tensor, "in rows"], sparsity: Sparsity, matrix: Float[Tensor, "in in"]
+) -> tuple[Float[Tensor, "in rows"], Bool[Tensor, "in rows"]]:
+    """The weights, zero where they are left out, and True where they are not; H with a diagonal."""
+    scale = matrix.diagonal().sqrt().unsqueeze(1)
+    unit = matrix.div(scale).div_(scale.t())
+    solved = weight * scale
+    target = unit @ solved
+    unit.diagonal().add_(RHO)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(unit))
+    columns = len(weight)
+    final = sparsity.columns(columns)
+    dual = torch.zeros_like(solved)
+    mask = torch.ones_like(solved, dtype=torch.bool)
+    for step in range(1, STEPS + 1):
+        free = solved.add_(dual)
+        if step <= GROWING:
+            gone = (columns - final) * (1 - (1 - step / GROWING) ** 3)
+            mask = keep(magnitude(free), sparsity, columns - int(gone))
+        kept = free * mask
+        dual = free - kept
+        if step == STEPS:
+            return kept.div_(scale), mask
+        solved = inverse @ kept.sub(dual).mul_(RHO).add_(target)
+    raise AssertionError
