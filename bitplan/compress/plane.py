@@ -82,7 +82,7 @@ class AbstractPlane(ABC):
         values: Float[Tensor, "group rows"],
         target: Float[Tensor, "group rows"],
     ) -> Grid:
-        """The grid nearest to `target` in least squares with the codes as they are, those of `values`.
+        """The grid nearest to `target` in least squares with the codes of `values` as they are.
 
         The offset of a row moves where it has one, else its scale: one number of each group.
         """

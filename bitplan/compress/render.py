@@ -47,8 +47,9 @@ def render(
 ) -> dict[Scheme, Packed]:
     """Compress `weight` to each of `schemes`.
 
-    `covariance` is H of `bitplan.sensitivity.statistics`, up to a factor; without it gptq and clip
-    weigh all columns alike. gptq draws it to its diagonal by `shrinkage`, from 0 (default) to 1.
+    `covariance` is H of `bitplan.sensitivity.statistics`, up to a factor; without it all columns
+    weigh alike, as they always do for hqq and rtn. Quantizers that read more than its diagonal
+    draw it there by `shrinkage`, from 0 (default) to 1.
     Each scheme comes out the same, alone or beside others. Raises `InputError` for an unknown
     quantizer, and for a weight or a covariance that is not finite, and `SchemeError` for a sparsity
     that its rows cannot have.

@@ -1,7 +1,7 @@
 """Weights that make up for those left out (Boža, 2024), rounded by `gptq`: dense schemes get that.
 
-What is left out is chosen, and the weights are moved, before the first is rounded; GPTQ then spreads
-rounding errors alone.
+What is left out is chosen, and the weights are moved, before the first is rounded; GPTQ then
+spreads rounding errors alone.
 """
 
 from collections.abc import Sequence

@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from bitplan.compress.curvature import Curvature
 from bitplan.compress.planes import once
 from bitplan.compress.quantizers.rtn import clip
-from bitplan.compress.sparsifiers import keep, wanda
 from bitplan.compress.sparsifiers import dsnot as swapped
+from bitplan.compress.sparsifiers import keep, wanda
 from bitplan.formats import Packed
 from bitplan.schema import Scheme, Sparsity
 

@@ -52,28 +52,27 @@ def half_quadratic(plane: AbstractPlane, group: slice) -> Grid:
     """The grid of a group; what is not kept has no part in it."""
     weight = plane.weight(group)
     counts = plane.matters(group, torch.ones(len(weight), device=weight.device))
-    grid = best_grid = plane.full(group)
+    grid = best = plane.full(group)
     values = plane.codes_and_values(weight, grid)[1]
     error = weight - values
     unit = error.abs().mul_(counts).mean(0).mul_(4)
     unit = torch.where(unit > 0, unit, 1.0)
-    least = None
-    for step in range(STEPS + 1):
-        size = (error / unit).abs_().clamp_min_(LEAST)
-        slope = size.pow(P - 1)
-        found = (size * slope).mul_(counts).sum(0)
-        if least is None:
-            least = found
-        better = found < least
-        least = torch.where(better, found, least)
-        best_grid = tuple(
-            torch.where(better, new, old) for new, old in zip(grid, best_grid, strict=True)
-        )
-        if step == STEPS:
-            break
-        borne = size.sub_(slope.div_(BETA * GROWTH**step)).clamp_min_(0).mul_(unit)
-        borne.copysign_(error)
-        grid = plane.toward(group, grid, values, weight - borne)
+    size, power = _sizes(error, unit)
+    least = (size * power).mul_(counts).sum(0)
+    for step in range(STEPS):
+        borne = size.sub_(power.div_(BETA * GROWTH**step)).clamp_min_(0).mul_(unit)
+        grid = plane.toward(group, grid, values, weight - borne.copysign_(error))
         values = plane.codes_and_values(weight, grid)[1]
         error = weight - values
-    return best_grid
+        size, power = _sizes(error, unit)
+        found = (size * power).mul_(counts).sum(0)
+        better = found < least
+        least = torch.where(better, found, least)
+        best = tuple(torch.where(better, one, old) for one, old in zip(grid, best, strict=True))
+    return best
+
+
+def _sizes(error: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+    """|e| and |e|^(p - 1), whose product is the norm's part of each."""
+    size = (error / unit).abs_().clamp_min_(LEAST)
+    return size, size.pow(P - 1)

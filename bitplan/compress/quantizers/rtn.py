@@ -29,7 +29,9 @@ def rtn(
     reach: Float[Tensor, ""] | None = None,
 ) -> list[Packed]:
     """Render one weight in several coded schemes; H is not read."""
-    return rounded(weight, schemes, reach, lambda plane, group: plane.full(group), by_score(magnitude))
+    return rounded(
+        weight, schemes, reach, lambda plane, group: plane.full(group), by_score(magnitude)
+    )
 
 
 def clip(
