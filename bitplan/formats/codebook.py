@@ -14,6 +14,9 @@ from torch import Tensor
 from bitplan.formats import minifloat, normal_float
 from bitplan.schema import Scheme
 
+FEW = 15
+"""Midpoints that a value is compared with one by one: sooner done than a search for each value."""
+
 SIGN = (-1.0, 1.0)
 TERNARY = (-1.0, 0.0, 1.0)
 
@@ -76,7 +79,12 @@ class Codebook:
 
     def nearest(self, values: Float[Tensor, "*shape"]) -> Tensor:
         """Index of the level nearest to each value: int32."""
-        return torch.bucketize(values, self.midpoints.to(values.device), out_int32=True)
+        if len(self.midpoints) > FEW:
+            return torch.bucketize(values, self.midpoints.to(values.device), out_int32=True)
+        index = torch.full_like(values, len(self.midpoints), dtype=torch.uint8)
+        for midpoint in self.midpoints.tolist():
+            index -= (values <= midpoint).view(torch.uint8)
+        return index.int()
 
     def levels_at(self, index: Tensor) -> Float[Tensor, "*shape"]:
         """The levels of what `nearest` found."""
