@@ -17,6 +17,9 @@ from bitplan.schema import Scheme
 FEW = 15
 """Midpoints that a value is compared with one by one: sooner done than a search for each value."""
 
+AT_ONCE = 1 << 16
+"""Codes that are looked up at once: what stays in a processor's cache."""
+
 SIGN = (-1.0, 1.0)
 TERNARY = (-1.0, 0.0, 1.0)
 
@@ -96,7 +99,14 @@ class Codebook:
 
     def values_of(self, codes: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The value of each code."""
-        return look_up(self.table, codes.int())
+        if codes.device.type != "cpu":
+            return look_up(self.table, codes.int())
+        # Part by part: an index is of int32, four times as large as the code.
+        values = torch.empty(codes.shape)
+        parts = codes.flatten().split(AT_ONCE), values.view(-1).split(AT_ONCE)
+        for some, found in zip(*parts, strict=True):
+            torch.index_select(self.table, 0, some.int(), out=found)
+        return values
 
 
 def look_up(table: Float[Tensor, "entries"], index: Tensor) -> Tensor:
