@@ -105,16 +105,12 @@ def run_rates(args: argparse.Namespace) -> None:
                     times.setdefault((scheme, part, version), []).extend(seconds)
     megabytes = 4 * args.shape[0] * args.shape[1] / 1e6
     rows = []
-    for (scheme, part, version), seconds in times.items():
-        low, middle, high = statistics.quantiles([megabytes / s for s in seconds], n=4)
-        row = {"scheme": scheme, "part": part, "version": version}
-        rows.append(row | {"MB/s": round(middle), "low": round(low), "high": round(high)})
     print("| scheme | part | version | MB/s, median | quartiles |\n|---|---|---|---|---|")
-    for row in rows:
-        spread = f"{row['low']:,} - {row['high']:,}"
-        print(
-            f"| {row['scheme']} | {row['part']} | {row['version']} | {row['MB/s']:,} | {spread} |"
-        )
+    for key, seconds in sorted(times.items(), key=lambda item: item[0][:2]):
+        low, middle, high = statistics.quantiles([megabytes / s for s in seconds], n=4)
+        print(f"| {' | '.join(key)} | {middle:,.0f} | {low:,.0f} - {high:,.0f} |")
+        row = dict(zip(("scheme", "part", "version"), key, strict=True))
+        rows.append(row | {"MB/s": round(middle), "low": round(low), "high": round(high)})
     if args.out:
         content = {"machine": _machine(), "shape": args.shape, "clock": "cpu", "rows": rows}
         args.out.write_text(json.dumps(content, indent=1) + "\n")
@@ -238,9 +234,7 @@ def _machine() -> str:
 
 
 def _show(rows: list[Row]) -> None:
-    print(
-        "| scheme | quantizer | loss | of zeros | s | KL | perplexity |\n|---|---|---|---|---|---|---|"
-    )
+    print("| scheme | quantizer | loss | of zeros | s | KL | perplexity |\n" + "|---" * 7 + "|")
     for row in rows:
         cells = [row["scheme"], row["quantizer"], f"{row['loss']:.5f}", f"{row['share']:.5f}"]
         cells.append(f"{row['render_s']:.1f}")
