@@ -66,8 +66,8 @@ def spread(
 def only_kept(
     row: Float[Tensor, "*rows columns"], mask: Bool[Tensor, "*rows columns"]
 ) -> Float[Tensor, "*rows columns"]:
-    """Zero where the mask says so; overwrites `row` where no gradient passes through it."""
-    if row.requires_grad:
+    """Zero where the mask says so; may overwrite `row` where no gradient passes through it."""
+    if row.requires_grad or row.device.type != "cpu":
         return row * mask
     # Part by part: a mask becomes float32 to be multiplied, which is four times as large.
     at_once = max(1, AT_ONCE // max(1, row.shape[-1]))

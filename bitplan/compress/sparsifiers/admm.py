@@ -34,7 +34,9 @@ def admm(
     solved = weight * scale
     target = unit @ solved
     unit.diagonal().add_(RHO)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(unit))
+    unit = torch.linalg.cholesky(unit)  # each in place of the last: they are as large as H
+    inverse = torch.cholesky_inverse(unit)
+    del unit
     columns = len(weight)
     most = columns - sparsity.columns(columns)
     kept, dual = solved, torch.zeros_like(solved)
