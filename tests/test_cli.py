@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from bitplan.allocator import PRESETS, SOLVERS
 from bitplan.apply import held_bytes
 from bitplan.cli import main
 from bitplan.cli.measuring import names_of
+from bitplan.compress import QUANTIZERS
 from bitplan.effort import EFFORTS
 from bitplan.export import load, load_plan
 
@@ -417,6 +419,12 @@ def test_the_estimator_is_named_and_its_reason_told_when_asked(bitplan, tiny_fol
     assert good(bitplan(*command)).err == ""  # to be told is for one command
     for verb in ("measure", "allocate"):
         assert "auto (the best that" in good(bitplan(verb, "--help")).out
+
+
+@pytest.mark.parametrize("verb", ["measure", "allocate"])
+def test_the_help_names_every_quantizer(verb, bitplan):
+    said = good(bitplan(verb, "--help")).out.partition("--quantizer")[2].partition("--through")[0]
+    assert {name for name in QUANTIZERS if not re.search(rf"\b{name}\b", said)} == set()
 
 
 def test_a_budget_as_large_as_the_model_keeps_it(bitplan, tiny_folder):

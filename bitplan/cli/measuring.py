@@ -80,7 +80,11 @@ class EffortOptions:
     effort: Effort = "standard"
     quantizer: Annotated[
         str | None,
-        typer.Option(help="gptq, quantease, clip or rtn.", show_default="the effort's"),
+        typer.Option(
+            help="gptq, quantease, clip; hqq or rtn, which read no text; admm (gptq with sparse "
+            "weights solved first) or dsnot (clip with better masks).",
+            show_default="the effort's",
+        ),
     ] = None
     through: Annotated[
         str,

@@ -91,6 +91,16 @@ class CodebookPlane(AbstractPlane):
         """Another scale."""
         return (refit_scale(grid[0], values, slope, matrix, self._stored(group)), *grid[1:])
 
+    def toward(self, group: slice, grid: Grid, values: Tensor, target: Tensor) -> Grid:
+        """Another scale."""
+        scale = grid[0]
+        levels = values / torch.where(scale > 0, scale, 1.0)
+        if self.mask is not None:
+            levels.mul_(self.mask[group])
+        squares, along = levels.square().sum(0), levels.mul_(target).sum(0)
+        fitted = self._stored(group)(along / torch.where(squares > 0, squares, 1.0))
+        return (torch.where(along > 0, fitted, scale), *grid[1:])
+
     def codes(self, weight: Tensor, grid: Grid) -> Tensor:
         """The nearest codes."""
         return self.book.codes_at(self._nearest(weight, grid[0]))

@@ -140,8 +140,9 @@ def stacked(weight: Float[Tensor, "out in"], schemes: Sequence[Scheme]) -> Tenso
 
     Each copy's rows are filled up with zeros to a multiple of `LANES`.
     """
-    columns = torch.nn.functional.pad(weight.float().t(), (0, -len(weight) % LANES))
-    return columns.repeat(1, len(schemes))
+    rows = torch.nn.functional.pad(weight.float(), (0, 0, 0, -len(weight) % LANES))
+    columns = rows.t().clone(memory_format=torch.contiguous_format)
+    return columns if len(schemes) == 1 else columns.repeat(1, len(schemes))
 
 
 def unstacked(

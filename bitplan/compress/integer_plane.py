@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -50,6 +51,18 @@ class IntegerPlane(AbstractPlane):
         return refit_range(
             scale, offset, values, slope, matrix, levels.stored, levels.symmetric, kept
         )
+
+    def toward(self, group: slice, grid: Grid, values: Tensor, target: Tensor) -> Grid:
+        """Another offset; of a symmetric row another scale."""
+        scale, offset = grid
+        levels, symmetric = self._levels(group), self.levels.symmetric
+        kept = torch.ones_like(values) if self.mask is None else self.mask[group].float()
+        shift = (target - values).mul_(kept).div_(kept.sum(0).clamp_min(1)).sum(0)
+        moved = torch.where(symmetric, offset, levels.stored.offset(offset + shift))
+        units = (values - offset).div_(scale).mul_(kept)
+        squares, along = units.square().sum(0), units.mul_(target).sum(0)
+        fitted = levels.stored.positive_scale(along / torch.where(squares > 0, squares, 1.0))
+        return torch.where(symmetric & (along > 0), fitted, scale), moved
 
     def on_another(self, values: Tensor, before: Grid, after: Grid) -> Tensor:
         """The same of the scale and the offset."""

@@ -50,6 +50,10 @@ class MixedPlane(AbstractPlane):
         """Another scale for the codebook that each row has."""
         return self.planes[0].refit(group, grid, values, slope, matrix)
 
+    def toward(self, group: slice, grid: Grid, values: Tensor, target: Tensor) -> Grid:
+        """Another scale for the codebook that each row has."""
+        return self.planes[0].toward(group, grid, values, target)
+
     def codes(self, weight: Tensor, grid: Grid) -> Tensor:
         """The nearest codes."""
         scale, choice = grid

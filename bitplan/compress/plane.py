@@ -74,6 +74,19 @@ class AbstractPlane(ABC):
         rise, and `matrix` half of the loss's second derivatives.
         """
 
+    @abstractmethod
+    def toward(
+        self,
+        group: slice,
+        grid: Grid,
+        values: Float[Tensor, "group rows"],
+        target: Float[Tensor, "group rows"],
+    ) -> Grid:
+        """The grid nearest to `target` in least squares with the codes of `values` as they are.
+
+        The offset of a row moves where it has one, else its scale: one number of each group.
+        """
+
     def on_another(self, values: Float[Tensor, "group rows"], before: Grid, after: Grid) -> Tensor:
         """Within rounding what the codes of `values` decode to when the scale is another."""
         return values / torch.where(before[0] > 0, before[0], 1.0) * after[0]

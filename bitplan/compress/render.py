@@ -10,7 +10,10 @@ from torch import Tensor
 from bitplan.compress.by_rows import Quantizer, by_rows, joined
 from bitplan.compress.curvature import Curvature
 from bitplan.compress.low_rank import add_low_rank
+from bitplan.compress.quantizers.admm import admm
+from bitplan.compress.quantizers.dsnot import dsnot
 from bitplan.compress.quantizers.gptq import gptq
+from bitplan.compress.quantizers.hqq import hqq
 from bitplan.compress.quantizers.quantease import quantease
 from bitplan.compress.quantizers.rtn import clip, rtn
 from bitplan.compress.salient import salient_apart
@@ -21,11 +24,14 @@ from bitplan.schema import Scheme, unfit
 QUANTIZERS: dict[str, Quantizer] = {
     "gptq": gptq,
     "quantease": quantease,
+    "admm": admm,
     "clip": clip,
+    "dsnot": dsnot,
+    "hqq": hqq,
     "rtn": rtn,
 }
 
-COMPENSATING = ("gptq", "quantease")
+COMPENSATING = ("gptq", "admm", "quantease")
 """Quantizers that let columns make up for the errors of others."""
 
 
@@ -40,8 +46,9 @@ def render(
 ) -> dict[Scheme, Packed]:
     """Compress `weight` to each of `schemes`.
 
-    `covariance` is H of `bitplan.sensitivity.statistics`, up to a factor; without it gptq and clip
-    weigh all columns alike. gptq draws it to its diagonal by `shrinkage`, from 0 (default) to 1.
+    `covariance` is H of `bitplan.sensitivity.statistics`, up to a factor; without it all columns
+    weigh alike, as they always do for hqq and rtn. Quantizers that read more than its diagonal
+    draw it there by `shrinkage`, from 0 (default) to 1.
     Each scheme comes out the same, alone or beside others. Raises `InputError` for an unknown
     quantizer, and for a weight or a covariance that is not finite, and `SchemeError` for a scheme
     that a weight of this shape cannot have.
@@ -82,7 +89,7 @@ def get_quantizer(name: str) -> Quantizer:
 
 def reads_covariance(quantizer: str) -> bool:
     """Whether a quantizer is any better for H."""
-    return get_quantizer(quantizer) is not rtn
+    return get_quantizer(quantizer) not in (rtn, hqq)
 
 
 def _render(

@@ -34,12 +34,15 @@ def pack(codes: UInt8[Tensor, "*rows columns"], bits: int) -> UInt8[Tensor, "*ro
         codes = torch.nn.functional.pad(codes, (0, cells * CELL - columns))
     if bits == 8:
         return codes.clone(memory_format=torch.contiguous_format)
-    codes = codes.reshape(*rows, cells, CELL)
-    words = torch.zeros(*rows, cells, dtype=torch.int64, device=codes.device)
-    for lane in range(CELL):
-        words |= codes[..., lane].to(torch.int64) << (lane * bits)
-    cells_of_bytes = words.unsqueeze(-1).view(torch.uint8)[..., :bits]
-    return cells_of_bytes.reshape(*rows, cells * bits).contiguous()
+    flat = codes.reshape(-1)
+    if flat.storage_offset() % CELL or not flat.is_contiguous():  # a word is eight whole bytes
+        flat = flat.clone(memory_format=torch.contiguous_format)
+    words = _gather(flat.view(torch.int64), bits)
+    if bits in _WORDS:
+        packed = words.to(_WORDS[bits]).view(torch.uint8)
+    else:
+        packed = words.view(torch.uint8).view(-1, CELL)[:, :bits].contiguous()
+    return packed.view(*rows, cells * bits)
 
 
 def unpack(
@@ -64,6 +67,16 @@ def unpack(
 
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
 """Widths at which a cell is a word of its own; what a sign fills above it is masked off."""
+
+
+def _gather(words: Int64[Tensor, "*cells"], bits: int) -> Int64[Tensor, "*cells"]:
+    """Move the 8 codes in the bytes of each word to its low bits: the way back from `_spread`."""
+    for codes in (1, 2, 4):
+        run, room = codes * bits, codes * 8
+        low = sum(((1 << run) - 1) << start for start in range(0, 64, 2 * room))
+        moved = (words >> (room - run)).bitwise_and_(low << run)
+        words = (words & low).bitwise_or_(moved)
+    return words
 
 
 def _spread(words: Int64[Tensor, "*cells"], bits: int) -> Int64[Tensor, "*cells"]:

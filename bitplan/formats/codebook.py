@@ -14,6 +14,12 @@ from torch import Tensor
 from bitplan.formats import minifloat, normal_float
 from bitplan.schema import Scheme
 
+FEW = 15
+"""Midpoints that a value is compared with one by one: sooner done than a search for each value."""
+
+AT_ONCE = 1 << 16
+"""Codes that are looked up at once: what stays in a processor's cache."""
+
 SIGN = (-1.0, 1.0)
 TERNARY = (-1.0, 0.0, 1.0)
 
@@ -76,7 +82,12 @@ class Codebook:
 
     def nearest(self, values: Float[Tensor, "*shape"]) -> Tensor:
         """Index of the level nearest to each value: int32."""
-        return torch.bucketize(values, self.midpoints.to(values.device), out_int32=True)
+        if len(self.midpoints) > FEW:
+            return torch.bucketize(values, self.midpoints.to(values.device), out_int32=True)
+        index = torch.full_like(values, len(self.midpoints), dtype=torch.uint8)
+        for midpoint in self.midpoints.tolist():
+            index -= (values <= midpoint).view(torch.uint8)
+        return index.int()
 
     def levels_at(self, index: Tensor) -> Float[Tensor, "*shape"]:
         """The levels of what `nearest` found."""
@@ -88,7 +99,14 @@ class Codebook:
 
     def values_of(self, codes: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The value of each code."""
-        return look_up(self.table, codes.int())
+        if codes.device.type != "cpu":
+            return look_up(self.table, codes.int())
+        # Part by part: an index is of int32, four times as large as the code.
+        values = torch.empty(codes.shape)
+        parts = codes.flatten().split(AT_ONCE), values.view(-1).split(AT_ONCE)
+        for some, found in zip(*parts, strict=True):
+            torch.index_select(self.table, 0, some.int(), out=found)
+        return values
 
 
 def look_up(table: Float[Tensor, "entries"], index: Tensor) -> Tensor:

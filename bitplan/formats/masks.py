@@ -8,12 +8,16 @@ Codes are packed as `bits` says; padding is zero.
 from functools import cache
 from itertools import combinations
 
+import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from bitplan.formats import bits
 from bitplan.schema import Sparsity
+
+AT_ONCE = 1 << 16
+"""Weights that are made zero at once: what stays in a processor's cache."""
 
 
 def pack_mask(
@@ -39,7 +43,8 @@ def unpack_mask(
     if sparsity.block is None:
         return bits.unpack(packed, 1, columns).bool()
     number = bits.unpack(packed, sparsity.code_bits, columns // sparsity.block)
-    return _patterns(sparsity).to(packed.device)[number.int()].flatten(-2)
+    patterns = _patterns(sparsity).to(packed.device)
+    return patterns.index_select(0, number.flatten().int()).view(*number.shape[:-1], columns)
 
 
 def kept_of(
@@ -47,15 +52,35 @@ def kept_of(
 ) -> UInt8[Tensor, "*rows kept"]:
     """What is kept, row by row: as many of each."""
     *rows, _ = values.shape
-    return values[mask].reshape(*rows, -1)
+    return values.flatten().index_select(0, _places(mask)).view(*rows, -1)
 
 
 def spread(
     kept: UInt8[Tensor, "*rows kept"], mask: Bool[Tensor, "*rows columns"]
 ) -> UInt8[Tensor, "*rows columns"]:
     """Each kept value where it belongs; zero elsewhere."""
-    whole = torch.zeros(mask.shape, dtype=kept.dtype, device=kept.device)
-    return whole.masked_scatter_(mask, kept.contiguous())
+    whole = torch.zeros(mask.numel(), dtype=kept.dtype, device=kept.device)
+    return whole.scatter_(0, _places(mask), kept.flatten()).view(mask.shape)
+
+
+def only_kept(
+    row: Float[Tensor, "*rows columns"], mask: Bool[Tensor, "*rows columns"]
+) -> Float[Tensor, "*rows columns"]:
+    """Zero where the mask says so; may overwrite `row` where no gradient passes through it."""
+    if row.requires_grad or row.device.type != "cpu":
+        return row * mask
+    # Part by part: a mask becomes float32 to be multiplied, which is four times as large.
+    at_once = max(1, AT_ONCE // max(1, row.shape[-1]))
+    for part, kept in zip(row.split(at_once, -2), mask.split(at_once, -2), strict=True):
+        part.mul_(kept)
+    return row
+
+
+def _places(mask: Bool[Tensor, "*rows columns"]) -> Int64[Tensor, "all_kept"]:
+    """Where the kept values lie, of all rows one after another."""
+    if mask.device.type == "cpu":  # numpy finds them in a twentieth of the time that torch takes
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.flatten().nonzero().squeeze(1)
 
 
 @cache

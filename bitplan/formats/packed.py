@@ -239,7 +239,7 @@ def _in_rows(
     values: Float[Tensor, "*out groups group"], columns: int, mask: Tensor | None
 ) -> Float[Tensor, "*out in"]:
     row = values.flatten(-2)[..., :columns]
-    return row if mask is None else row * mask
+    return row if mask is None else masks.only_kept(row, mask)
 
 
 def _in_groups(row: Tensor, groups: int, scheme: Scheme) -> Tensor:

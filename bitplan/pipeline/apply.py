@@ -9,7 +9,7 @@ from torch import nn
 
 from bitplan.apply import check_plan, pack_caches_of, pack_layers
 from bitplan.calibration import SAMPLED, Calibration, Sizes, TokenSets, settle, tokens_digest
-from bitplan.compress import render
+from bitplan.compress import reads_covariance, render
 from bitplan.effort import STANDARD, get_effort
 from bitplan.errors import CalibrationError, InputError, PlanError
 from bitplan.models import Source, weight_of
@@ -153,8 +153,9 @@ def _render(
     needy = []
     for layer in layers:
         scheme = plan.schemes[layer.name]
-        if scheme.is_float or made.quantizer == "rtn":
-            rendered = render(weight_of(workspace.model, layer), [scheme], quantizer="rtn")
+        if scheme.is_float or not reads_covariance(made.quantizer):
+            weight = weight_of(workspace.model, layer)
+            rendered = render(weight, [scheme], quantizer=made.quantizer)
             store.put(layer, rendered[scheme])
         else:
             needy.append(layer)

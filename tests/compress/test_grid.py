@@ -26,6 +26,15 @@ def test_stacked_rows_come_in_whole_lanes():
         assert not work[:, start + 5 : start + LANES].any()
 
 
+@pytest.mark.parametrize("rows", [5, LANES])
+@pytest.mark.parametrize("turned", [False, True])
+def test_stacked_is_a_copy_however_the_weight_lies(rows, turned):
+    weight = torch.randn(3, rows).t() if turned else torch.randn(rows, 3)
+    kept = weight.clone()
+    stacked(weight, schemes("int4")).zero_()
+    assert torch.equal(weight, kept)
+
+
 def test_unstacked_gives_each_scheme_its_own_rows():
     both = schemes("int4", "int8s")
     rows = 70

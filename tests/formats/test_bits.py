@@ -72,6 +72,15 @@ def test_layout_in_memory_does_not_matter(bits):
 
 
 @pytest.mark.parametrize("bits", WIDTHS)
+@pytest.mark.parametrize("start", [1, 3, 8])
+def test_codes_may_begin_anywhere_in_memory(start, bits):
+    values = codes((64,), bits)[start : start + 24]
+    assert torch.equal(pack(values, bits), pack(values.clone(), bits))
+    rows = codes((3, 40), bits)[:, start : start + 24]
+    assert torch.equal(unpack(pack(rows, bits), bits, 24), rows)
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
 def test_packing_copies(bits):
     values = codes((2, 8), bits)
     packed = pack(values, bits)

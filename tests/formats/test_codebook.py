@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from bitplan.formats.codebook import Codebook, codebook_of
+from bitplan.formats.codebook import AT_ONCE, Codebook, codebook_of
 from bitplan.schema import FAMILIES, Scheme
 
 STEMS = [s for s, family in FAMILIES.items() if not family.offset and family.choices == 1]
@@ -120,3 +120,22 @@ def test_bitmod_replaces_the_negative_zero(bits, base, extra):
         assert ours.levels.tolist() == sorted({*base, *(-one for one in base), value})
         assert ours.table[2 ** (bits - 1)] == value
         assert torch.equal(ours.values_of(ours.codes), ours.levels)
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_few_levels_and_many_are_searched_alike(stem):
+    found, generator = book(stem), torch.Generator().manual_seed(0)
+    edges = torch.cat([found.midpoints, found.levels])
+    spread = torch.randn(999, generator=generator) * found.highest
+    strange = torch.tensor([torch.nan, torch.inf, -torch.inf, 0.0, -0.0])
+    values = torch.cat([edges, edges.nextafter(torch.tensor(torch.inf)), spread, strange])
+    expected = torch.bucketize(values, found.midpoints, out_int32=True)
+    index = found.nearest(values)
+    assert index.dtype == torch.int32
+    assert torch.equal(index, expected)
+
+
+def test_values_of_more_codes_than_are_looked_up_at_once():
+    codes = torch.randint(0, 16, (3, AT_ONCE // 2), dtype=torch.uint8)
+    for given in (codes, codes.t(), codes[:, 1:]):
+        assert torch.equal(book("nf4").values_of(given), book("nf4").table[given.long()])

@@ -7,10 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bitplan.compress import render
 from bitplan.compress.sparsifiers import keep
 from bitplan.footprint import mask_bytes
 from bitplan.formats import Packed
-from bitplan.formats.masks import kept_of, pack_mask, spread, unpack_mask
+from bitplan.formats.masks import AT_ONCE, kept_of, pack_mask, spread, unpack_mask
 from bitplan.schema import Scheme, Sparsity
 
 BLOCKED = [f"{kept}:{block}" for block in (2, 4, 8) for kept in range(1, block)]
@@ -70,3 +71,32 @@ def test_what_is_not_kept_decodes_to_zero_and_the_rest_as_without(name):
     sparse = Packed.encode(scheme, codes, **numbers, mask=mask)
     assert torch.equal(sparse.decode(), torch.where(mask, whole, 0.0))
     assert torch.equal(sparse.rows(slice(1, 4)).decode(), sparse.decode()[1:4])
+
+
+@pytest.mark.parametrize("name", ["int3g16", "nf4g16"])
+def test_gradients_pass_through_what_is_kept_alone(name):
+    scheme, weight = Scheme.parse(f"{name}+50%"), torch.randn(5, 64)
+    packed = render(weight, [scheme], quantizer="rtn")[scheme]
+    leaves = {
+        k: t.clone().requires_grad_(k in ("scale", "offset")) for k, t in packed.tensors.items()
+    }
+    decoded = Packed(scheme=scheme, shape=packed.shape, tensors=leaves).decode()
+    assert torch.equal(decoded, packed.decode())
+    (gradient,) = torch.autograd.grad(decoded.sum(), leaves["scale"])
+    dense = packed.decode() - (
+        packed.tensors["offset"].float().repeat_interleave(16, 1) * (packed.decode() != 0)
+        if "offset" in leaves
+        else 0
+    )
+    units = dense / packed.tensors["scale"].float().repeat_interleave(16, 1)
+    expected = units.unflatten(1, (-1, 16)).sum(2)
+    torch.testing.assert_close(gradient.float(), expected, rtol=2e-2, atol=2e-2)
+
+
+def test_large_weights_are_made_zero_part_by_part():
+    scheme = Scheme.parse("int4g16+50%")
+    weight = torch.randn(9, 4 * AT_ONCE // 16)
+    packed = render(weight, [scheme], quantizer="rtn")[scheme]
+    whole, rows = packed.decode(), [packed.rows(slice(i, i + 1)).decode() for i in range(9)]
+    assert torch.equal(whole, torch.cat(rows))
+    assert (whole == 0).sum() >= weight.numel() // 2

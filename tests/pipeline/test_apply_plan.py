@@ -95,14 +95,17 @@ def test_given_tokens_are_asked_for_on_another_machine(tiny_model, tmp_path):
     assert same(state_of(here), state_of(there))
 
 
-def test_rounding_to_nearest_needs_no_text(tiny_model, tiny_tokenizer, tiny_documents, tmp_path):
+@pytest.mark.parametrize("quantizer", ["rtn", "hqq"])
+def test_quantizers_without_statistics_need_no_text(
+    quantizer, tiny_model, tiny_tokenizer, tiny_documents, tmp_path
+):
     build = lambda: tiny_model("llama", torch.bfloat16)  # noqa: E731
     plan = plan_for(
         build(),
         tmp_path / "here",
         calibration=tiny_documents,
         tokenizer=tiny_tokenizer,
-        quantizer="rtn",
+        quantizer=quantizer,
     )
     here = apply_plan(build(), plan, workdir=tmp_path / "here")
     there = apply_plan(build(), plan, workdir=tmp_path / "there")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bitplan.compress.curvature import Curvature
 from bitplan.compress.plane import AbstractPlane, Grid
-from bitplan.compress.planes import in_order, planes
+from bitplan.compress.planes import Prune, in_order, planes
 from bitplan.compress.quantizers.rtn import clip
 from bitplan.compress.sparsifiers import keep, saliency
 from bitplan.formats import Packed
@@ -32,26 +32,35 @@ def gptq(
     schemes: Sequence[Scheme],
     curvature: Curvature | None = None,
     reach: Float[Tensor, ""] | None = None,
+    prune: Prune | None = None,
 ) -> list[Packed]:
-    """Render one weight in several coded schemes; without H, as `clip`."""
+    """Render one weight in several coded schemes; without H, as `clip`.
+
+    `prune` chooses what a sparse scheme keeps before the pass; None: the pass does, as it goes.
+    """
     if curvature is None:
         return clip(weight, schemes, reach=reach)
     importance, factor = curvature.importance, curvature.inverse_factor
-    found = [
-        one
-        for plane in planes(weight, schemes, reach)
-        for one in plane.packed(*codes_and_grids(plane, importance, factor))
-    ]
+    found = []
+    for plane in planes(weight, schemes, reach):
+        if prune is not None and plane.sparsity is not None:
+            prune(plane, plane.sparsity)
+        found += plane.packed(*codes_and_grids(plane, importance, factor))
     return in_order(found, schemes)
 
 
 def codes_and_grids(
     plane: AbstractPlane, importance: Float[Tensor, "in"], factor: Float[Tensor, "in in"]
 ) -> tuple[UInt8[Tensor, "in rows"], list[Grid]]:
-    """The pass over one plane; `plane.work` is then what errors have made of it."""
+    """The pass over one plane; `plane.work` is then what errors have made of it.
+
+    A mask that the plane has stays; without one a sparse plane gets its own.
+    """
     work, group = plane.work, plane.group
     columns = len(work)
-    pruning = None if plane.sparsity is None else _Pruning(plane, plane.sparsity, factor)
+    pruning = None
+    if plane.sparsity is not None and plane.mask is None:
+        pruning = _Pruning(plane, plane.sparsity, factor)
     codes = torch.empty(work.shape, dtype=torch.uint8, device=work.device)
     grids = []
     for start in range(0, columns, BLOCK):

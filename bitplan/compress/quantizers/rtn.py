@@ -13,16 +13,13 @@ from torch import Tensor
 
 from bitplan.compress.curvature import Curvature
 from bitplan.compress.plane import AbstractPlane, Grid
-from bitplan.compress.planes import in_order, planes
+from bitplan.compress.planes import Prune, in_order, planes
 from bitplan.compress.sparsifiers import keep, magnitude, wanda
 from bitplan.formats import Packed
-from bitplan.schema import Scheme
+from bitplan.schema import Scheme, Sparsity
 
 Fit = Callable[[AbstractPlane, slice], Grid]
 """(a plane, the columns of a group) -> its grid"""
-
-Score = Callable[[Tensor], Tensor]
-"""weights [in, rows] -> what it costs to leave each out"""
 
 
 def rtn(
@@ -32,7 +29,9 @@ def rtn(
     reach: Float[Tensor, ""] | None = None,
 ) -> list[Packed]:
     """Render one weight in several coded schemes; H is not read."""
-    return _round(weight, schemes, reach, lambda plane, group: plane.full(group), magnitude)
+    return rounded(
+        weight, schemes, reach, lambda plane, group: plane.full(group), by_score(magnitude)
+    )
 
 
 def clip(
@@ -40,33 +39,50 @@ def clip(
     schemes: Sequence[Scheme],
     curvature: Curvature | None = None,
     reach: Float[Tensor, ""] | None = None,
+    prune: Prune | None = None,
 ) -> list[Packed]:
-    """Render one weight in several coded schemes; without H all columns weigh the same."""
+    """Render one weight in several coded schemes; without H all columns weigh the same.
+
+    `prune` is Wanda where nothing is said.
+    """
     ones = torch.ones(weight.shape[1], device=weight.device)
     importance = ones if curvature is None else curvature.importance
-    return _round(
+    return rounded(
         weight,
         schemes,
         reach,
         lambda plane, group: plane.search(group, importance[group]),
-        lambda work: wanda(work, importance),
+        prune or by_score(lambda work: wanda(work, importance)),
     )
 
 
-def _round(
-    weight: Tensor, schemes: Sequence[Scheme], reach: Tensor | None, fit: Fit, score: Score
+def by_score(score: Callable[[Tensor], Tensor]) -> Prune:
+    """Keep the weights that cost most to leave out: `score` of weights [in, rows]."""
+
+    def prune(plane: AbstractPlane, sparsity: Sparsity) -> None:
+        plane.prune(keep(score(plane.work), sparsity, sparsity.columns(len(plane.work))))
+
+    return prune
+
+
+def rounded(
+    weight: Float[Tensor, "out in"],
+    schemes: Sequence[Scheme],
+    reach: Float[Tensor, ""] | None,
+    fit: Fit,
+    prune: Prune,
 ) -> list[Packed]:
-    found = [
-        one for plane in planes(weight, schemes, reach) for one in _round_plane(plane, fit, score)
-    ]
+    """Each group on its grid, after `prune` where a scheme leaves weights out."""
+    found = []
+    for plane in planes(weight, schemes, reach):
+        if plane.sparsity is not None:
+            prune(plane, plane.sparsity)
+        found += _round_plane(plane, fit)
     return in_order(found, schemes)
 
 
-def _round_plane(plane: AbstractPlane, fit: Fit, score: Score) -> list[Packed]:
+def _round_plane(plane: AbstractPlane, fit: Fit) -> list[Packed]:
     columns = len(plane.work)
-    if plane.sparsity is not None:
-        kept = plane.sparsity.columns(columns)
-        plane.prune(keep(score(plane.work), plane.sparsity, kept))
     codes = torch.empty(plane.work.shape, dtype=torch.uint8, device=plane.work.device)
     grids = []
     for start in range(0, columns, plane.group):

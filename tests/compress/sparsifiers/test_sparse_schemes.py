@@ -111,3 +111,21 @@ def test_rows_may_keep_different_numbers():
     score = torch.tensor([[4.0, 1.0, 2.0], [3.0, 3.0, 1.0], [1.0, 2.0, 3.0]])
     mask = keep(score, Sparsity.parse("50%"), torch.tensor([1, 3, 0]))
     assert mask.t().tolist() == [[True, False, False], [True] * 3, [False] * 3]
+
+
+@pytest.mark.parametrize("name", ["2:4", "1:2", "5:8", "50%", "30%"])
+def test_what_is_kept_scores_no_lower_than_what_goes(name):
+    sparsity, rows = Sparsity.parse(name), 5
+    # Few values, so that many are equal.
+    score = torch.randint(0, 4, (48, rows), generator=torch.Generator().manual_seed(0)).float()
+    mask = keep(score, sparsity, sparsity.columns(48))
+    blocks = (
+        score.unflatten(0, (-1, sparsity.block or 48)),
+        mask.unflatten(0, (-1, sparsity.block or 48)),
+    )
+    least = blocks[0].masked_fill(~blocks[1], torch.inf).amin(1)
+    most = blocks[0].masked_fill(blocks[1], -torch.inf).amax(1)
+    assert (least >= most).all()
+    assert (mask.sum(0) == sparsity.columns(48)).all()
+    if sparsity.block:
+        assert (blocks[1].sum(1) == sparsity.kept).all()
