@@ -15,8 +15,8 @@ from tempfile import TemporaryDirectory
 
 import triton
 
-from bitplan.kernels.integer.triton_ahead import TABLE, TARGETS, case_of, compile_ahead
-from bitplan.kernels.integer.triton_code import cost
+from bitplan.kernels.gpu.ahead import TABLE, TARGETS, case_of, compile_ahead
+from bitplan.kernels.gpu.machine_code import cost
 from bitplan.schema import Scheme
 
 DOCS = Path(__file__).parents[1] / "docs"

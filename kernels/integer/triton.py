@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bitplan.errors import InputError
+from bitplan.kernels.gpu.layout import CELL
+from bitplan.kernels.gpu.layout import arrange as arrange
+from bitplan.kernels.gpu.layout import restore as restore
 from bitplan.kernels.integer import reference
-from bitplan.kernels.integer.triton_layout import CELL
-from bitplan.kernels.integer.triton_layout import arrange as arrange
-from bitplan.kernels.integer.triton_layout import restore as restore
 from bitplan.schema import Scheme
 
 
@@ -57,7 +57,7 @@ def linear(
 @torch.library.custom_op("bitplan::integer_linear", mutates_args=())
 def integer_linear(inputs: Tensor, codes: Tensor, grid: Tensor, scheme: str) -> Tensor:
     """See `linear`; torch's operators take a scheme by its name alone."""
-    from bitplan.kernels.integer.triton_launch import multiply
+    from bitplan.kernels.gpu.launch import multiply
 
     flat = inputs.reshape(inputs.shape[:-1].numel(), inputs.shape[-1])
     output = multiply(flat, codes, grid, Scheme.parse(scheme), grid.shape[1])

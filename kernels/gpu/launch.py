@@ -1,4 +1,4 @@
-"""Launching the Triton kernels of integer weights."""
+"""Launching the Triton kernels."""
 
 from functools import cache
 from typing import Any
@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from triton import knobs
 
-from bitplan.kernels.integer.triton_matmul import matmul, reduce
-from bitplan.kernels.integer.triton_shapes import (
+from bitplan.kernels.gpu.matmul import matmul, reduce
+from bitplan.kernels.gpu.shapes import (
     DECODE_TOKENS,
     Blocks,
     Device,

@@ -1,4 +1,4 @@
-"""How the Triton kernels of integer weights read codes: panels of words, and grids by group.
+"""How the Triton kernels read codes: panels of words, and grids by group.
 
 A row is cut into panels of 256 columns; what remains, a multiple of 32, into at most one panel
 each of 128, 64 and 32. A panel of 32 C columns has C cells, a cell has 32 codes, and 32 codes of B

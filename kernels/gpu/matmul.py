@@ -7,8 +7,8 @@
 import triton
 import triton.language as tl
 
-from bitplan.kernels.integer.triton_panel import add_group, weigh
-from bitplan.kernels.integer.triton_unpack import load_grid, load_words, scale_and_offset
+from bitplan.kernels.gpu.panel import add_group, weigh
+from bitplan.kernels.gpu.unpack import load_grid, load_words, scale_and_offset
 
 
 @triton.jit(do_not_specialize=["panels_each"])

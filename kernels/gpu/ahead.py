@@ -6,9 +6,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
-from bitplan.kernels.integer.triton_launch import REDUCED_AT_ONCE, constants, options
-from bitplan.kernels.integer.triton_matmul import matmul, reduce
-from bitplan.kernels.integer.triton_shapes import (
+from bitplan.kernels.gpu.launch import REDUCED_AT_ONCE, constants, options
+from bitplan.kernels.gpu.matmul import matmul, reduce
+from bitplan.kernels.gpu.shapes import (
     DECODE_TOKENS,
     Blocks,
     Device,

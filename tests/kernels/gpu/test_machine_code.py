@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import triton
 
-from bitplan.kernels.integer.triton_ahead import (
+from bitplan.kernels.gpu.ahead import (
     TARGETS,
     case_of,
     compile_ahead,
     compile_sum_ahead,
 )
-from bitplan.kernels.integer.triton_code import PARTS, cost
+from bitplan.kernels.gpu.machine_code import PARTS, cost
 from bitplan.schema import Scheme
 
 WRITTEN = json.loads(

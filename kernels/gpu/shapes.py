@@ -5,7 +5,7 @@ Nothing is tried out at run time: what runs depends on nothing but shapes, schem
 
 from dataclasses import dataclass
 
-from bitplan.kernels.integer.triton_layout import PAIRS, PANEL
+from bitplan.kernels.gpu.layout import PAIRS, PANEL
 
 DECODE_TOKENS = 16
 """Up to so many tokens codes are read for all of them at once, as memory allows."""
@@ -25,7 +25,7 @@ class Device:
 
 @dataclass(frozen=True, kw_only=True)
 class Numbers:
-    """How codes become numbers: see `triton_unpack`.
+    """How codes become numbers: see `unpack`.
 
     A code q becomes 1 + q / unit with its lowest bit at bit `target` of the mantissa, or q - half
     if it is centred; `zero` is what the number has too much, for the weight q - half.
@@ -41,7 +41,7 @@ class Numbers:
 class Blocks:
     """Sizes of a launch: rows of the weight and tokens of a program, warps, and loads ahead.
 
-    `many` tokens have each weight made once for all of them: see `triton_panel`. `splits` programs
+    `many` tokens have each weight made once for all of them: see `panel`. `splits` programs
     share the columns, `panels` each; their sums are then added in order. `registers` of a thread
     are as many as the compiler may take; by itself it spills some of them.
     """

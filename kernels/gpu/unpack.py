@@ -1,4 +1,4 @@
-"""Codes out of words in registers, as numbers that tensor cores take: see `triton_layout`.
+"""Codes out of words in registers, as numbers that tensor cores take: see `layout`.
 
 A code becomes a floating-point number by its bits alone: put into the mantissa of 1.0, code q at
 bit T of a mantissa of M bits is 1 + q 2^(T-M), exactly. So two codes cost a shift, a mask with the

@@ -10,7 +10,7 @@ from typing import Any
 
 import triton
 
-from bitplan.kernels.integer.triton_layout import PANEL
+from bitplan.kernels.gpu.layout import PANEL
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 TENSOR = re.compile(r"(U?[HQ]?[HG]?MMA|UTC\w*MMA)\b|v_s?mfma")

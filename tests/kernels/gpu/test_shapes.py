@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitplan.kernels.integer.triton_layout import PANEL, sections
-from bitplan.kernels.integer.triton_shapes import (
+from bitplan.kernels.gpu.layout import PANEL, sections
+from bitplan.kernels.gpu.shapes import (
     MANTISSA,
     Device,
     decode_blocks,

@@ -1,4 +1,4 @@
-"""The product of some rows of a weight with some tokens over one panel: see `triton_layout`.
+"""The product of some rows of a weight with some tokens over one panel: see `layout`.
 
 For few tokens, weights are codes and nothing else while they are multiplied: within a group,
 output = scale * sum(x (q - half)) + offset * sum(x). Tensor cores make both sums, so a code costs
@@ -16,7 +16,7 @@ short; and weights come to it from registers.
 import triton
 import triton.language as tl
 
-from bitplan.kernels.integer.triton_unpack import (
+from bitplan.kernels.gpu.unpack import (
     load_grid,
     load_inputs,
     numbers,
