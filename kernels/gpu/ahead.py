@@ -1,12 +1,13 @@
 """Compiling the kernels for a device that is not there."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
-from bitplan.kernels.gpu.launch import REDUCED_AT_ONCE, constants, options
+from bitplan.kernels.gpu.launch import REDUCED_AT_ONCE, options
 from bitplan.kernels.gpu.matmul import matmul, reduce
 from bitplan.kernels.gpu.shapes import (
     DECODE_TOKENS,
@@ -15,6 +16,7 @@ from bitplan.kernels.gpu.shapes import (
     decode_blocks,
     prefill_blocks,
 )
+from bitplan.kernels.gpu.spec import spec_of
 from bitplan.schema import Scheme
 
 TARGETS = {
@@ -68,29 +70,31 @@ def case_of(scheme: Scheme, tokens: int, target: str, dtype: str = "bf16") -> Ca
 
 def compile_ahead(case: Case, target: str) -> CompiledKernel:
     """The kernel as it would be compiled at its first call on the target."""
-    blocks, device = case.blocks, DEVICES[target]
-    groups = -(-case.columns // (case.scheme.group_size or case.columns))
-    single = case.scheme.symmetric and groups % 2 == 1
-    fixed = constants(case.columns, case.dtype, case.scheme, blocks, device)
-    fixed["CUDA"] = device.cuda
-    whole = blocks.splits == 1
+    blocks, scheme = case.blocks, case.scheme
+    spec = spec_of(case.columns, case.dtype, scheme, blocks, DEVICES[target])
+    single = {"bf16": "*bf16"}.get(spec.scale, "*u8")
     types = {
         "inputs": f"*{case.dtype}",
         "codes": "*i32",
-        "grid": "*bf16" if single else "*u32",
-        "outputs": f"*{case.dtype}" if whole else "*fp32",
+        "grid": single if scheme.symmetric and spec.per == 1 else "*u32",
+        "outputs": f"*{case.dtype}" if blocks.splits == 1 else "*fp32",
         "rows": "i32",
         "count": "i32",
         "stride": "i32",
         "panels_each": "i32",
     }
-    names = matmul.arg_names
-    signature = {name: types.get(name, "constexpr") for name in names}
+    fixed: dict[str, Any] = {"SPEC": spec}
     # Pointers, rows and stride that 16 divides are compiled for apart.
-    sixteens = ("inputs", "codes", "grid", "outputs", "rows", "stride")
+    sixteens = ["inputs", "codes", "grid", "outputs", "rows", "stride"]
+    if scheme.family.matrix_bytes:
+        types["matrix_scale"] = "*fp32"
+        sixteens.append("matrix_scale")
+    else:
+        fixed["matrix_scale"] = None
+    names = matmul.arg_names
     source = ASTSource(
         matmul,
-        signature,
+        {name: types.get(name, "constexpr") for name in names},
         {(names.index(name),): value for name, value in fixed.items()},
         {(names.index(name),): [["tt.divisibility", 16]] for name in sixteens},
     )

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from bitplan.formats import pack, unpack
+from bitplan.formats import MATRIX_SCALE, pack, unpack
 from bitplan.schema import Scheme
 
 CELL = 32
@@ -53,26 +53,30 @@ def sections(columns: int) -> list[tuple[int, int, int]]:
 
 
 def arrange(tensors: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[str, Tensor]:
-    """From canonical tensors to the kernels': `codes` (int32) and `grid` (bfloat16).
+    """From canonical tensors to the kernels': `codes` (int32), `grid` and `matrix_scale` if any.
 
-    `grid` is [groups, rows, 2], of scale and offset. Where there is no offset it is
-    [groups / 2, rows, 2], of the scales of two groups, or [groups, rows] if the groups are odd.
+    `grid` is [groups, rows, 2] of bfloat16, of scale and offset. Where there is no offset it is
+    [groups / P, rows, P], of the scales of P groups that fill 32 bits, or [groups, rows] if that
+    leaves some over: bfloat16, or the bytes that scales are stored in.
     """
     assert columns % CELL == 0
     bits, rows = int(scheme.bits), len(tensors["codes"])
     words = tensors["codes"].new_empty(rows * columns // CELL * bits, dtype=torch.int32)
     for some, parts in _parts(words, rows, columns, bits):
-        codes = unpack(tensors["codes"][some], bits, columns)
+        codes = unpack(tensors["codes"][some], bits, columns) ^ flip_of(scheme)
         for (start, cells, panels), part in zip(sections(columns), parts, strict=True):
             shape = (len(codes), panels, PAIRS, cells, 2)
             columns_of = codes[:, start : start + panels * cells * CELL].reshape(shape)
             part.copy_(_join(columns_of, bits))
+    others = {name: tensors[name] for name in (MATRIX_SCALE,) if name in tensors}
     scale = tensors["scale"].t()
     if not scheme.symmetric:
-        return {"codes": words, "grid": torch.stack((scale, tensors["offset"].t()), dim=-1)}
-    if len(scale) % 2:
-        return {"codes": words, "grid": scale.contiguous()}
-    return {"codes": words, "grid": torch.stack((scale[::2], scale[1::2]), dim=-1)}
+        grid = torch.stack((scale, tensors["offset"].t()), dim=-1)
+    else:
+        per = 4 // scale.element_size()
+        whole = len(scale) % per == 0
+        grid = scale.unflatten(0, (-1, per)).transpose(1, 2) if whole else scale
+    return {"codes": words, "grid": grid.contiguous(), **others}
 
 
 def restore(arranged: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[str, Tensor]:
@@ -81,13 +85,26 @@ def restore(arranged: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[s
     rows, packed = grid.shape[1], []
     for _, parts in _parts(arranged["codes"], rows, columns, bits):
         codes = torch.cat([_split(part, bits).flatten(1) for part in parts], dim=1)
-        packed.append(pack(codes, bits))
-    codes = torch.cat(packed)
+        packed.append(pack(codes ^ flip_of(scheme), bits))
+    found = {"codes": torch.cat(packed)}
     if scheme.symmetric:
         scale = grid if grid.dim() == 2 else grid.transpose(1, 2).flatten(0, 1)
-        return {"codes": codes, "scale": scale.t().contiguous()}
-    scale, offset = (grid[..., n].t().contiguous() for n in (0, 1))
-    return {"codes": codes, "scale": scale, "offset": offset}
+        found["scale"] = scale.t().contiguous()
+    else:
+        found["scale"], found["offset"] = (grid[..., n].t().contiguous() for n in (0, 1))
+    if MATRIX_SCALE in arranged:
+        found[MATRIX_SCALE] = arranged[MATRIX_SCALE]
+    return found
+
+
+def flip_of(scheme: Scheme) -> int:
+    """Bits of a code that are stored the other way round.
+
+    Block floating point's two's complement becomes offset binary, and a sign's 0 is its plus.
+    """
+    if scheme.format == "bfp":
+        return 2 ** (int(scheme.bits) - 1)
+    return 1 if scheme.format == "sign" else 0
 
 
 def _parts(words: Tensor, rows: int, columns: int, bits: int):

@@ -7,8 +7,9 @@
 import triton
 import triton.language as tl
 
-from bitplan.kernels.gpu.panel import add_group, weigh
-from bitplan.kernels.gpu.unpack import load_grid, load_words, scale_and_offset
+from bitplan.kernels.gpu.panel import Sums, add_panel, weigh
+from bitplan.kernels.gpu.scales import load_grid, scale_and_offset
+from bitplan.kernels.gpu.tile import Tile
 
 
 @triton.jit(do_not_specialize=["panels_each"])
@@ -16,180 +17,59 @@ def matmul(
     inputs,
     codes,
     grid,
+    matrix_scale,
     outputs,
     rows,
     count,
     stride,
     panels_each,
-    COLUMNS: tl.constexpr,
-    BITS: tl.constexpr,
-    GROUP: tl.constexpr,
-    TARGET: tl.constexpr,
-    CENTRED: tl.constexpr,
-    CUDA: tl.constexpr,
-    SYMMETRIC: tl.constexpr,
-    ZERO: tl.constexpr,
-    UNIT: tl.constexpr,
-    MANY: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    STAGES: tl.constexpr,
+    SPEC: tl.constexpr,
 ):
-    """Products of `BLOCK_M` of `count` tokens with `BLOCK_N` rows: [splits, tokens, rows].
+    """Products of some of `count` tokens with some rows: [splits, tokens, rows].
 
     Programs are [blocks of rows, splits, blocks of tokens]; a split has `panels_each` panels, and
-    the last of them also what is no whole panel. `GROUP` is 0 where a row is one group.
+    the last of them also what is no whole panel. `matrix_scale` multiplies all, or is None.
     """
-    PANELS: tl.constexpr = COLUMNS // 256
-    GROUPS: tl.constexpr = 1 if GROUP == 0 else 256 // GROUP
+    PANELS: tl.constexpr = SPEC.columns // 256
     split = tl.program_id(1)
-    own = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    # Rows beyond the last are read as the last: that takes no mask. They are not stored.
+    own = tl.program_id(0) * SPEC.rows + tl.arange(0, SPEC.rows)
     n = tl.minimum(own, rows - 1)
-    m = tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)
-    total = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-    part = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-    shared = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-    stored = load_grid(grid, 0, own, rows, False)
+    m = tl.program_id(2) * SPEC.tokens + tl.arange(0, SPEC.tokens)
+    tile = Tile(inputs, grid, own, n, m, rows, count, stride)
+    none = tl.zeros([SPEC.rows, SPEC.tokens], tl.float32)
+    sums = Sums(none, none, none)
+    stored = load_grid(tile, 0, SPEC.per)
     first = split * panels_each
-    for panel in tl.range(first, tl.minimum(first + panels_each, PANELS), num_stages=STAGES):
-        words = load_words(codes, n, rows, panel, BITS, 8)
-        within = stored
-        for group in tl.static_range(GROUPS):
-            total, part, shared, within = add_group(
-                words,
-                inputs,
-                grid,
-                panel * GROUPS + group,
-                own,
-                m,
-                rows,
-                count,
-                stride,
-                panel * 256,
-                total,
-                part,
-                shared,
-                within,
-                NUMBER=group,
-                PAIRS=16 // GROUPS,
-                CELLS=8,
-                BITS=BITS,
-                GROUP=GROUP,
-                TARGET=TARGET,
-                CENTRED=CENTRED,
-                CUDA=CUDA,
-                SYMMETRIC=SYMMETRIC,
-                ZERO=ZERO,
-                UNIT=UNIT,
-                MANY=MANY,
-                BLOCK_N=BLOCK_N,
-            )
+    last = tl.minimum(first + panels_each, PANELS)
+    for panel in tl.range(first, last, num_stages=SPEC.stages):
+        sums = add_panel(codes, tile, panel, sums, stored, 0, 8, SPEC)
     # Known when it is compiled, and so apart from what is not.
-    if COLUMNS % 256 != 0:  # noqa: SIM102
+    if SPEC.columns % 256 != 0:  # noqa: SIM102
         if split == tl.num_programs(1) - 1:
-            for section in tl.static_range(3):
-                if COLUMNS % (256 >> section) >= (128 >> section):
-                    total, part, shared = add_rest(
-                        inputs,
-                        codes,
-                        grid,
-                        own,
-                        n,
-                        m,
-                        rows,
-                        count,
-                        stride,
-                        total,
-                        part,
-                        shared,
-                        stored,
-                        COLUMN=COLUMNS // (256 >> section) * (256 >> section),
-                        CELLS=4 >> section,
-                        BITS=BITS,
-                        GROUP=GROUP,
-                        TARGET=TARGET,
-                        CENTRED=CENTRED,
-                        CUDA=CUDA,
-                        SYMMETRIC=SYMMETRIC,
-                        ZERO=ZERO,
-                        UNIT=UNIT,
-                        MANY=MANY,
-                        BLOCK_N=BLOCK_N,
-                    )
-    if not MANY:
-        if GROUP == 0:
-            scale, offset = scale_and_offset(stored, 0, SYMMETRIC)
-            total = weigh(total, part, shared, scale, offset, SYMMETRIC, ZERO, UNIT)
-        total *= UNIT
+            sums = add_rest(codes, tile, sums, stored, SPEC)
+    total, part, shared = sums
+    if not SPEC.many:
+        if SPEC.group == 0:
+            scale, offset = scale_and_offset(stored, 0, SPEC)
+            total = weigh(total, part, shared, scale, offset, SPEC)
+        total *= SPEC.numbers.unit
+    if matrix_scale is not None:
+        total *= tl.load(matrix_scale)
     tokens = split.to(tl.int64) * count + m
     places = outputs + tokens[None, :] * rows + own[:, None]
     tl.store(places, total, mask=(own < rows)[:, None] & (m < count)[None, :])
 
 
 @triton.jit
-def add_rest(
-    inputs,
-    codes,
-    grid,
-    own,
-    n,
-    m,
-    rows,
-    count,
-    stride,
-    total,
-    part,
-    shared,
-    stored,
-    COLUMN: tl.constexpr,
-    CELLS: tl.constexpr,
-    BITS: tl.constexpr,
-    GROUP: tl.constexpr,
-    TARGET: tl.constexpr,
-    CENTRED: tl.constexpr,
-    CUDA: tl.constexpr,
-    SYMMETRIC: tl.constexpr,
-    ZERO: tl.constexpr,
-    UNIT: tl.constexpr,
-    MANY: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    """Add the one panel of `CELLS` cells that begins at a column."""
-    PAIRS: tl.constexpr = 16 if GROUP == 0 else min(16, GROUP // (2 * CELLS))
-    start = codes + tl.cast(rows, tl.int64) * (COLUMN // 32 * BITS)
-    words = load_words(start, n, rows, 0, BITS, CELLS)
-    for group in tl.static_range(16 // PAIRS):
-        total, part, shared, stored = add_group(
-            words,
-            inputs,
-            grid,
-            0 if GROUP == 0 else COLUMN // GROUP + group,
-            own,
-            m,
-            rows,
-            count,
-            stride,
-            COLUMN,
-            total,
-            part,
-            shared,
-            stored,
-            NUMBER=group,
-            PAIRS=PAIRS,
-            CELLS=CELLS,
-            BITS=BITS,
-            GROUP=GROUP,
-            TARGET=TARGET,
-            CENTRED=CENTRED,
-            CUDA=CUDA,
-            SYMMETRIC=SYMMETRIC,
-            ZERO=ZERO,
-            UNIT=UNIT,
-            MANY=MANY,
-            BLOCK_N=BLOCK_N,
-        )
-    return total, part, shared
+def add_rest(codes, tile, sums, stored, SPEC: tl.constexpr):
+    """Add what is no whole panel: at most one each of 4 cells, of 2 and of 1."""
+    for section in tl.static_range(3):
+        CELLS: tl.constexpr = 4 >> section
+        COLUMN: tl.constexpr = SPEC.columns // (64 * CELLS) * (64 * CELLS)
+        if SPEC.columns % (64 * CELLS) >= 32 * CELLS:
+            first = codes + tl.cast(tile.rows, tl.int64) * (COLUMN // 32 * SPEC.bits)
+            sums = add_panel(first, tile, 0, sums, stored, COLUMN, CELLS, SPEC)
+    return sums
 
 
 @triton.jit

@@ -5,13 +5,10 @@ Nothing is tried out at run time: what runs depends on nothing but shapes, schem
 
 from dataclasses import dataclass
 
-from bitplan.kernels.gpu.layout import PAIRS, PANEL
+from bitplan.kernels.gpu.layout import PANEL
 
 DECODE_TOKENS = 16
 """Up to so many tokens codes are read for all of them at once, as memory allows."""
-
-MANTISSA = {"bf16": 7, "fp16": 10}
-"""Bits of the numbers that codes become."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,20 +18,6 @@ class Device:
     multiprocessors: int
     warp: int = 32
     cuda: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class Numbers:
-    """How codes become numbers: see `unpack`.
-
-    A code q becomes 1 + q / unit with its lowest bit at bit `target` of the mantissa, or q - half
-    if it is centred; `zero` is what the number has too much, for the weight q - half.
-    """
-
-    target: int
-    centred: bool
-    unit: float
-    zero: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,26 +38,6 @@ class Blocks:
     panels: int
     splits: int = 1
     registers: int | None = None
-
-
-def numbers_of(bits: int, dtype: str, *, precise: bool = False) -> Numbers:
-    """The numbers that codes of some bits become in `bf16` or `fp16`.
-
-    What is added to a code is taken from a float32 sum again. The higher the target, the less that
-    is; but where a code lies at its target already, no shift is spent on it. `precise` asks for the
-    highest.
-
-    >>> numbers_of(4, "bf16")
-    Numbers(target=0, centred=False, unit=128.0, zero=1.0625)
-    """
-    mantissa = MANTISSA[dtype]
-    if bits > mantissa:
-        return Numbers(target=0, centred=True, unit=1.0, zero=0.0)
-    starts = {pair * bits % 16 for pair in range(PAIRS)}
-    highest = mantissa - bits
-    target = highest if precise else max(start for start in starts if start <= highest)
-    unit = 2.0 ** (mantissa - target)
-    return Numbers(target=target, centred=False, unit=unit, zero=1 + 2 ** (bits - 1) / unit)
 
 
 def decode_blocks(rows: int, columns: int, tokens: int, device: Device) -> Blocks:

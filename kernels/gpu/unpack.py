@@ -1,9 +1,10 @@
 """Codes out of words in registers, as numbers that tensor cores take: see `layout`.
 
-A code becomes a floating-point number by its bits alone: put into the mantissa of 1.0, code q at
-bit T of a mantissa of M bits is 1 + q 2^(T-M), exactly. So two codes cost a shift, a mask with the
-exponent put in, and nothing else; the 1 is subtracted again a group at a time. Bfloat16's mantissa
-has no room for 8 bits: there codes are centred, q - 128, one at a time.
+An evenly spaced code becomes a floating-point number by its bits alone: put into the mantissa of
+1.0, code q at bit T of a mantissa of M bits is 1 + q 2^(T-M), exactly. So two codes cost a shift, a
+mask with the exponent put in, and nothing else; the 1 is subtracted again a group at a time.
+Bfloat16's mantissa has no room for 8 bits: there codes are centred, q - 128, one at a time. A sign
+is put where 1.0 has its own. Other codes: `floats` and `lookup`.
 """
 
 # Triton, not Python, gives these functions their meaning: constants are typed otherwise there.
@@ -14,50 +15,18 @@ has no room for 8 bits: there codes are centred, q - 128, one at a time.
 
 import triton
 import triton.language as tl
-from triton import knobs
 
-INTERPRETED = tl.constexpr(knobs.runtime.interpret)
-
-
-@triton.jit
-def product(left, right, total):
-    """`total` + left @ right in float32; numpy, which interprets it, has no bfloat16."""
-    if INTERPRETED:
-        return tl.dot(left.to(tl.float32), right.to(tl.float32), total)
-    else:
-        return tl.dot(left, right, total)
-
-
-@triton.jit
-def _moved(words, DISTANCE: tl.constexpr):
-    if DISTANCE > 0:
-        return words >> DISTANCE
-    elif DISTANCE < 0:
-        return words << -DISTANCE
-    else:
-        return words
-
-
-@triton.jit
-def _field(words, PAIR: tl.constexpr, BITS: tl.constexpr, TARGET: tl.constexpr):
-    """The code of a pair's number in both halves of its word, at bit `TARGET` of each half."""
-    WORD: tl.constexpr = PAIR * BITS // 16
-    START: tl.constexpr = PAIR * BITS % 16
-    if START + BITS <= 16:
-        MASK: tl.constexpr = ((2**BITS - 1) << TARGET) * 0x10001
-        return _moved(words[WORD], START - TARGET) & MASK
-    else:
-        LOW: tl.constexpr = 16 - START
-        LOWER: tl.constexpr = ((2**LOW - 1) << TARGET) * 0x10001
-        UPPER: tl.constexpr = ((2 ** (BITS - LOW) - 1) << (TARGET + LOW)) * 0x10001
-        lower = _moved(words[WORD], START - TARGET) & LOWER
-        return lower | (words[WORD + 1] << (TARGET + LOW)) & UPPER
+from bitplan.kernels.gpu.fields import INTERPRETED, field
+from bitplan.kernels.gpu.floats import floats
+from bitplan.kernels.gpu.lookup import looked_up
 
 
 @triton.jit
 def _with_exponent(field, word, EXPONENT: tl.constexpr, CUDA: tl.constexpr):
     """Put an exponent into both halves of words. `word` is any that has been read."""
-    if CUDA:
+    if INTERPRETED:
+        return field | EXPONENT
+    elif CUDA:
         # Mask and exponent in one instruction need one of them in a register, but two constants
         # would be two instructions. The assembler keeps in a register what it cannot know to be
         # constant, for it asks the device; and the compiler, which moves what does not depend on
@@ -71,8 +40,6 @@ def _with_exponent(field, word, EXPONENT: tl.constexpr, CUDA: tl.constexpr):
             pack=1,
         )
         return field | kept
-    elif INTERPRETED:
-        return field | EXPONENT
     else:
         # AMD's instruction of both takes one constant at most from outside of vector registers.
         kept = tl.inline_asm_elementwise(
@@ -94,126 +61,40 @@ def _centred(codes, BITS: tl.constexpr, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def _pairs(
-    words,
-    PAIR: tl.constexpr,
-    BITS: tl.constexpr,
-    TARGET: tl.constexpr,
-    CENTRED: tl.constexpr,
-    CUDA: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+def _pairs(words, PAIR: tl.constexpr, SPEC: tl.constexpr):
     """[rows, cells, 2]: the numbers of a pair's codes."""
-    field = _field(words, PAIR, BITS, TARGET)
-    if CENTRED:
-        lower = _centred(field & 0xFFFF, BITS, DTYPE)
-        upper = _centred(field >> 16, BITS, DTYPE)
+    BITS: tl.constexpr = SPEC.bits
+    TARGET: tl.constexpr = SPEC.numbers.target
+    DTYPE: tl.constexpr = tl.bfloat16 if SPEC.numbers.dtype == "bf16" else tl.float16
+    if SPEC.numbers.kind == "centred":
+        both = field(words, PAIR * BITS, BITS, TARGET)
+        lower = _centred(both & 0xFFFF, BITS, DTYPE)
+        upper = _centred(both >> 16, BITS, DTYPE)
     else:
-        number = _with_exponent(
-            field, words[0], 0x3F803F80 if tl.bfloat16 == DTYPE else 0x3C003C00, CUDA
-        )
-        lower = number.to(tl.uint16).to(DTYPE, bitcast=True)
-        upper = (number >> 16).to(tl.uint16).to(DTYPE, bitcast=True)
+        if SPEC.numbers.kind == "mantissa":
+            ONES: tl.constexpr = 0x3F803F80 if SPEC.numbers.dtype == "bf16" else 0x3C003C00
+            both = field(words, PAIR * BITS, BITS, TARGET)
+            both = _with_exponent(both, words[0], ONES, SPEC.cuda)
+        elif SPEC.numbers.kind == "float":
+            both = floats(words, PAIR, SPEC)
+        else:
+            both = looked_up(words, PAIR, SPEC)
+        lower = both.to(tl.uint16).to(DTYPE, bitcast=True)
+        upper = (both >> 16).to(tl.uint16).to(DTYPE, bitcast=True)
     return tl.join(lower, upper)
 
 
 @triton.jit
-def numbers(
-    words,
-    PAIR: tl.constexpr,
-    PAIRS: tl.constexpr,
-    BITS: tl.constexpr,
-    TARGET: tl.constexpr,
-    CENTRED: tl.constexpr,
-    CUDA: tl.constexpr,
-    DTYPE: tl.constexpr,
-    ROWS: tl.constexpr,
-):
+def numbers(words, PAIR: tl.constexpr, PAIRS: tl.constexpr, SPEC: tl.constexpr):
     """[rows, pairs, 16]: the numbers of some pairs' codes, each pair's cells padded to 8.
 
     `words` are as many tensors [rows, 8] of uint32 as there are bits.
     """
     if PAIRS == 1:
-        pairs = _pairs(words, PAIR, BITS, TARGET, CENTRED, CUDA, DTYPE)
-        return tl.reshape(pairs, [ROWS, 1, 16])
+        return tl.reshape(_pairs(words, PAIR, SPEC), [SPEC.rows, 1, 16])
     else:
         HALF: tl.constexpr = PAIRS // 2
-        first = numbers(words, PAIR, HALF, BITS, TARGET, CENTRED, CUDA, DTYPE, ROWS)
-        other = numbers(words, PAIR + HALF, HALF, BITS, TARGET, CENTRED, CUDA, DTYPE, ROWS)
+        first = numbers(words, PAIR, HALF, SPEC)
+        other = numbers(words, PAIR + HALF, HALF, SPEC)
         both = tl.permute(tl.join(first, other), (0, 3, 1, 2))
-        return tl.reshape(both, [ROWS, PAIRS, 16])
-
-
-@triton.jit
-def load_words(codes, n, rows, panel, BITS: tl.constexpr, CELLS: tl.constexpr):
-    """The words of some rows in one panel: `BITS` tensors [rows, 8] of uint32.
-
-    `codes` points to the section's first word; rows `n` are all there.
-    """
-    cells = tl.arange(0, 8)
-    # What the loop changes is a scalar, added to what it does not.
-    places = codes + n.to(tl.int64)[:, None] * CELLS + cells[None, :]
-    words = ()
-    for word in tl.static_range(BITS):
-        start = tl.cast(panel * BITS + word, tl.int64) * (rows * CELLS)
-        if CELLS == 8:
-            loaded = tl.load(places + start)
-        else:
-            loaded = tl.load(places + start, mask=(cells < CELLS)[None, :], other=0)
-        # Triton unpacks no tuple into another.
-        words = words + (loaded.to(tl.uint32, bitcast=True),)  # noqa: RUF005
-    return words
-
-
-@triton.jit
-def load_inputs(
-    inputs,
-    m,
-    count,
-    stride,
-    column,
-    PAIR: tl.constexpr,
-    CELLS: tl.constexpr,
-    PAIRS: tl.constexpr,
-):
-    """[16 pairs, tokens]: the inputs of some pairs' columns in a panel that begins at `column`.
-
-    Zero where there are no such cells.
-    """
-    k = tl.arange(0, 16 * PAIRS)
-    tokens = inputs + m.to(tl.int64)[None, :] * stride
-    if CELLS == 8:
-        places = tokens + k[:, None] + column + PAIR * 16
-        return tl.load(places, mask=(m < count)[None, :], other=0.0)
-    else:
-        columns = (PAIR + k // 16) * (2 * CELLS) + k % 16
-        present = (m < count)[None, :] & (k % 16 < 2 * CELLS)[:, None]
-        return tl.load(tokens + columns[:, None] + column, mask=present, other=0.0)
-
-
-@triton.jit
-def load_grid(grid, group, own, rows, PAIRED: tl.constexpr):
-    """The grid of some rows in a group, as it is stored; 0 beyond the last row.
-
-    Words of 32 bits, a scale and an offset or the scales of two groups, for only whole words are
-    read ahead; or single scales.
-    """
-    if PAIRED:
-        group = group // 2
-    return tl.load(grid + tl.cast(group, tl.int64) * rows + own, mask=own < rows, other=0)
-
-
-@triton.jit
-def scale_and_offset(stored, group, SYMMETRIC: tl.constexpr):
-    """Both of each row in float32; the scale twice, where there is no offset."""
-    if stored.dtype == tl.bfloat16:
-        scale = stored.to(tl.float32)
-        return scale, scale
-    else:
-        first = (stored << 16).to(tl.float32, bitcast=True)
-        second = (stored & 0xFFFF0000).to(tl.float32, bitcast=True)
-        if SYMMETRIC:
-            scale = first if group % 2 == 0 else second
-            return scale, scale
-        else:
-            return first, second
+        return tl.reshape(both, [SPEC.rows, PAIRS, 16])
