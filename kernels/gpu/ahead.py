@@ -9,13 +9,8 @@ from triton.compiler import ASTSource, CompiledKernel
 
 from bitplan.kernels.gpu.launch import REDUCED_AT_ONCE, options
 from bitplan.kernels.gpu.matmul import matmul, reduce
-from bitplan.kernels.gpu.shapes import (
-    DECODE_TOKENS,
-    Blocks,
-    Device,
-    decode_blocks,
-    prefill_blocks,
-)
+from bitplan.kernels.gpu.numbers import numbers_of
+from bitplan.kernels.gpu.shapes import Blocks, Device, blocks_of
 from bitplan.kernels.gpu.spec import spec_of
 from bitplan.schema import Scheme
 
@@ -23,20 +18,22 @@ TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
     "sm_100": GPUTarget("cuda", 100, 32),
+    "sm_120": GPUTarget("cuda", 120, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-"""A100, H100, B200 and MI300X."""
+"""A100, H100, B200, RTX 5090 and MI300X."""
 
 DEVICES = {
     "sm_80": Device(multiprocessors=108),
     "sm_90": Device(multiprocessors=132),
     "sm_100": Device(multiprocessors=148),
+    "sm_120": Device(multiprocessors=170),
     "gfx942": Device(multiprocessors=304, warp=64, cuda=False),
 }
 
 
 SIDE = 4096
-"""Rows and columns of the weight that kernels are cut for here."""
+"""Rows of the weight that kernels are cut for here, and columns where nothing else is said."""
 
 TABLE = {
     "int2g64": (1,),
@@ -44,6 +41,17 @@ TABLE = {
     "int4g64": (1, 16, 32, 64, 512),
     "int4g128s": (1,),
     "int8s": (1,),
+    "signg64": (1,),
+    "fp8g64": (1,),
+    "fp6g64": (1,),
+    "fp4g64": (1,),
+    "nf4g64": (1, 16, 64, 512),
+    "nf3g64": (1,),
+    "bfp4g64": (1,),
+    "mxfp8": (1,),
+    "mxfp6": (1,),
+    "mxfp4": (1, 16, 64, 512),
+    "nvfp4": (1, 16, 64, 512),
 }
 """Schemes and numbers of tokens that the table of static costs has."""
 
@@ -58,21 +66,20 @@ class Case:
     blocks: Blocks
 
 
-def case_of(scheme: Scheme, tokens: int, target: str, dtype: str = "bf16") -> Case:
-    """The kernel that a square weight and some tokens would run on a target."""
-    device = DEVICES[target]
-    if tokens > DECODE_TOKENS:
-        blocks = prefill_blocks(SIDE, SIDE, tokens, device)
-    else:
-        blocks = decode_blocks(SIDE, SIDE, tokens, device)
-    return Case(scheme=scheme, columns=SIDE, dtype=dtype, blocks=blocks)
+def case_of(
+    scheme: Scheme, tokens: int, target: str, dtype: str = "bf16", columns: int = SIDE
+) -> Case:
+    """The kernel that a weight of so many columns and some tokens would run on a target."""
+    kind = numbers_of(scheme, dtype).kind
+    blocks = blocks_of(SIDE, columns, tokens, DEVICES[target], kind)
+    return Case(scheme=scheme, columns=columns, dtype=dtype, blocks=blocks)
 
 
 def compile_ahead(case: Case, target: str) -> CompiledKernel:
     """The kernel as it would be compiled at its first call on the target."""
     blocks, scheme = case.blocks, case.scheme
     spec = spec_of(case.columns, case.dtype, scheme, blocks, DEVICES[target])
-    single = {"bf16": "*bf16"}.get(spec.scale, "*u8")
+    single = "*bf16" if spec.scale == "bf16" else "*u8"
     types = {
         "inputs": f"*{case.dtype}",
         "codes": "*i32",

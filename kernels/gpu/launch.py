@@ -9,14 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bitplan.kernels.gpu.matmul import matmul, reduce
-from bitplan.kernels.gpu.numbers import PARTS, parts_of
-from bitplan.kernels.gpu.shapes import (
-    DECODE_TOKENS,
-    Blocks,
-    Device,
-    decode_blocks,
-    prefill_blocks,
-)
+from bitplan.kernels.gpu.numbers import PARTS, numbers_of, parts_of
+from bitplan.kernels.gpu.shapes import Blocks, Device, blocks_of
 from bitplan.kernels.gpu.spec import Spec, spec_of
 from bitplan.schema import Scheme
 
@@ -45,22 +39,18 @@ def multiply(
         inputs, copies = thirds(inputs), PARTS
     else:
         inputs, copies = inputs.contiguous() if inputs.stride(-1) != 1 else inputs, 1
-    if tokens > DECODE_TOKENS and not precise:
-        blocks = prefill_blocks(rows, columns, tokens, device)
-    else:
-        blocks = decode_blocks(rows, columns, len(inputs), device)
+    dtype = NAMES[inputs.dtype]
+    kind = numbers_of(scheme, dtype).kind
+    blocks = blocks_of(rows, columns, len(inputs), device, kind, precise=precise)
     tensors = (inputs, codes, grid, matrix_scale)
     tables = parts_of(scheme, precise=precise)
     sums = tables * blocks.splits * copies
     if sums == 1:
-        launch(
-            *tensors, output, spec_of(columns, NAMES[inputs.dtype], scheme, blocks, device), blocks
-        )
+        launch(*tensors, output, spec_of(columns, dtype, scheme, blocks, device), blocks)
         return output
     shape = (tables, blocks.splits, copies, tokens, rows)
     parts = inputs.new_empty(shape, dtype=torch.float32)
     for part in range(tables):
-        dtype = NAMES[inputs.dtype]
         spec = spec_of(columns, dtype, scheme, blocks, device, precise=precise, part=part)
         launch(*tensors, parts[part], spec, blocks)
     size = output.numel()

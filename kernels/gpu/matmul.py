@@ -46,7 +46,7 @@ def matmul(
     # Known when it is compiled, and so apart from what is not.
     if SPEC.columns % 256 != 0:  # noqa: SIM102
         if split == tl.num_programs(1) - 1:
-            sums = add_rest(codes, tile, sums, stored, SPEC)
+            sums = add_rest(codes, tile, sums, stored, 4, SPEC)
     total, part, shared = sums
     if not SPEC.many:
         if SPEC.group == 0:
@@ -61,14 +61,14 @@ def matmul(
 
 
 @triton.jit
-def add_rest(codes, tile, sums, stored, SPEC: tl.constexpr):
-    """Add what is no whole panel: at most one each of 4 cells, of 2 and of 1."""
-    for section in tl.static_range(3):
-        CELLS: tl.constexpr = 4 >> section
-        COLUMN: tl.constexpr = SPEC.columns // (64 * CELLS) * (64 * CELLS)
-        if SPEC.columns % (64 * CELLS) >= 32 * CELLS:
-            first = codes + tl.cast(tile.rows, tl.int64) * (COLUMN // 32 * SPEC.bits)
-            sums = add_panel(first, tile, 0, sums, stored, COLUMN, CELLS, SPEC)
+def add_rest(codes, tile, sums, stored, CELLS: tl.constexpr, SPEC: tl.constexpr):
+    """Add what is no whole panel: the one of `CELLS` cells if there is, and the ones of fewer."""
+    COLUMN: tl.constexpr = SPEC.columns // (64 * CELLS) * (64 * CELLS)
+    if SPEC.columns % (64 * CELLS) >= 32 * CELLS:
+        first = codes + tl.cast(tile.rows, tl.int64) * (COLUMN // 32 * SPEC.bits)
+        sums = add_panel(first, tile, 0, sums, stored, COLUMN, CELLS, SPEC)
+    if CELLS > 1:
+        sums = add_rest(codes, tile, sums, stored, CELLS // 2, SPEC)
     return sums
 
 

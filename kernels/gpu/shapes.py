@@ -26,7 +26,7 @@ class Blocks:
 
     `many` tokens have each weight made once for all of them: see `panel`. `splits` programs
     share the columns, `panels` each; their sums are then added in order. `registers` of a thread
-    are as many as the compiler may take; by itself it spills some of them.
+    are as many as the compiler may take, where it is told.
     """
 
     many: bool
@@ -40,10 +40,22 @@ class Blocks:
     registers: int | None = None
 
 
-def decode_blocks(rows: int, columns: int, tokens: int, device: Device) -> Blocks:
+def blocks_of(
+    rows: int, columns: int, tokens: int, device: Device, kind: str, *, precise: bool = False
+) -> Blocks:
+    """For any number of tokens; `precise` sums are of numbers of codes, as those of few tokens."""
+    if tokens > DECODE_TOKENS and not precise:
+        return prefill_blocks(rows, columns, tokens, device)
+    return decode_blocks(rows, columns, tokens, device, kind)
+
+
+def decode_blocks(
+    rows: int, columns: int, tokens: int, device: Device, kind: str = "mantissa"
+) -> Blocks:
     """For few tokens: enough programs for every multiprocessor to have loads in flight.
 
     A program's loads in flight are its panels ahead: 32 bytes a row for every bit of a code.
+    `kind` is that of the `Numbers` that codes become.
 
     >>> decode_blocks(4096, 4096, 1, Device(multiprocessors=132))
     Blocks(many=False, rows=64, tokens=8, warps=2, stages=3, panels=2, splits=8, registers=160)
@@ -64,10 +76,19 @@ def decode_blocks(rows: int, columns: int, tokens: int, device: Device) -> Block
         warps=2,
         # AMD's loads go through registers: of what is ahead only one panel lies in shared memory.
         stages=3 if device.cuda else 2,
-        registers=(160 if block == 8 else 192) if device.cuda else None,
+        registers=_registers(block, columns, kind) if device.cuda else None,
         splits=max(1, -(-panels // each)),
         panels=each,
     )
+
+
+def _registers(tokens: int, columns: int, kind: str) -> int | None:
+    """A limit where the assembler's own choice spills; what is no whole panel spills with one."""
+    if columns % PANEL or kind == "float":
+        return None
+    if kind == "table":
+        return 200
+    return 160 if tokens == 8 else 192
 
 
 PROGRAMS = 4

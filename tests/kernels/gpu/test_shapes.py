@@ -1,40 +1,10 @@
-from fractions import Fraction
-
-import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bitplan.kernels.gpu.layout import PANEL, sections
-from bitplan.kernels.gpu.shapes import (
-    MANTISSA,
-    Device,
-    decode_blocks,
-    numbers_of,
-    prefill_blocks,
-)
+from bitplan.kernels.gpu.shapes import Device, decode_blocks, prefill_blocks
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 DEVICES = [Device(multiprocessors=132), Device(multiprocessors=304, warp=64, cuda=False)]
-
-
-@pytest.mark.parametrize("precise", [False, True])
-@pytest.mark.parametrize("dtype", MANTISSA)
-@pytest.mark.parametrize("bits", range(2, 9))
-def test_every_code_becomes_its_number_exactly(bits, dtype, precise):
-    numbers = numbers_of(bits, dtype, precise=precise)
-    half = 2 ** (bits - 1)
-    for code in range(2**bits):
-        if numbers.centred:
-            number = float(torch.tensor(code - half).to(DTYPES[dtype]))
-        else:
-            one = int(torch.ones(1, dtype=DTYPES[dtype]).view(torch.int16))
-            word = torch.tensor(one | code << numbers.target, dtype=torch.int16)
-            number = float(word.view(DTYPES[dtype]))
-        exact = (Fraction(number) - Fraction(numbers.zero)) * Fraction(numbers.unit)
-        assert exact == code - half
-    for constant in (-numbers.zero, 1 / numbers.unit):
-        assert float(torch.tensor(constant, dtype=DTYPES[dtype])) == constant
 
 
 @given(
