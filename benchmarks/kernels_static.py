@@ -33,7 +33,8 @@ class Part:
 
 
 # Bandwidth and boost clock: vendors' data sheets. A multiprocessor of NVIDIA's issues 4 warps a
-# cycle (128 lanes) and has 64 lanes for integers, 128 since 12.0; a compute unit of CDNA 3 has 4 x 16 lanes.
+# cycle (128 lanes) and has 64 lanes for integers, 128 since compute capability 12.0; a compute unit
+# of CDNA 3 has 4 x 16 lanes.
 PARTS = {
     "sm_80": Part(
         name="A100 80GB", bandwidth=2.039e12, lanes=108 * 128 * 1.41e9, integer=108 * 64 * 1.41e9

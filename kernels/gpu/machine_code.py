@@ -34,8 +34,8 @@ class Part:
     programs: int = 32
 
 
-# Registers of 32 bits and bytes: CUDA C++ Programming Guide, compute capabilities 8.0, 9.0,
-# 10.0 and 12.0; CDNA 3 instruction set, where each of 4 SIMD units has 512 registers a lane, vector and
+# Registers of 32 bits and bytes: CUDA C++ Programming Guide, compute capabilities 8.0, 9.0, 10.0
+# and 12.0; CDNA 3 instruction set, where each of 4 SIMD units has 512 registers a lane, vector and
 # accumulation registers together, and 8 waves at most.
 PARTS = {
     "sm_80": Part(

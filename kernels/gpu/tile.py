@@ -27,7 +27,7 @@ class Tile(NamedTuple):
     n: tl.tensor
     m: tl.tensor
     rows: tl.tensor
-    count: tl.tensor
+    tokens: tl.tensor
     stride: tl.tensor
 
 
@@ -68,11 +68,11 @@ def load_inputs(tile, column, PAIR: tl.constexpr, PAIRS: tl.constexpr, CELLS: tl
     Zero where there are no such cells.
     """
     k = tl.arange(0, 16 * PAIRS)
-    tokens = tile.inputs + tile.m.to(tl.int64)[None, :] * tile.stride
+    starts = tile.inputs + tile.m.to(tl.int64)[None, :] * tile.stride
     if CELLS == 8:
-        places = tokens + k[:, None] + column + PAIR * 16
-        return tl.load(places, mask=(tile.m < tile.count)[None, :], other=0.0)
+        places = starts + k[:, None] + column + PAIR * 16
+        return tl.load(places, mask=(tile.m < tile.tokens)[None, :], other=0.0)
     else:
         columns = (PAIR + k // 16) * (2 * CELLS) + k % 16
-        present = (tile.m < tile.count)[None, :] & (k % 16 < 2 * CELLS)[:, None]
-        return tl.load(tokens + columns[:, None] + column, mask=present, other=0.0)
+        present = (tile.m < tile.tokens)[None, :] & (k % 16 < 2 * CELLS)[:, None]
+        return tl.load(starts + columns[:, None] + column, mask=present, other=0.0)
