@@ -311,7 +311,19 @@ def test_a_kernel_can_be_asked_for(kernel, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["int2g32", "int3", "int5g16s", "int8s", "sign", "fp6g32", "nf3g16", "bfp5", "nvfp4"]
+    "name",
+    [
+        "int2g32",
+        "int3",
+        "int5g16s",
+        "int4g32d",
+        "int8s",
+        "sign",
+        "fp6g32",
+        "nf3g16",
+        "bfp5",
+        "nvfp4",
+    ],
 )
 def test_the_layout_of_a_gpu_takes_as_many_bytes_and_is_saved_as_the_canonical_one(name):
     weight = held(name, 48, 96)

@@ -7,11 +7,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
+from bitplan.kernels.gpu.grids import factors_of
 from bitplan.kernels.gpu.launch import REDUCED_AT_ONCE, options
 from bitplan.kernels.gpu.matmul import matmul, reduce
 from bitplan.kernels.gpu.numbers import numbers_of
 from bitplan.kernels.gpu.shapes import Blocks, Device, blocks_of
-from bitplan.kernels.gpu.spec import spec_of
+from bitplan.kernels.gpu.spec import Spec, spec_of
 from bitplan.schema import Scheme
 
 TARGETS = {
@@ -79,11 +80,10 @@ def compile_ahead(case: Case, target: str) -> CompiledKernel:
     """The kernel as it would be compiled at its first call on the target."""
     blocks, scheme = case.blocks, case.scheme
     spec = spec_of(case.columns, case.dtype, scheme, blocks, DEVICES[target])
-    single = "*bf16" if spec.scale == "bf16" else "*u8"
     types = {
         "inputs": f"*{case.dtype}",
         "codes": "*i32",
-        "grid": single if scheme.symmetric and spec.per == 1 else "*u32",
+        "grid": _grid_type(spec),
         "outputs": f"*{case.dtype}" if blocks.splits == 1 else "*fp32",
         "rows": "i32",
         "count": "i32",
@@ -93,11 +93,12 @@ def compile_ahead(case: Case, target: str) -> CompiledKernel:
     fixed: dict[str, Any] = {"SPEC": spec}
     # Pointers, rows and stride that 16 divides are compiled for apart.
     sixteens = ["inputs", "codes", "grid", "outputs", "rows", "stride"]
-    if scheme.family.matrix_bytes:
-        types["matrix_scale"] = "*fp32"
-        sixteens.append("matrix_scale")
-    else:
-        fixed["matrix_scale"] = None
+    for name in ("matrix_scale", "scale_step", "offset_step"):
+        if name in factors_of(scheme):
+            types[name] = "*fp32" if name == "matrix_scale" else "*bf16"
+            sixteens.append(name)
+        else:
+            fixed[name] = None
     names = matmul.arg_names
     source = ASTSource(
         matmul,
@@ -106,6 +107,13 @@ def compile_ahead(case: Case, target: str) -> CompiledKernel:
         {(names.index(name),): [["tt.divisibility", 16]] for name in sixteens},
     )
     return triton.compile(source, target=TARGETS[target], options=options(blocks))
+
+
+def _grid_type(spec: Spec) -> str:
+    numbers = spec.per * (1 if spec.symmetric else 2)
+    if spec.scale == "bf16":
+        return "*bf16" if numbers == 1 else "*u32"
+    return f"*u{8 * numbers}"
 
 
 def compile_sum_ahead(target: str, dtype: str = "bf16") -> CompiledKernel:

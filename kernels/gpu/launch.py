@@ -1,5 +1,6 @@
 """Launching the Triton kernels."""
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -8,6 +9,7 @@ import triton
 from jaxtyping import Float
 from torch import Tensor
 
+from bitplan.kernels.gpu.grids import factors_of, words_of
 from bitplan.kernels.gpu.matmul import matmul, reduce
 from bitplan.kernels.gpu.numbers import PARTS, numbers_of, parts_of
 from bitplan.kernels.gpu.shapes import Blocks, Device, blocks_of
@@ -22,7 +24,7 @@ def multiply(
     inputs: Float[Tensor, "tokens in"],
     codes: Tensor,
     grid: Tensor,
-    matrix_scale: Tensor | None,
+    factors: Sequence[Tensor],
     scheme: Scheme,
 ) -> Float[Tensor, "tokens out"]:
     """Product with the transposed weight, in the inputs' dtype."""
@@ -42,7 +44,7 @@ def multiply(
     dtype = NAMES[inputs.dtype]
     kind = numbers_of(scheme, dtype).kind
     blocks = blocks_of(rows, columns, len(inputs), device, kind, precise=precise)
-    tensors = (inputs, codes, grid, matrix_scale)
+    tensors = (inputs, codes, grid, dict(zip(factors_of(scheme), factors, strict=True)))
     tables = parts_of(scheme, precise=precise)
     sums = tables * blocks.splits * copies
     if sums == 1:
@@ -82,16 +84,11 @@ def device_of(device: torch.device) -> Device:
     )
 
 
-def words_of(grid: Tensor) -> Tensor:
-    """What of a grid fills 32 bits as words, and single scales as they are."""
-    return grid if grid.dim() == 2 else grid.view(torch.uint32)
-
-
 def launch(
     inputs: Tensor,
     codes: Tensor,
     grid: Tensor,
-    matrix_scale: Tensor | None,
+    factors: dict[str, Tensor],
     outputs: Tensor,
     spec: Spec,
     blocks: Blocks,
@@ -106,7 +103,9 @@ def launch(
             inputs,
             codes,
             words_of(grid),
-            matrix_scale,
+            factors.get("matrix_scale"),
+            factors.get("scale_step"),
+            factors.get("offset_step"),
             outputs,
             rows,
             tokens,

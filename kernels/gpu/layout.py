@@ -1,4 +1,4 @@
-"""How the Triton kernels read codes: panels of words, and grids by group.
+"""How the Triton kernels read codes: panels of words; of scales see `grids`.
 
 A row is cut into panels of 256 columns; what remains, a multiple of 32, into at most one panel
 each of 128, 64 and 32. A panel of 32 C columns has C cells, a cell has 32 codes, and 32 codes of B
@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from bitplan.formats import MATRIX_SCALE, pack, unpack
+from bitplan.formats import pack, unpack
+from bitplan.kernels.gpu.grids import arrange_grid, factors_of, restore_grid
 from bitplan.schema import Scheme
 
 CELL = 32
@@ -53,12 +54,7 @@ def sections(columns: int) -> list[tuple[int, int, int]]:
 
 
 def arrange(tensors: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[str, Tensor]:
-    """From canonical tensors to the kernels': `codes` (int32), `grid` and `matrix_scale` if any.
-
-    `grid` is [groups, rows, 2] of bfloat16, of scale and offset. Where there is no offset it is
-    [groups / P, rows, P], of the scales of P groups that fill 32 bits, or [groups, rows] if that
-    leaves some over: bfloat16, or the bytes that scales are stored in.
-    """
+    """From canonical tensors to the kernels': `codes` (int32), `grid`, and its factors if any."""
     assert columns % CELL == 0
     bits, rows = int(scheme.bits), len(tensors["codes"])
     words = tensors["codes"].new_empty(rows * columns // CELL * bits, dtype=torch.int32)
@@ -68,15 +64,8 @@ def arrange(tensors: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[st
             shape = (len(codes), panels, PAIRS, cells, 2)
             columns_of = codes[:, start : start + panels * cells * CELL].reshape(shape)
             part.copy_(_join(columns_of, bits))
-    others = {name: tensors[name] for name in (MATRIX_SCALE,) if name in tensors}
-    scale = tensors["scale"].t()
-    if not scheme.symmetric:
-        grid = torch.stack((scale, tensors["offset"].t()), dim=-1)
-    else:
-        per = 4 // scale.element_size()
-        whole = len(scale) % per == 0
-        grid = scale.unflatten(0, (-1, per)).transpose(1, 2) if whole else scale
-    return {"codes": words, "grid": grid.contiguous(), **others}
+    grid = arrange_grid(tensors, scheme, columns)
+    return {"codes": words, "grid": grid, **{name: tensors[name] for name in factors_of(scheme)}}
 
 
 def restore(arranged: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[str, Tensor]:
@@ -86,15 +75,8 @@ def restore(arranged: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[s
     for _, parts in _parts(arranged["codes"], rows, columns, bits):
         codes = torch.cat([_split(part, bits).flatten(1) for part in parts], dim=1)
         packed.append(pack(codes ^ flip_of(scheme), bits))
-    found = {"codes": torch.cat(packed)}
-    if scheme.symmetric:
-        scale = grid if grid.dim() == 2 else grid.transpose(1, 2).flatten(0, 1)
-        found["scale"] = scale.t().contiguous()
-    else:
-        found["scale"], found["offset"] = (grid[..., n].t().contiguous() for n in (0, 1))
-    if MATRIX_SCALE in arranged:
-        found[MATRIX_SCALE] = arranged[MATRIX_SCALE]
-    return found
+    factors = {name: arranged[name] for name in factors_of(scheme)}
+    return {"codes": torch.cat(packed), **restore_grid(grid, scheme, columns), **factors}
 
 
 def flip_of(scheme: Scheme) -> int:

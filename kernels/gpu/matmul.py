@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from bitplan.kernels.gpu.panel import Sums, add_panel, weigh
-from bitplan.kernels.gpu.scales import load_grid, scale_and_offset
+from bitplan.kernels.gpu.scales import load_grid, load_step, scale_and_offset
 from bitplan.kernels.gpu.tile import Tile
 
 
@@ -18,6 +18,8 @@ def matmul(
     codes,
     grid,
     matrix_scale,
+    scale_step,
+    offset_step,
     outputs,
     rows,
     count,
@@ -28,14 +30,16 @@ def matmul(
     """Products of some of `count` tokens with some rows: [splits, tokens, rows].
 
     Programs are [blocks of rows, splits, blocks of tokens]; a split has `panels_each` panels, and
-    the last of them also what is no whole panel. `matrix_scale` multiplies all, or is None.
+    the last of them also what is no whole panel. `matrix_scale` multiplies all, and
+    steps multiply the scales and offsets of each row; or they are None.
     """
     PANELS: tl.constexpr = SPEC.columns // 256
     split = tl.program_id(1)
     own = tl.program_id(0) * SPEC.rows + tl.arange(0, SPEC.rows)
     n = tl.minimum(own, rows - 1)
     m = tl.program_id(2) * SPEC.tokens + tl.arange(0, SPEC.tokens)
-    tile = Tile(inputs, grid, own, n, m, rows, count, stride)
+    scale_step, offset_step = load_step(scale_step, n), load_step(offset_step, n)
+    tile = Tile(inputs, grid, own, n, m, rows, count, stride, scale_step, offset_step)
     none = tl.zeros([SPEC.rows, SPEC.tokens], tl.float32)
     sums = Sums(none, none, none)
     stored = load_grid(tile, 0, SPEC.per)
@@ -50,7 +54,7 @@ def matmul(
     total, part, shared = sums
     if not SPEC.many:
         if SPEC.group == 0:
-            scale, offset = scale_and_offset(stored, 0, SPEC)
+            scale, offset = scale_and_offset(tile, stored, 0, SPEC)
             total = weigh(total, part, shared, scale, offset, SPEC)
         total *= SPEC.numbers.unit
     if matrix_scale is not None:

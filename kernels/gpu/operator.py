@@ -3,7 +3,7 @@
 Only its first call needs Triton.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
 import torch
@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bitplan.errors import InputError
-from bitplan.formats import MATRIX_SCALE
+from bitplan.formats.double import SHARED
+from bitplan.kernels.gpu.grids import factors_of
 from bitplan.kernels.gpu.layout import CELL, restore
 from bitplan.schema import GROUP_SIZES, Scheme
 
@@ -30,8 +31,8 @@ def unfit(scheme: Scheme, columns: int) -> str | None:
         return "five codes to a byte are no codes of whole bits"
     if scheme.family.choices > 1:
         return "no Triton kernel reads a choice of codebooks"
-    if scheme.double:
-        return "no Triton kernel reads scales that are codes themselves"
+    if scheme.double and scheme.group_size and columns > SHARED * scheme.group_size:
+        return "no Triton kernel reads scales of a row that have several steps"
     if scheme.group_size not in (None, *GROUP_SIZES):
         return f"the Triton kernels take groups of {', '.join(map(str, GROUP_SIZES))}"
     if columns % CELL:
@@ -62,25 +63,25 @@ def linear(
     tensors = (inputs, *arranged.values())
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return reference(inputs, restore(arranged, scheme, columns), scheme)
-    matrix_scale = arranged.get(MATRIX_SCALE)
-    return torch.ops.bitplan.packed_linear(inputs, codes, grid, matrix_scale, str(scheme))
+    factors = [arranged[name] for name in factors_of(scheme)]
+    return torch.ops.bitplan.packed_linear(inputs, codes, grid, factors, str(scheme))
 
 
 @torch.library.custom_op("bitplan::packed_linear", mutates_args=())
 def packed_linear(
-    inputs: Tensor, codes: Tensor, grid: Tensor, matrix_scale: Tensor | None, scheme: str
+    inputs: Tensor, codes: Tensor, grid: Tensor, factors: Sequence[Tensor], scheme: str
 ) -> Tensor:
     """See `linear`; torch's operators take a scheme by its name alone."""
     from bitplan.kernels.gpu.launch import multiply
 
     flat = inputs.reshape(inputs.shape[:-1].numel(), inputs.shape[-1])
-    output = multiply(flat, codes, grid, matrix_scale, Scheme.parse(scheme))
+    output = multiply(flat, codes, grid, factors, Scheme.parse(scheme))
     return output.reshape(*inputs.shape[:-1], grid.shape[1])
 
 
 @packed_linear.register_fake
 def _(
-    inputs: Tensor, codes: Tensor, grid: Tensor, matrix_scale: Tensor | None, scheme: str
+    inputs: Tensor, codes: Tensor, grid: Tensor, factors: Sequence[Tensor], scheme: str
 ) -> Tensor:
-    del codes, matrix_scale, scheme
+    del codes, factors, scheme
     return inputs.new_empty(*inputs.shape[:-1], grid.shape[1])

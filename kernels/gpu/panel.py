@@ -89,7 +89,7 @@ def add_group(
             stored = load_grid(tile, index, SPEC.per)
     # Where the groups of a panel fill words, which one is known when it is compiled.
     KNOWN: tl.constexpr = CELLS == 8 and 16 // PAIRS % SPEC.per == 0
-    scale, offset = scale_and_offset(stored, NUMBER if KNOWN else index, SPEC)
+    scale, offset = scale_and_offset(tile, stored, NUMBER if KNOWN else index, SPEC)
     if SPEC.many:
         total = add_weights(
             tile, words, column, total, scale, offset, NUMBER * PAIRS, PAIRS, CELLS, SPEC

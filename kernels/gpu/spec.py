@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from bitplan.kernels.gpu.grids import groups_in_word
 from bitplan.kernels.gpu.numbers import Numbers, numbers_of
 from bitplan.kernels.gpu.shapes import Blocks, Device
 from bitplan.schema import Scheme
@@ -11,7 +12,8 @@ from bitplan.schema import Scheme
 class Spec:
     """A constant of the kernels, read by Triton as it is.
 
-    `group` is 0 where a row is one; `per` scales share a word of the grid. `rows`, `tokens` and
+    `group` is 0 where a row is one; `scale` says what a scale is stored in, a byte of
+    a `step` of its row too; `per` groups share a word of the grid. `rows`, `tokens` and
     `stages` are those of `Blocks`.
     """
 
@@ -49,8 +51,8 @@ def spec_of(
         bits=int(scheme.bits),
         group=group,
         symmetric=scheme.symmetric,
-        scale=scheme.family.scale,
-        per=scales_in_word(scheme, columns),
+        scale="step" if scheme.double else scheme.family.scale,
+        per=groups_in_word(scheme, columns),
         numbers=numbers,
         cuda=device.cuda,
         many=blocks.many,
@@ -58,14 +60,3 @@ def spec_of(
         tokens=blocks.tokens,
         stages=blocks.stages,
     )
-
-
-def scales_in_word(scheme: Scheme, columns: int) -> int:
-    """How many groups' scales a word of the grid has: see `arrange` of `layout`.
-
-    >>> [scales_in_word(Scheme.parse("mxfp4"), n) for n in (256, 576)]
-    [4, 1]
-    """
-    groups = -(-columns // (scheme.group_size or columns))
-    per = 4 // scheme.family.scale_bytes
-    return per if scheme.symmetric and groups % per == 0 else 1

@@ -18,7 +18,7 @@ class Tile(NamedTuple):
     """Where inputs and scales are, the rows and tokens of a program, and how many there are.
 
     `own` rows are the program's; of those that there are not, `n` is the last one instead, so that
-    reading takes no mask.
+    reading takes no mask. Steps, if any, multiply scales and offsets of each row.
     """
 
     inputs: tl.tensor
@@ -29,6 +29,8 @@ class Tile(NamedTuple):
     rows: tl.tensor
     tokens: tl.tensor
     stride: tl.tensor
+    scale_step: tl.tensor | None
+    offset_step: tl.tensor | None
 
 
 @triton.jit

@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bitplan.formats import Packed
+from bitplan.formats import Packed, double
 from bitplan.formats.codebook import codebook_of
 from bitplan.kernels import arranged_for, reference_of
 from bitplan.kernels.gpu import launch
+from bitplan.kernels.gpu.grids import factors_of
 from bitplan.kernels.gpu.shapes import Device
 from bitplan.schema import Scheme
 
@@ -76,12 +77,17 @@ def weight_of(name: str, rows: int, columns: int) -> Packed:
     codes = torch.randint(0, 2 ** int(scheme.bits), (rows, columns), generator=generator)
     groups = -(-columns // (scheme.group_size or columns))
     scale = torch.rand(rows, groups, generator=generator) / 50 + 0.01
+    steps = {}
+    if scheme.double:
+        shape = (rows, -(-groups // double.SHARED))
+        step = (1 + torch.arange(rows) % 2)[:, None].expand(shape) * 2.0**-13
+        steps = {"scale": step, "offset": 16 * step}
     if scheme.is_integer:
         offset = torch.randn(rows, groups, generator=generator) / 20
-        return Packed.encode(scheme, codes.to(torch.uint8), scale, offset)
+        return Packed.encode(scheme, codes.to(torch.uint8), scale, offset, steps=steps)
     codes[~codebook_of(scheme).table[codes].isfinite()] = 0
     matrix_scale = torch.tensor([[0.0625 + 2**-12]])
-    return Packed.encode(scheme, codes.to(torch.uint8), scale, matrix_scale=matrix_scale)
+    return Packed.encode(scheme, codes.to(torch.uint8), scale, None, matrix_scale, steps)
 
 
 def error(found: Tensor, inputs: Tensor, weight: Packed) -> float:
@@ -130,10 +136,9 @@ def operator(name: str) -> dict:
     triton = arranged_for(weight.scheme, "triton")
     arranged = triton.arrange(weight.tensors, weight.scheme, 96)
     inputs = torch.randn(3, 96, generator=torch.Generator().manual_seed(1))
-    tensors = (arranged["codes"], arranged["grid"], arranged.get("matrix_scale"))
-    checked = torch.library.opcheck(
-        torch.ops.bitplan.packed_linear.default, (inputs, *tensors, name)
-    )
+    factors = [arranged[factor] for factor in factors_of(weight.scheme)]
+    arguments = (inputs, arranged["codes"], arranged["grid"], factors, name)
+    checked = torch.library.opcheck(torch.ops.bitplan.packed_linear.default, arguments)
 
     def layer(x: Tensor) -> Tensor:
         return triton.linear(x * 2, arranged, weight.scheme) + 1

@@ -23,6 +23,9 @@ CASES = [
     *(case(name, 7, 96, [18], "float32") for name in ("mxfp6", "nvfp4", "bfp8")),
     *(case("nvfp4", 40, 96, tokens) for tokens in ([], [0], [2, 0], [2, 3], [16])),
     *(case("nf4g64", 40, 96, [n], view=v) for n in (4, 20) for v in ("transposed", "strided")),
+    # Scales that are codes.
+    *(case(name, 33, 96, [n]) for name in ("nf4g16d", "fp8g64d") for n in (3, 18)),
+    case("nf3g32d", 33, 256, [3], "float16"),
     # Columns that two programs share.
     case("mxfp4", 40, 1056, [2]),
     # AMD's order of a table's places, and its own numbers.
@@ -54,7 +57,7 @@ def test_torch_knows_the_operator_and_compiles_it_into_one_graph():
 
 @pytest.mark.parametrize("columns", [32, 96, 224, 256, 576, 1120])
 @pytest.mark.parametrize(
-    "name", ["sign", "fp8g16", "fp6g32", "nf3g64", "nf4", "bfp3g16", "bfp8", *MX]
+    "name", ["sign", "fp8g16", "fp6g32d", "nf3g64", "nf4", "bfp3g16", "bfp8", *MX]
 )
 def test_restoring_gives_the_canonical_tensors_exactly(name, columns):
     weight = weight_of(name, 37, columns)

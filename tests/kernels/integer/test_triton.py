@@ -16,6 +16,10 @@ CASES = [
     *(case("int4g64", 1, n, [2], "float32") for n in (32, 64, 96, 128, 224)),
     *(case(name, 33, 96, [5], "float32") for name in ("int4g32", "int8g16s", "int3", "int7s")),
     case("int4g128s", 33, 96, [20], "float32"),
+    # Scales that are codes, and groups that do and do not fill a word of the grid.
+    *(case(name, 33, 96, [3]) for name in ("int4g64d", "int3g32d", "int4g16sd")),
+    *(case(name, 33, 288, [3], "float16") for name in ("int8g32d", "int4g128sd")),
+    *(case("int4g16d", 33, 256, [n]) for n in (3, 18)),
     # Columns that two programs share.
     case("int2s", 70, 1056, [2]),
     case("int4g128", 40, 1024, [2], "float16"),
@@ -46,7 +50,18 @@ def test_torch_knows_the_operator_and_compiles_it_into_one_graph():
 
 @pytest.mark.parametrize("columns", [32, 64, 96, 224, 256, 576, 1120])
 @pytest.mark.parametrize(
-    "name", ["int2g16", "int3", "int4g64s", "int5g32", "int6s", "int7g128", "int8s"]
+    "name",
+    [
+        "int2g16",
+        "int3",
+        "int4g64s",
+        "int5g32",
+        "int6s",
+        "int7g128",
+        "int8s",
+        "int4g16d",
+        "int3g32sd",
+    ],
 )
 def test_restoring_gives_the_canonical_tensors_exactly(name, columns):
     weight = weight_of(name, 37, columns)
