@@ -134,7 +134,7 @@ inputs in bfloat16, and read from the machine code. **Nothing on this page was m
 `instructions`, `integer` and `tensor` are what one lane executes for one weight in the loop over
 columns; `warps` are those that a multiprocessor holds at once, by registers and shared memory.
 `loads` are a thread's loads from global memory for 256 columns of its rows, by width in bits: of
-128 and 64 those of codes and inputs, of 32 those of scales, and of inputs where groups are small.
+128 those of codes and inputs, of 32 those of scales; small groups take their inputs by 64 or 32.
 
 | scheme | tokens | target | registers | spilled | shared bytes | warps | instructions | integer |
 tensor | bytes a weight | loads |

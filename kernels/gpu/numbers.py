@@ -25,8 +25,7 @@ PARTS = 3
 class Numbers:
     """How codes become numbers: a weight is (number - zero) * unit * scale.
 
-    - `mantissa`: code q is 1 + q / unit, its lowest bit at bit `target` of the mantissa; or has its
-      one bit for a sign of 1;
+    - `mantissa`: 1, with the code in its mantissa, the lowest bit at bit `target`; or for its sign;
     - `centred`: q - half;
     - `float`: a small floating-point number whose lowest bit is at `target`, times 2^`raised`;
     - `table`: the number of pattern `table[q]`.
