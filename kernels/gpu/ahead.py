@@ -10,7 +10,6 @@ from triton.compiler import ASTSource, CompiledKernel
 from bitplan.kernels.gpu.grids import factors_of
 from bitplan.kernels.gpu.launch import REDUCED_AT_ONCE, options
 from bitplan.kernels.gpu.matmul import matmul, reduce
-from bitplan.kernels.gpu.numbers import numbers_of
 from bitplan.kernels.gpu.shapes import Blocks, Device, blocks_of
 from bitplan.kernels.gpu.spec import Spec, spec_of
 from bitplan.schema import Scheme
@@ -71,8 +70,7 @@ def case_of(
     scheme: Scheme, tokens: int, target: str, dtype: str = "bf16", columns: int = SIDE
 ) -> Case:
     """The kernel that a weight of so many columns and some tokens would run on a target."""
-    kind = numbers_of(scheme, dtype).kind
-    blocks = blocks_of(SIDE, columns, tokens, DEVICES[target], kind)
+    blocks = blocks_of(scheme, SIDE, columns, tokens, DEVICES[target])
     return Case(scheme=scheme, columns=columns, dtype=dtype, blocks=blocks)
 
 

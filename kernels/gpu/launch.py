@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bitplan.kernels.gpu.grids import factors_of, words_of
 from bitplan.kernels.gpu.matmul import matmul, reduce
-from bitplan.kernels.gpu.numbers import PARTS, numbers_of, parts_of
+from bitplan.kernels.gpu.numbers import PARTS, parts_of
 from bitplan.kernels.gpu.shapes import Blocks, Device, blocks_of
 from bitplan.kernels.gpu.spec import Spec, spec_of
 from bitplan.schema import Scheme
@@ -42,8 +42,7 @@ def multiply(
     else:
         inputs, copies = inputs.contiguous() if inputs.stride(-1) != 1 else inputs, 1
     dtype = NAMES[inputs.dtype]
-    kind = numbers_of(scheme, dtype).kind
-    blocks = blocks_of(rows, columns, len(inputs), device, kind, precise=precise)
+    blocks = blocks_of(scheme, rows, columns, len(inputs), device, precise=precise)
     tensors = (inputs, codes, grid, dict(zip(factors_of(scheme), factors, strict=True)))
     tables = parts_of(scheme, precise=precise)
     sums = tables * blocks.splits * copies

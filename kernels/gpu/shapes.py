@@ -6,6 +6,8 @@ Nothing is tried out at run time: what runs depends on nothing but shapes, schem
 from dataclasses import dataclass
 
 from bitplan.kernels.gpu.layout import PANEL
+from bitplan.kernels.gpu.numbers import numbers_of
+from bitplan.schema import Scheme
 
 DECODE_TOKENS = 16
 """Up to so many tokens codes are read for all of them at once, as memory allows."""
@@ -41,23 +43,20 @@ class Blocks:
 
 
 def blocks_of(
-    rows: int, columns: int, tokens: int, device: Device, kind: str, *, precise: bool = False
+    scheme: Scheme, rows: int, columns: int, tokens: int, device: Device, *, precise: bool = False
 ) -> Blocks:
     """For any number of tokens; `precise` sums are of numbers of codes, as those of few tokens."""
     if tokens > DECODE_TOKENS and not precise:
         return prefill_blocks(rows, columns, tokens, device)
-    return decode_blocks(rows, columns, tokens, device, kind)
+    return decode_blocks(scheme, rows, columns, tokens, device)
 
 
-def decode_blocks(
-    rows: int, columns: int, tokens: int, device: Device, kind: str = "mantissa"
-) -> Blocks:
+def decode_blocks(scheme: Scheme, rows: int, columns: int, tokens: int, device: Device) -> Blocks:
     """For few tokens: enough programs for every multiprocessor to have loads in flight.
 
     A program's loads in flight are its panels ahead: 32 bytes a row for every bit of a code.
-    `kind` is that of the `Numbers` that codes become.
 
-    >>> decode_blocks(4096, 4096, 1, Device(multiprocessors=132))
+    >>> decode_blocks(Scheme.parse("int4g64"), 4096, 4096, 1, Device(multiprocessors=132))
     Blocks(many=False, rows=64, tokens=8, warps=2, stages=3, panels=2, splits=8, registers=160)
     """
     # AMD's tiles of 16 rows have 16 tokens.
@@ -76,18 +75,24 @@ def decode_blocks(
         warps=2,
         # AMD's loads go through registers: of what is ahead only one panel lies in shared memory.
         stages=3 if device.cuda else 2,
-        registers=_registers(block, columns, kind) if device.cuda else None,
+        registers=_registers(scheme, columns, block) if device.cuda else None,
         splits=max(1, -(-panels // each)),
         panels=each,
     )
 
 
-def _registers(tokens: int, columns: int, kind: str) -> int | None:
-    """A limit where the assembler's own choice spills; what is no whole panel spills with one."""
+def _registers(scheme: Scheme, columns: int, tokens: int) -> int | None:
+    """A limit where the assembler's own choice spills, and none where it does not.
+
+    Found by compiling, and held to by tests: the same limit makes other kernels spill.
+    """
+    kind = numbers_of(scheme, "bf16").kind
     if columns % PANEL or kind == "float":
         return None
     if kind == "table":
         return 200
+    if scheme.group_size is not None and scheme.group_size < 64:
+        return 200 if tokens == 8 else None
     return 160 if tokens == 8 else 192
 
 

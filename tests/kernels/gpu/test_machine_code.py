@@ -75,9 +75,12 @@ def test_what_is_written_spills_nothing_and_is_of_every_target(name, tokens):
 
 
 @pytest.mark.usefixtures("cache")
-@pytest.mark.parametrize(("name", "tokens"), [("int3g32", 1), ("nf4g16", 16)])
-def test_what_is_no_whole_panel_spills_nothing(name, tokens):
-    case = case_of(Scheme.parse(name), tokens, "sm_90", columns=480)
+@pytest.mark.parametrize(
+    ("name", "tokens", "columns"),
+    [("int3g32", 1, 480), ("nf4g16", 16, 480), ("bfp7g32", 1, 4096), ("signg16", 16, 4096)],
+)
+def test_what_spilled_once_does_no_longer(name, tokens, columns):
+    case = case_of(Scheme.parse(name), tokens, "sm_90", columns=columns)
     found = cost(compile_ahead(case, "sm_90"), "sm_90", case.blocks.rows)
     assert found.spilled == found.local_bytes == 0
 

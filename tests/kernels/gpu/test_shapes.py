@@ -3,6 +3,7 @@ from hypothesis import strategies as st
 
 from bitplan.kernels.gpu.layout import PANEL, sections
 from bitplan.kernels.gpu.shapes import Device, decode_blocks, prefill_blocks
+from bitplan.schema import Scheme
 
 DEVICES = [Device(multiprocessors=132), Device(multiprocessors=304, warp=64, cuda=False)]
 
@@ -12,11 +13,12 @@ DEVICES = [Device(multiprocessors=132), Device(multiprocessors=304, warp=64, cud
     columns=st.integers(1, 1000).map(lambda cells: 32 * cells),
     tokens=st.integers(1, 4096),
     device=st.sampled_from(DEVICES),
+    scheme=st.sampled_from(["int4g64", "int8g16", "nf4g64", "mxfp4"]).map(Scheme.parse),
 )
-def test_splits_have_every_panel_once(rows, columns, tokens, device):
+def test_splits_have_every_panel_once(rows, columns, tokens, device, scheme):
     panels = columns // PANEL
     for blocks in (
-        decode_blocks(rows, columns, tokens, device),
+        decode_blocks(scheme, rows, columns, tokens, device),
         prefill_blocks(rows, columns, tokens, device),
     ):
         shares = [
