@@ -10,15 +10,15 @@ MX = ["mxfp8", "mxfp8e5m2", "mxfp6", "mxfp6e3m2", "mxfp4", "nvfp4"]
 BFP = [f"bfp{bits}" for bits in range(3, 9)]
 CASES = [
     *(case(f"{name}g64", 40, 288, [2]) for name in ("sign", *FLOATS, "nf4", "nf3", *BFP)),
-    *(case(name, 40, 256, [3], "float16") for name in ("sign", *FLOATS, "nf4", "nf3", *BFP)),
+    *(case(name, 40, 96, [3], "float16") for name in ("sign", *FLOATS, "nf4", "nf3", *BFP)),
     *(case(name, 40, 288, [2]) for name in MX),
-    *(case(name, 33, 256, [3], "float16") for name in MX),
+    *(case(name, 33, 96, [3], "float16") for name in MX),
     # Weights are made before they are multiplied.
     *(case(name, 40, 96, [17]) for name in ("signg64", "fp8", "nf4g32", "nf3g16", "bfp8", "nvfp4")),
     *(case(name, 40, 96, [40], "float16") for name in ("fp6", "mxfp4", "nf4", "bfp3g16")),
     # Groups that share a word of the grid, and those that do not.
     *(case("nf4g16", 33, n, [1]) for n in (32, 160, 224)),
-    *(case(name, 33, n, [3]) for name in ("bfp3g128", "mxfp6", "nvfp4") for n in (480, 512)),
+    *(case(name, 33, n, [3]) for name in ("bfp3g128", "mxfp6", "nvfp4") for n in (224, 512)),
     *(case(name, 7, 96, [5], "float32") for name in ("sign", "fp8", "fp4g16", "nf4g32", "nf3")),
     *(case(name, 7, 96, [18], "float32") for name in ("mxfp6", "nvfp4", "bfp8")),
     *(case("nvfp4", 40, 96, tokens) for tokens in ([], [0], [2, 0], [2, 3], [16])),
@@ -46,12 +46,6 @@ def test_the_product_is_the_references(results, number):
     assert found["error"] <= limit_of(one)
     # The interpreter cuts bfloat16 off where a device rounds: that doubles the error.
     assert found["error"] <= 3 * found["reference"] + 1e-6
-    assert found["same"]
-
-
-def test_torch_knows_the_operator_and_compiles_it_into_one_graph():
-    [found] = interpret(["nvfp4"])
-    assert set(found["checked"].values()) == {"SUCCESS"}
     assert found["same"]
 
 

@@ -2,6 +2,7 @@ import pytest
 
 from bitplan.kernels.gpu.operator import unfit
 from bitplan.schema import Scheme
+from interpreted import interpret
 
 
 @pytest.mark.parametrize(
@@ -28,3 +29,9 @@ def test_what_fits(name, columns, reason):
 def test_groups_of_other_sizes_are_decoded():
     scheme = Scheme(format="int", bits=4, group_size=24)
     assert unfit(scheme, 96) == "the Triton kernels take groups of 16, 32, 64, 128"
+
+
+def test_torch_knows_the_operator_and_compiles_it_into_one_graph():
+    [found] = interpret(["nvfp4"])
+    assert set(found["checked"].values()) == {"SUCCESS"}
+    assert found["same"]

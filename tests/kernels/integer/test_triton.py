@@ -42,12 +42,6 @@ def test_the_product_is_the_references(results, number):
     assert found["same"]
 
 
-def test_torch_knows_the_operator_and_compiles_it_into_one_graph():
-    [found] = interpret(["int4g64"])
-    assert set(found["checked"].values()) == {"SUCCESS"}
-    assert found["same"]
-
-
 @pytest.mark.parametrize("columns", [32, 64, 96, 224, 256, 576, 1120])
 @pytest.mark.parametrize(
     "name",
