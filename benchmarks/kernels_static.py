@@ -15,8 +15,8 @@ from tempfile import TemporaryDirectory
 
 import triton
 
-from bitplan.kernels.integer.triton_ahead import TABLE, TARGETS, case_of, compile_ahead
-from bitplan.kernels.integer.triton_code import cost
+from bitplan.kernels.gpu.ahead import TABLE, TARGETS, case_of, compile_ahead
+from bitplan.kernels.gpu.machine_code import cost
 from bitplan.schema import Scheme
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -33,7 +33,8 @@ class Part:
 
 
 # Bandwidth and boost clock: vendors' data sheets. A multiprocessor of NVIDIA's issues 4 warps a
-# cycle (128 lanes) and has 64 lanes for integers; a compute unit of CDNA 3 has 4 x 16 lanes.
+# cycle (128 lanes) and has 64 lanes for integers, 128 since compute capability 12.0; a compute unit
+# of CDNA 3 has 4 x 16 lanes.
 PARTS = {
     "sm_80": Part(
         name="A100 80GB", bandwidth=2.039e12, lanes=108 * 128 * 1.41e9, integer=108 * 64 * 1.41e9
@@ -43,6 +44,9 @@ PARTS = {
     ),
     "sm_100": Part(
         name="B200", bandwidth=8.0e12, lanes=148 * 128 * 1.965e9, integer=148 * 64 * 1.965e9
+    ),
+    "sm_120": Part(
+        name="RTX 5090", bandwidth=1.792e12, lanes=170 * 128 * 2.407e9, integer=170 * 128 * 2.407e9
     ),
     "gfx942": Part(
         name="MI300X", bandwidth=5.3e12, lanes=304 * 64 * 2.1e9, integer=304 * 64 * 2.1e9
@@ -77,10 +81,14 @@ MODELS = {
 }
 
 
+ROOFS = ("int2g64", "int3g64", "int4g64", "fp8g64", "nf4g64", "mxfp4", "nvfp4")
+"""Schemes that the roofline is drawn for."""
+
+
 def bytes_per_weight(scheme: Scheme, columns: int) -> float:
     """Codes, and scale and offset of a group."""
     numbers = 1 if scheme.symmetric else 2
-    return scheme.bits / 8 + 2 * numbers / (scheme.group_size or columns)
+    return scheme.bits / 8 + scheme.family.scale_bytes * numbers / (scheme.group_size or columns)
 
 
 def seconds(kernel: dict, rows: int, columns: int) -> tuple[float, str]:
@@ -126,7 +134,7 @@ inputs in bfloat16, and read from the machine code. **Nothing on this page was m
 `instructions`, `integer` and `tensor` are what one lane executes for one weight in the loop over
 columns; `warps` are those that a multiprocessor holds at once, by registers and shared memory.
 `loads` are a thread's loads from global memory for 256 columns of its rows, by width in bits: of
-128 those of codes and inputs, of 32 those of scales.
+128 those of codes and inputs, of 32 those of scales; small groups take their inputs by 64 or 32.
 
 | scheme | tokens | target | registers | spilled | shared bytes | warps | instructions | integer |
 tensor | bytes a weight | loads |
@@ -160,7 +168,7 @@ def page(report: dict) -> str:
         "|---|---|" + "---|" * len(PARTS),
     ]
     for model, (blocks, shapes) in MODELS.items():
-        for name in ("int2g64", "int3g64", "int4g64"):
+        for name in ROOFS:
             cells = []
             for target, part in PARTS.items():
                 one = [

@@ -9,8 +9,10 @@ import torch
 
 from bitplan.errors import InputError
 from bitplan.kernels.codebook import reference as codebook
+from bitplan.kernels.codebook import triton as codebook_triton
+from bitplan.kernels.gpu import operator as gpu
 from bitplan.kernels.integer import reference as integer
-from bitplan.kernels.integer import triton
+from bitplan.kernels.integer import triton as integer_triton
 from bitplan.runtimes import unfit
 from bitplan.schema import BASE, Scheme, parts
 
@@ -87,7 +89,7 @@ def arranged_for(scheme: Scheme, implementation: str) -> ModuleType:
 def _arranged(implementation: str, is_integer: bool) -> ModuleType:
     # Imported here, for compiled loops take half a second to import, which only weights need.
     if implementation == "triton":
-        return triton
+        return integer_triton if is_integer else codebook_triton
     if implementation == "torch":
         from bitplan.kernels.integer import torch_packed
 
@@ -148,9 +150,9 @@ def _reference(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[st
 def _triton(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[str, str]:
     if lookup:
         return "reference", "Rows are taken from the canonical layout."
-    reason = triton.unfit(scheme, shape[1])
+    reason = gpu.unfit(scheme, shape[1])
     if reason is not None:
-        return "reference", f"{reason}."
+        return "reference", f"{reason[0].upper()}{reason[1:]}."
     return "triton", f"The Triton kernels multiply {scheme.bits}-bit codes as they are stored."
 
 

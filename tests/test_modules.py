@@ -313,7 +313,21 @@ def test_a_kernel_can_be_asked_for(kernel, monkeypatch):
         assert relative_error(weight.multiply(inputs), expected) < TOLERANCE[torch.float32]
 
 
-@pytest.mark.parametrize("name", ["int2g32", "int3", "int4g64", "int5g16s", "int8s"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "int2g32",
+        "int3",
+        "int5g16s",
+        "int4g32d",
+        "int8s",
+        "sign",
+        "fp6g32",
+        "nf3g16",
+        "bfp5",
+        "nvfp4",
+    ],
+)
 def test_the_layout_of_a_gpu_takes_as_many_bytes_and_is_saved_as_the_canonical_one(name):
     weight = held(name, 48, 96)
     before = {key: tensor.clone() for key, tensor in weight.state_dict().items()}

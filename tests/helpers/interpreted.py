@@ -1,27 +1,93 @@
-"""Runs products of cases from standard input by Triton's interpreter; prints a result for each.
+"""Products by Triton's interpreter: `interpret` has a program of its own make them.
 
-A program of its own, for Triton asks whether to interpret when a kernel is defined.
+That program, this file, reads cases from standard input and prints a result for each: for Triton
+asks whether to interpret when a kernel is defined.
 """
 
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from bitplan.formats import Packed
-from bitplan.kernels.integer import reference, triton
+from bitplan.formats import Packed, double
+from bitplan.formats.codebook import codebook_of
+from bitplan.kernels import arranged_for, reference_of
+from bitplan.kernels.gpu import launch
+from bitplan.kernels.gpu.grids import factors_of
+from bitplan.kernels.gpu.shapes import Device
 from bitplan.schema import Scheme
+
+# RMS(error) / RMS(product in float64), measured and doubled: what rounding the output costs, and
+# where weights are made in the inputs' dtype, for more than 16 tokens, their rounding too.
+FEW = {"bfloat16": 7e-3, "float16": 5e-4, "float32": 1e-6}
+MANY = {"bfloat16": 1e-2, "float16": 1e-3, "float32": 1e-6}
+
+
+def case(
+    name: str,
+    rows: int,
+    columns: int,
+    tokens: list[int],
+    dtype: str = "bfloat16",
+    view: str = "whole",
+    cuda: bool = True,
+) -> dict:
+    """What `product` is asked for."""
+    return {
+        "name": name,
+        "rows": rows,
+        "columns": columns,
+        "tokens": tokens,
+        "dtype": dtype,
+        "view": view,
+        "cuda": cuda,
+    }
+
+
+def limit_of(case: dict) -> float:
+    """The error that a case may have."""
+    few = not case["tokens"] or case["tokens"][-1] <= 16
+    return (FEW if few else MANY)[case["dtype"]]
+
+
+def interpret(cases: list) -> list[dict]:
+    """The results of cases, or of `operator` for names alone."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "TRITON_DEFAULT_FP_FUSION": "1"}
+    paths = [str(Path(__file__).parent), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    done = subprocess.run(
+        [sys.executable, __file__],
+        input=json.dumps(cases),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def weight_of(name: str, rows: int, columns: int) -> Packed:
-    """A weight of random codes."""
+    """A weight of random codes, of those that stand for a number."""
     scheme, generator = Scheme.parse(name), torch.Generator().manual_seed(0)
-    codes = torch.randint(0, 2**scheme.bits, (rows, columns), generator=generator)
+    codes = torch.randint(0, 2 ** int(scheme.bits), (rows, columns), generator=generator)
     groups = -(-columns // (scheme.group_size or columns))
     scale = torch.rand(rows, groups, generator=generator) / 50 + 0.01
-    offset = torch.randn(rows, groups, generator=generator) / 20
-    return Packed.encode(scheme, codes.to(torch.uint8), scale, offset)
+    steps = {}
+    if scheme.double:
+        shape = (rows, -(-groups // double.SHARED))
+        step = (1 + torch.arange(rows) % 2)[:, None].expand(shape) * 2.0**-13
+        steps = {"scale": step, "offset": 16 * step}
+    if scheme.is_integer:
+        offset = torch.randn(rows, groups, generator=generator) / 20
+        return Packed.encode(scheme, codes.to(torch.uint8), scale, offset, steps=steps)
+    codes[~codebook_of(scheme).table[codes].isfinite()] = 0
+    matrix_scale = torch.tensor([[0.0625 + 2**-12]])
+    return Packed.encode(scheme, codes.to(torch.uint8), scale, None, matrix_scale, steps)
 
 
 def error(found: Tensor, inputs: Tensor, weight: Packed) -> float:
@@ -30,9 +96,13 @@ def error(found: Tensor, inputs: Tensor, weight: Packed) -> float:
     return ((found - expected).square().mean() / expected.square().mean()).sqrt().item()
 
 
-def product(name: str, rows: int, columns: int, tokens: list[int], dtype: str, view: str) -> dict:
+def product(
+    name: str, rows: int, columns: int, tokens: list[int], dtype: str, view: str, cuda: bool
+) -> dict:
     """Errors of the kernel and of the reference, and whether a second product is the same."""
     weight = weight_of(name, rows, columns)
+    triton, reference = arranged_for(weight.scheme, "triton"), reference_of(weight.scheme)
+    launch.device_of = lambda device: Device(multiprocessors=2, cuda=cuda)
     arranged = triton.arrange(weight.tensors, weight.scheme, columns)
     generator = torch.Generator().manual_seed(1)
     kind = getattr(torch, dtype)
@@ -60,13 +130,15 @@ def product(name: str, rows: int, columns: int, tokens: list[int], dtype: str, v
     }
 
 
-def operator() -> dict:
+def operator(name: str) -> dict:
     """What torch says of the operator, and whether a compiled function has it in one graph."""
-    weight = weight_of("int4g64", 40, 96)
+    weight = weight_of(name, 40, 96)
+    triton = arranged_for(weight.scheme, "triton")
     arranged = triton.arrange(weight.tensors, weight.scheme, 96)
     inputs = torch.randn(3, 96, generator=torch.Generator().manual_seed(1))
-    arguments = (inputs, arranged["codes"], arranged["grid"], "int4g64")
-    checked = torch.library.opcheck(torch.ops.bitplan.integer_linear.default, arguments)
+    factors = [arranged[factor] for factor in factors_of(weight.scheme)]
+    arguments = (inputs, arranged["codes"], arranged["grid"], factors, name)
+    checked = torch.library.opcheck(torch.ops.bitplan.packed_linear.default, arguments)
 
     def layer(x: Tensor) -> Tensor:
         return triton.linear(x * 2, arranged, weight.scheme) + 1
@@ -79,4 +151,6 @@ def operator() -> dict:
 
 if __name__ == "__main__":
     cases = json.load(sys.stdin)
-    sys.stdout.write(json.dumps([operator() if c is None else product(**c) for c in cases]))
+    sys.stdout.write(
+        json.dumps([operator(c) if isinstance(c, str) else product(**c) for c in cases])
+    )

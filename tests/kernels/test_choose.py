@@ -120,9 +120,16 @@ def test_an_unknown_kernel_lists_the_known(monkeypatch):
         ("int4g64", (64, 64), "triton", "4-bit codes as they are stored"),
         ("int3", (7, 96), "triton", "3-bit codes as they are stored"),
         ("int4g64", (64, 100), "reference", "columns in 32s"),
-        ("int4g64d", (64, 64), "reference", "plain scales"),
-        ("int4g64+50%", (64, 64), "reference", "plain scales"),
-        ("nf4", (64, 64), "reference", "plain scales"),
+        ("sign", (64, 64), "triton", "1-bit codes as they are stored"),
+        ("nf4g16", (64, 64), "triton", "4-bit codes as they are stored"),
+        ("bfp5", (64, 64), "triton", "5-bit codes as they are stored"),
+        ("mxfp6", (64, 64), "triton", "6-bit codes as they are stored"),
+        ("nvfp4", (64, 64), "triton", "4-bit codes as they are stored"),
+        ("int4g64d", (64, 64), "triton", "4-bit codes as they are stored"),
+        ("nf4g16d", (64, 4128), "reference", "No Triton kernel reads scales of a row that have"),
+        ("int4g64+50%", (64, 64), "reference", "No Triton kernel leaves weights out"),
+        ("bitmod3", (64, 64), "reference", "No Triton kernel reads a choice of codebooks"),
+        ("ternary", (64, 64), "reference", "Five codes to a byte are no codes of whole bits"),
         ("int4g64", (3, 64, 64), "reference", "Experts"),
         ("bf16", (64, 64), "reference", "dense"),
     ],
@@ -135,7 +142,7 @@ def test_what_multiplies_on_a_gpu_and_why(name, shape, implementation, reason, d
 
 
 def test_on_a_gpu_without_triton_the_reference(monkeypatch):
-    monkeypatch.setattr("bitplan.kernels.integer.triton.find_spec", lambda name: None)
+    monkeypatch.setattr("bitplan.kernels.gpu.operator.find_spec", lambda name: None)
     assert choose(Scheme.parse("int4g64"), (64, 64), device="cuda") == (
         "reference",
         "Triton is not installed.",

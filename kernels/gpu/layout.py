@@ -1,4 +1,4 @@
-"""How the Triton kernels of integer weights read codes: panels of words, and grids by group.
+"""How the Triton kernels read codes: panels of words; of scales see `grids`.
 
 A row is cut into panels of 256 columns; what remains, a multiple of 32, into at most one panel
 each of 128, 64 and 32. A panel of 32 C columns has C cells, a cell has 32 codes, and 32 codes of B
@@ -19,6 +19,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from bitplan.formats import pack, unpack
+from bitplan.kernels.gpu.grids import arrange_grid, factors_of, restore_grid
 from bitplan.schema import Scheme
 
 CELL = 32
@@ -53,26 +54,18 @@ def sections(columns: int) -> list[tuple[int, int, int]]:
 
 
 def arrange(tensors: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[str, Tensor]:
-    """From canonical tensors to the kernels': `codes` (int32) and `grid` (bfloat16).
-
-    `grid` is [groups, rows, 2], of scale and offset. Where there is no offset it is
-    [groups / 2, rows, 2], of the scales of two groups, or [groups, rows] if the groups are odd.
-    """
+    """From canonical tensors to the kernels': `codes` (int32), `grid`, and its factors if any."""
     assert columns % CELL == 0
     bits, rows = int(scheme.bits), len(tensors["codes"])
     words = tensors["codes"].new_empty(rows * columns // CELL * bits, dtype=torch.int32)
     for some, parts in _parts(words, rows, columns, bits):
-        codes = unpack(tensors["codes"][some], bits, columns)
+        codes = unpack(tensors["codes"][some], bits, columns) ^ flip_of(scheme)
         for (start, cells, panels), part in zip(sections(columns), parts, strict=True):
             shape = (len(codes), panels, PAIRS, cells, 2)
             columns_of = codes[:, start : start + panels * cells * CELL].reshape(shape)
             part.copy_(_join(columns_of, bits))
-    scale = tensors["scale"].t()
-    if not scheme.symmetric:
-        return {"codes": words, "grid": torch.stack((scale, tensors["offset"].t()), dim=-1)}
-    if len(scale) % 2:
-        return {"codes": words, "grid": scale.contiguous()}
-    return {"codes": words, "grid": torch.stack((scale[::2], scale[1::2]), dim=-1)}
+    grid = arrange_grid(tensors, scheme, columns)
+    return {"codes": words, "grid": grid, **{name: tensors[name] for name in factors_of(scheme)}}
 
 
 def restore(arranged: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[str, Tensor]:
@@ -81,13 +74,19 @@ def restore(arranged: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[s
     rows, packed = grid.shape[1], []
     for _, parts in _parts(arranged["codes"], rows, columns, bits):
         codes = torch.cat([_split(part, bits).flatten(1) for part in parts], dim=1)
-        packed.append(pack(codes, bits))
-    codes = torch.cat(packed)
-    if scheme.symmetric:
-        scale = grid if grid.dim() == 2 else grid.transpose(1, 2).flatten(0, 1)
-        return {"codes": codes, "scale": scale.t().contiguous()}
-    scale, offset = (grid[..., n].t().contiguous() for n in (0, 1))
-    return {"codes": codes, "scale": scale, "offset": offset}
+        packed.append(pack(codes ^ flip_of(scheme), bits))
+    factors = {name: arranged[name] for name in factors_of(scheme)}
+    return {"codes": torch.cat(packed), **restore_grid(grid, scheme, columns), **factors}
+
+
+def flip_of(scheme: Scheme) -> int:
+    """Bits of a code that are stored the other way round.
+
+    Block floating point's two's complement becomes offset binary, and a sign's 0 is its plus.
+    """
+    if scheme.format == "bfp":
+        return 2 ** (int(scheme.bits) - 1)
+    return 1 if scheme.format == "sign" else 0
 
 
 def _parts(words: Tensor, rows: int, columns: int, bits: int):

@@ -5,13 +5,12 @@ Nothing is tried out at run time: what runs depends on nothing but shapes, schem
 
 from dataclasses import dataclass
 
-from bitplan.kernels.integer.triton_layout import PAIRS, PANEL
+from bitplan.kernels.gpu.layout import PANEL
+from bitplan.kernels.gpu.numbers import numbers_of
+from bitplan.schema import Scheme
 
 DECODE_TOKENS = 16
 """Up to so many tokens codes are read for all of them at once, as memory allows."""
-
-MANTISSA = {"bf16": 7, "fp16": 10}
-"""Bits of the numbers that codes become."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,26 +23,12 @@ class Device:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Numbers:
-    """How codes become numbers: see `triton_unpack`.
-
-    A code q becomes 1 + q / unit with its lowest bit at bit `target` of the mantissa, or q - half
-    if it is centred; `zero` is what the number has too much, for the weight q - half.
-    """
-
-    target: int
-    centred: bool
-    unit: float
-    zero: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class Blocks:
     """Sizes of a launch: rows of the weight and tokens of a program, warps, and loads ahead.
 
-    `many` tokens have each weight made once for all of them: see `triton_panel`. `splits` programs
+    `many` tokens have each weight made once for all of them: see `panel`. `splits` programs
     share the columns, `panels` each; their sums are then added in order. `registers` of a thread
-    are as many as the compiler may take; by itself it spills some of them.
+    are as many as the compiler may take, where it is told.
     """
 
     many: bool
@@ -57,32 +42,21 @@ class Blocks:
     registers: int | None = None
 
 
-def numbers_of(bits: int, dtype: str, *, precise: bool = False) -> Numbers:
-    """The numbers that codes of some bits become in `bf16` or `fp16`.
-
-    What is added to a code is taken from a float32 sum again. The higher the target, the less that
-    is; but where a code lies at its target already, no shift is spent on it. `precise` asks for the
-    highest.
-
-    >>> numbers_of(4, "bf16")
-    Numbers(target=0, centred=False, unit=128.0, zero=1.0625)
-    """
-    mantissa = MANTISSA[dtype]
-    if bits > mantissa:
-        return Numbers(target=0, centred=True, unit=1.0, zero=0.0)
-    starts = {pair * bits % 16 for pair in range(PAIRS)}
-    highest = mantissa - bits
-    target = highest if precise else max(start for start in starts if start <= highest)
-    unit = 2.0 ** (mantissa - target)
-    return Numbers(target=target, centred=False, unit=unit, zero=1 + 2 ** (bits - 1) / unit)
+def blocks_of(
+    scheme: Scheme, rows: int, columns: int, tokens: int, device: Device, *, precise: bool = False
+) -> Blocks:
+    """For any number of tokens; `precise` sums are of numbers of codes, as those of few tokens."""
+    if tokens > DECODE_TOKENS and not precise:
+        return prefill_blocks(rows, columns, tokens, device)
+    return decode_blocks(scheme, rows, columns, tokens, device)
 
 
-def decode_blocks(rows: int, columns: int, tokens: int, device: Device) -> Blocks:
+def decode_blocks(scheme: Scheme, rows: int, columns: int, tokens: int, device: Device) -> Blocks:
     """For few tokens: enough programs for every multiprocessor to have loads in flight.
 
     A program's loads in flight are its panels ahead: 32 bytes a row for every bit of a code.
 
-    >>> decode_blocks(4096, 4096, 1, Device(multiprocessors=132))
+    >>> decode_blocks(Scheme.parse("int4g64"), 4096, 4096, 1, Device(multiprocessors=132))
     Blocks(many=False, rows=64, tokens=8, warps=2, stages=3, panels=2, splits=8, registers=160)
     """
     # AMD's tiles of 16 rows have 16 tokens.
@@ -101,10 +75,25 @@ def decode_blocks(rows: int, columns: int, tokens: int, device: Device) -> Block
         warps=2,
         # AMD's loads go through registers: of what is ahead only one panel lies in shared memory.
         stages=3 if device.cuda else 2,
-        registers=(160 if block == 8 else 192) if device.cuda else None,
+        registers=_registers(scheme, columns, block) if device.cuda else None,
         splits=max(1, -(-panels // each)),
         panels=each,
     )
+
+
+def _registers(scheme: Scheme, columns: int, tokens: int) -> int | None:
+    """A limit where the assembler's own choice spills, and none where it does not.
+
+    Found by compiling, and held to by tests: the same limit makes other kernels spill.
+    """
+    kind = numbers_of(scheme, "bf16").kind
+    if columns % PANEL or kind == "float":
+        return None
+    if kind == "table":
+        return 200
+    if scheme.group_size is not None and scheme.group_size < 64:
+        return 200 if tokens == 8 else None
+    return 160 if tokens == 8 else 192
 
 
 PROGRAMS = 4

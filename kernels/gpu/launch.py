@@ -1,5 +1,6 @@
-"""Launching the Triton kernels of integer weights."""
+"""Launching the Triton kernels."""
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -7,17 +8,12 @@ import torch
 import triton
 from jaxtyping import Float
 from torch import Tensor
-from triton import knobs
 
-from bitplan.kernels.integer.triton_matmul import matmul, reduce
-from bitplan.kernels.integer.triton_shapes import (
-    DECODE_TOKENS,
-    Blocks,
-    Device,
-    decode_blocks,
-    numbers_of,
-    prefill_blocks,
-)
+from bitplan.kernels.gpu.grids import factors_of, words_of
+from bitplan.kernels.gpu.matmul import matmul, reduce
+from bitplan.kernels.gpu.numbers import PARTS, parts_of
+from bitplan.kernels.gpu.shapes import Blocks, Device, blocks_of
+from bitplan.kernels.gpu.spec import Spec, spec_of
 from bitplan.schema import Scheme
 
 REDUCED_AT_ONCE = 1024
@@ -25,35 +21,44 @@ NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 def multiply(
-    inputs: Float[Tensor, "tokens in"], codes: Tensor, grid: Tensor, scheme: Scheme, rows: int
+    inputs: Float[Tensor, "tokens in"],
+    codes: Tensor,
+    grid: Tensor,
+    factors: Sequence[Tensor],
+    scheme: Scheme,
 ) -> Float[Tensor, "tokens out"]:
     """Product with the transposed weight, in the inputs' dtype."""
     tokens, columns = inputs.shape
+    rows = grid.shape[1]
     output = inputs.new_empty(tokens, rows)
     if not output.numel():
         return output
     device = device_of(inputs.device)
-    dtype = inputs.dtype
-    if dtype not in NAMES:
-        # Exactly what float32 holds, as three numbers of bfloat16; codes are exact in one.
-        inputs, copies = thirds(inputs), 3
+    precise = inputs.dtype not in NAMES
+    if precise:
+        # Exactly what float32 holds, as three numbers of bfloat16; codes are exact in one, or
+        # as exact in three.
+        inputs, copies = thirds(inputs), PARTS
     else:
         inputs, copies = inputs.contiguous() if inputs.stride(-1) != 1 else inputs, 1
-    if tokens > DECODE_TOKENS and copies == 1:
-        blocks = prefill_blocks(rows, columns, tokens, device)
-    else:
-        blocks = decode_blocks(rows, columns, len(inputs), device)
-    if blocks.splits * copies == 1:
-        launch(inputs, codes, grid, output, scheme, blocks, device)
+    dtype = NAMES[inputs.dtype]
+    blocks = blocks_of(scheme, rows, columns, len(inputs), device, precise=precise)
+    tensors = (inputs, codes, grid, dict(zip(factors_of(scheme), factors, strict=True)))
+    tables = parts_of(scheme, precise=precise)
+    sums = tables * blocks.splits * copies
+    if sums == 1:
+        launch(*tensors, output, spec_of(columns, dtype, scheme, blocks, device), blocks)
         return output
-    shape = (blocks.splits, copies, tokens, rows)
+    shape = (tables, blocks.splits, copies, tokens, rows)
     parts = inputs.new_empty(shape, dtype=torch.float32)
-    launch(inputs, codes, grid, parts, scheme, blocks, device, precise=copies > 1)
+    for part in range(tables):
+        spec = spec_of(columns, dtype, scheme, blocks, device, precise=precise, part=part)
+        launch(*tensors, parts[part], spec, blocks)
     size = output.numel()
     programs = (triton.cdiv(size, REDUCED_AT_ONCE),)
     block: Any = REDUCED_AT_ONCE
     with torch.cuda.device_of(output):
-        reduce[programs](parts, output, size, blocks.splits * copies, BLOCK=block)
+        reduce[programs](parts, output, size, sums, BLOCK=block)
     return output
 
 
@@ -78,66 +83,34 @@ def device_of(device: torch.device) -> Device:
     )
 
 
-def words_of(grid: Tensor) -> Tensor:
-    """Pairs of bfloat16 as words, and single ones as they are."""
-    return grid if grid.dim() == 2 else grid.view(torch.uint32)
-
-
-def constants(
-    columns: int,
-    dtype: str,
-    scheme: Scheme,
-    blocks: Blocks,
-    device: Device,
-    *,
-    precise: bool = False,
-) -> dict[str, Any]:
-    """What the kernel is compiled for."""
-    numbers = numbers_of(int(scheme.bits), dtype, precise=precise)
-    return {
-        "COLUMNS": columns,
-        "BITS": int(scheme.bits),
-        "GROUP": scheme.group_size if scheme.group_size and scheme.group_size < columns else 0,
-        "TARGET": numbers.target,
-        "CENTRED": numbers.centred,
-        "CUDA": device.cuda and not knobs.runtime.interpret,
-        "SYMMETRIC": scheme.symmetric,
-        "ZERO": numbers.zero,
-        "UNIT": numbers.unit,
-        "MANY": blocks.many,
-        "BLOCK_N": blocks.rows,
-        "BLOCK_M": blocks.tokens,
-        "STAGES": blocks.stages,
-    }
-
-
 def launch(
     inputs: Tensor,
     codes: Tensor,
     grid: Tensor,
+    factors: dict[str, Tensor],
     outputs: Tensor,
-    scheme: Scheme,
+    spec: Spec,
     blocks: Blocks,
-    device: Device,
-    *,
-    precise: bool = False,
 ) -> None:
     """Write the products of each split, [splits, tokens, rows]."""
-    tokens, columns = inputs.shape
-    rows = outputs.shape[-1]
+    tokens, rows = len(inputs), outputs.shape[-1]
     programs = (triton.cdiv(rows, blocks.rows), blocks.splits, triton.cdiv(tokens, blocks.tokens))
+    constant: Any = spec
     # Triton launches on the current device.
     with torch.cuda.device_of(inputs):
         matmul[programs](
             inputs,
             codes,
             words_of(grid),
+            factors.get("matrix_scale"),
+            factors.get("scale_step"),
+            factors.get("offset_step"),
             outputs,
             rows,
             tokens,
             inputs.stride(0),
             blocks.panels,
-            **constants(columns, NAMES[inputs.dtype], scheme, blocks, device, precise=precise),
+            SPEC=constant,
             **options(blocks),
         )
 

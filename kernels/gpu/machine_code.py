@@ -10,7 +10,7 @@ from typing import Any
 
 import triton
 
-from bitplan.kernels.integer.triton_layout import PANEL
+from bitplan.kernels.gpu.layout import PANEL
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 TENSOR = re.compile(r"(U?[HQ]?[HG]?MMA|UTC\w*MMA)\b|v_s?mfma")
@@ -34,8 +34,8 @@ class Part:
     programs: int = 32
 
 
-# Registers of 32 bits and bytes: CUDA C++ Programming Guide, compute capabilities 8.0, 9.0 and
-# 10.0; CDNA 3 instruction set, where each of 4 SIMD units has 512 registers a lane, vector and
+# Registers of 32 bits and bytes: CUDA C++ Programming Guide, compute capabilities 8.0, 9.0, 10.0
+# and 12.0; CDNA 3 instruction set, where each of 4 SIMD units has 512 registers a lane, vector and
 # accumulation registers together, and 8 waves at most.
 PARTS = {
     "sm_80": Part(
@@ -46,6 +46,9 @@ PARTS = {
     ),
     "sm_100": Part(
         registers=65536, granule=8, threads=2048, shared=228 << 10, shared_of_program=227 << 10
+    ),
+    "sm_120": Part(
+        registers=65536, granule=8, threads=1536, shared=100 << 10, shared_of_program=99 << 10
     ),
     "gfx942": Part(
         registers=131072, granule=8, threads=2048, shared=64 << 10, shared_of_program=64 << 10

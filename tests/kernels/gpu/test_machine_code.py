@@ -1,25 +1,31 @@
 """The machine code of the kernels for devices that are not there: see docs/kernels_gpu.md."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
 import triton
 
-from bitplan.kernels.integer.triton_ahead import (
+from bitplan.kernels.gpu.ahead import (
+    TABLE,
     TARGETS,
     case_of,
     compile_ahead,
     compile_sum_ahead,
 )
-from bitplan.kernels.integer.triton_code import PARTS, cost
+from bitplan.kernels.gpu.machine_code import PARTS, cost
 from bitplan.schema import Scheme
 
 WRITTEN = json.loads(
     (Path(__file__).parents[3] / "docs" / "kernels_gpu.json").read_text(encoding="utf-8")
 )
-# Of each way to cut a product one, and codes that cross words; the script has the rest.
-CASES = [*(("int4g64", tokens) for tokens in (1, 16, 64, 512)), ("int3g64", 1)]
+# Of each way to cut a product one, and codes that cross words; a table, and floats with a grid of
+# bytes, on some targets. The script has the rest.
+CASES = [
+    *product([*(("int4g64", tokens) for tokens in (1, 16, 64, 512)), ("int3g64", 1)], TARGETS),
+    *product([("nf4g64", 1), ("nvfp4", 64)], ["sm_90", "gfx942"]),
+]
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +36,9 @@ def cache(tmp_path_factory):
 
 
 @pytest.mark.usefixtures("cache")
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize(("name", "tokens"), CASES)
-def test_the_machine_code_is_no_worse_than_written(name, tokens, target):
+@pytest.mark.parametrize(("scheme", "target"), CASES)
+def test_the_machine_code_is_no_worse_than_written(scheme, target):
+    name, tokens = scheme
     case = case_of(Scheme.parse(name), tokens, target)
     found = cost(compile_ahead(case, target), target, case.blocks.rows)
     assert found.spilled == found.local_bytes == 0
@@ -54,6 +60,29 @@ def test_the_machine_code_is_no_worse_than_written(name, tokens, target):
     assert found.instructions <= written["instructions"], better_or_same
     assert found.integer <= written["integer"], better_or_same
     assert found.warps_resident >= written["warps_resident"], better_or_same
+
+
+@pytest.mark.parametrize(("name", "tokens"), [(n, m) for n in TABLE for m in TABLE[n]])
+def test_what_is_written_spills_nothing_and_is_of_every_target(name, tokens):
+    rows = [one for one in WRITTEN["kernels"] if (one["scheme"], one["tokens"]) == (name, tokens)]
+    assert [one["target"] for one in rows] == list(TARGETS)
+    for one in rows:
+        assert one["spilled"] == one["local_bytes"] == 0
+        assert one["shared_bytes"] <= PARTS[one["target"]].shared_of_program
+        assert one["tensor"] > 0
+        assert one["loads"]["128"] > 0
+        assert set(one["loads"]) <= {"128", "64", "32"}
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize(
+    ("name", "tokens", "columns"),
+    [("int3g32", 1, 480), ("bfp7g32", 1, 4096)],
+)
+def test_what_spilled_once_does_no_longer(name, tokens, columns):
+    case = case_of(Scheme.parse(name), tokens, "sm_90", columns=columns)
+    found = cost(compile_ahead(case, "sm_90"), "sm_90", case.blocks.rows)
+    assert found.spilled == found.local_bytes == 0
 
 
 @pytest.mark.usefixtures("cache")

@@ -1,40 +1,39 @@
 """Compiling the kernels for a device that is not there."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
-from bitplan.kernels.integer.triton_launch import REDUCED_AT_ONCE, constants, options
-from bitplan.kernels.integer.triton_matmul import matmul, reduce
-from bitplan.kernels.integer.triton_shapes import (
-    DECODE_TOKENS,
-    Blocks,
-    Device,
-    decode_blocks,
-    prefill_blocks,
-)
+from bitplan.kernels.gpu.grids import factors_of
+from bitplan.kernels.gpu.launch import REDUCED_AT_ONCE, options
+from bitplan.kernels.gpu.matmul import matmul, reduce
+from bitplan.kernels.gpu.shapes import Blocks, Device, blocks_of
+from bitplan.kernels.gpu.spec import Spec, spec_of
 from bitplan.schema import Scheme
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
     "sm_100": GPUTarget("cuda", 100, 32),
+    "sm_120": GPUTarget("cuda", 120, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-"""A100, H100, B200 and MI300X."""
+"""A100, H100, B200, RTX 5090 and MI300X."""
 
 DEVICES = {
     "sm_80": Device(multiprocessors=108),
     "sm_90": Device(multiprocessors=132),
     "sm_100": Device(multiprocessors=148),
+    "sm_120": Device(multiprocessors=170),
     "gfx942": Device(multiprocessors=304, warp=64, cuda=False),
 }
 
 
 SIDE = 4096
-"""Rows and columns of the weight that kernels are cut for here."""
+"""Rows of the weight that kernels are cut for here, and columns where nothing else is said."""
 
 TABLE = {
     "int2g64": (1,),
@@ -42,6 +41,17 @@ TABLE = {
     "int4g64": (1, 16, 32, 64, 512),
     "int4g128s": (1,),
     "int8s": (1,),
+    "signg64": (1,),
+    "fp8g64": (1,),
+    "fp6g64": (1,),
+    "fp4g64": (1,),
+    "nf4g64": (1, 16, 64, 512),
+    "nf3g64": (1,),
+    "bfp4g64": (1,),
+    "mxfp8": (1,),
+    "mxfp6": (1,),
+    "mxfp4": (1, 16, 64, 512),
+    "nvfp4": (1, 16, 64, 512),
 }
 """Schemes and numbers of tokens that the table of static costs has."""
 
@@ -56,45 +66,52 @@ class Case:
     blocks: Blocks
 
 
-def case_of(scheme: Scheme, tokens: int, target: str, dtype: str = "bf16") -> Case:
-    """The kernel that a square weight and some tokens would run on a target."""
-    device = DEVICES[target]
-    if tokens > DECODE_TOKENS:
-        blocks = prefill_blocks(SIDE, SIDE, tokens, device)
-    else:
-        blocks = decode_blocks(SIDE, SIDE, tokens, device)
-    return Case(scheme=scheme, columns=SIDE, dtype=dtype, blocks=blocks)
+def case_of(
+    scheme: Scheme, tokens: int, target: str, dtype: str = "bf16", columns: int = SIDE
+) -> Case:
+    """The kernel that a weight of so many columns and some tokens would run on a target."""
+    blocks = blocks_of(scheme, SIDE, columns, tokens, DEVICES[target])
+    return Case(scheme=scheme, columns=columns, dtype=dtype, blocks=blocks)
 
 
 def compile_ahead(case: Case, target: str) -> CompiledKernel:
     """The kernel as it would be compiled at its first call on the target."""
-    blocks, device = case.blocks, DEVICES[target]
-    groups = -(-case.columns // (case.scheme.group_size or case.columns))
-    single = case.scheme.symmetric and groups % 2 == 1
-    fixed = constants(case.columns, case.dtype, case.scheme, blocks, device)
-    fixed["CUDA"] = device.cuda
-    whole = blocks.splits == 1
+    blocks, scheme = case.blocks, case.scheme
+    spec = spec_of(case.columns, case.dtype, scheme, blocks, DEVICES[target])
     types = {
         "inputs": f"*{case.dtype}",
         "codes": "*i32",
-        "grid": "*bf16" if single else "*u32",
-        "outputs": f"*{case.dtype}" if whole else "*fp32",
+        "grid": _grid_type(spec),
+        "outputs": f"*{case.dtype}" if blocks.splits == 1 else "*fp32",
         "rows": "i32",
         "count": "i32",
         "stride": "i32",
         "panels_each": "i32",
     }
-    names = matmul.arg_names
-    signature = {name: types.get(name, "constexpr") for name in names}
+    fixed: dict[str, Any] = {"SPEC": spec}
     # Pointers, rows and stride that 16 divides are compiled for apart.
-    sixteens = ("inputs", "codes", "grid", "outputs", "rows", "stride")
+    sixteens = ["inputs", "codes", "grid", "outputs", "rows", "stride"]
+    for name in ("matrix_scale", "scale_step", "offset_step"):
+        if name in factors_of(scheme):
+            types[name] = "*fp32" if name == "matrix_scale" else "*bf16"
+            sixteens.append(name)
+        else:
+            fixed[name] = None
+    names = matmul.arg_names
     source = ASTSource(
         matmul,
-        signature,
+        {name: types.get(name, "constexpr") for name in names},
         {(names.index(name),): value for name, value in fixed.items()},
         {(names.index(name),): [["tt.divisibility", 16]] for name in sixteens},
     )
     return triton.compile(source, target=TARGETS[target], options=options(blocks))
+
+
+def _grid_type(spec: Spec) -> str:
+    numbers = spec.per * (1 if spec.symmetric else 2)
+    if spec.scale == "bf16":
+        return "*bf16" if numbers == 1 else "*u32"
+    return f"*u{8 * numbers}"
 
 
 def compile_sum_ahead(target: str, dtype: str = "bf16") -> CompiledKernel:

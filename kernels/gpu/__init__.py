@@ -1,0 +1,1 @@
+"""Products of packed weights by Triton, of every family: layout, kernels, launch, static costs."""

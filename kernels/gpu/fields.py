@@ -1,0 +1,39 @@
+"""Bits of codes in words, at the same place of both halves: see `layout`."""
+
+# Triton, not Python, gives these functions their meaning: constants are typed otherwise there.
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
+# pyright: reportIndexIssue=false, reportOperatorIssue=false
+# What follows an `if` that returns is compiled as well, unless it is its `else`.
+# ruff: noqa: RET505
+
+import triton
+import triton.language as tl
+from triton import knobs
+
+INTERPRETED = tl.constexpr(knobs.runtime.interpret)
+
+
+@triton.jit
+def _moved(words, DISTANCE: tl.constexpr):
+    if DISTANCE > 0:
+        return words >> DISTANCE
+    elif DISTANCE < 0:
+        return words << -DISTANCE
+    else:
+        return words
+
+
+@triton.jit
+def field(words, FIRST: tl.constexpr, BITS: tl.constexpr, TARGET: tl.constexpr):
+    """Some bits of both halves' streams, the first of them at bit `TARGET` of each half."""
+    WORD: tl.constexpr = FIRST // 16
+    START: tl.constexpr = FIRST % 16
+    if START + BITS <= 16:
+        MASK: tl.constexpr = ((2**BITS - 1) << TARGET) * 0x10001
+        return _moved(words[WORD], START - TARGET) & MASK
+    else:
+        LOW: tl.constexpr = 16 - START
+        LOWER: tl.constexpr = ((2**LOW - 1) << TARGET) * 0x10001
+        UPPER: tl.constexpr = ((2 ** (BITS - LOW) - 1) << (TARGET + LOW)) * 0x10001
+        lower = _moved(words[WORD], START - TARGET) & LOWER
+        return lower | (words[WORD + 1] << (TARGET + LOW)) & UPPER

@@ -1,0 +1,86 @@
+"""The kernels: a product with codes over panels of columns, and the sum of such products."""
+
+# Triton, not Python, gives these functions their meaning: constants are typed otherwise there.
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportOperatorIssue=false
+
+import triton
+import triton.language as tl
+
+from bitplan.kernels.gpu.panel import Sums, add_panel, weigh
+from bitplan.kernels.gpu.scales import load_grid, load_step, scale_and_offset
+from bitplan.kernels.gpu.tile import Tile
+
+
+@triton.jit(do_not_specialize=["panels_each"])
+def matmul(
+    inputs,
+    codes,
+    grid,
+    matrix_scale,
+    scale_step,
+    offset_step,
+    outputs,
+    rows,
+    count,
+    stride,
+    panels_each,
+    SPEC: tl.constexpr,
+):
+    """Products of some of `count` tokens with some rows: [splits, tokens, rows].
+
+    Programs are [blocks of rows, splits, blocks of tokens]; a split has `panels_each` panels, and
+    the last of them also what is no whole panel. `matrix_scale` multiplies all, and
+    steps multiply the scales and offsets of each row; or they are None.
+    """
+    PANELS: tl.constexpr = SPEC.columns // 256
+    split = tl.program_id(1)
+    own = tl.program_id(0) * SPEC.rows + tl.arange(0, SPEC.rows)
+    n = tl.minimum(own, rows - 1)
+    m = tl.program_id(2) * SPEC.tokens + tl.arange(0, SPEC.tokens)
+    scale_step, offset_step = load_step(scale_step, n), load_step(offset_step, n)
+    tile = Tile(inputs, grid, own, n, m, rows, count, stride, scale_step, offset_step)
+    none = tl.zeros([SPEC.rows, SPEC.tokens], tl.float32)
+    sums = Sums(none, none, none)
+    stored = load_grid(tile, 0, SPEC.per)
+    first = split * panels_each
+    last = tl.minimum(first + panels_each, PANELS)
+    for panel in tl.range(first, last, num_stages=SPEC.stages):
+        sums = add_panel(codes, tile, panel, sums, stored, 0, 8, SPEC)
+    # Known when it is compiled, and so apart from what is not.
+    if SPEC.columns % 256 != 0:  # noqa: SIM102
+        if split == tl.num_programs(1) - 1:
+            sums = add_rest(codes, tile, sums, stored, 4, SPEC)
+    total, part, shared = sums
+    if not SPEC.many:
+        if SPEC.group == 0:
+            scale, offset = scale_and_offset(tile, stored, 0, SPEC)
+            total = weigh(total, part, shared, scale, offset, SPEC)
+        total *= SPEC.numbers.unit
+    if matrix_scale is not None:
+        total *= tl.load(matrix_scale)
+    tokens = split.to(tl.int64) * count + m
+    places = outputs + tokens[None, :] * rows + own[:, None]
+    tl.store(places, total, mask=(own < rows)[:, None] & (m < count)[None, :])
+
+
+@triton.jit
+def add_rest(codes, tile, sums, stored, CELLS: tl.constexpr, SPEC: tl.constexpr):
+    """Add what is no whole panel: the one of `CELLS` cells if there is, and the ones of fewer."""
+    COLUMN: tl.constexpr = SPEC.columns // (64 * CELLS) * (64 * CELLS)
+    if SPEC.columns % (64 * CELLS) >= 32 * CELLS:
+        first = codes + tl.cast(tile.rows, tl.int64) * (COLUMN // 32 * SPEC.bits)
+        sums = add_panel(first, tile, 0, sums, stored, COLUMN, CELLS, SPEC)
+    if CELLS > 1:
+        sums = add_rest(codes, tile, sums, stored, CELLS // 2, SPEC)
+    return sums
+
+
+@triton.jit
+def reduce(parts, outputs, size, copies, BLOCK: tl.constexpr):
+    """Sum [copies, size] over the copies, in their order, into the outputs' dtype."""
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], tl.float32)
+    for copy in range(copies):
+        total += tl.load(parts + copy * tl.cast(size, tl.int64) + place, mask=place < size, other=0)
+    tl.store(outputs + place, total, mask=place < size)

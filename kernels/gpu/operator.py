@@ -1,0 +1,87 @@
+"""One operator to torch, `bitplan::packed_linear`: a compiled model is not interrupted by it.
+
+Only its first call needs Triton.
+"""
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bitplan.errors import InputError
+from bitplan.formats.double import SHARED
+from bitplan.kernels.gpu.grids import factors_of
+from bitplan.kernels.gpu.layout import CELL, restore
+from bitplan.schema import GROUP_SIZES, Scheme
+
+Reference = Callable[[Tensor, dict[str, Tensor], Scheme], Tensor]
+
+
+def unfit(scheme: Scheme, columns: int) -> str | None:
+    """Why there is no kernel for a coded scheme and rows of so many columns, or None.
+
+    >>> unfit(Scheme.parse("int3g64"), 100)
+    'the Triton kernels want columns in 32s'
+    """
+    if scheme.sparsity:
+        return "no Triton kernel leaves weights out"
+    if scheme.format == "ternary":
+        return "five codes to a byte are no codes of whole bits"
+    if scheme.family.choices > 1:
+        return "no Triton kernel reads a choice of codebooks"
+    if scheme.double and scheme.group_size and columns > SHARED * scheme.group_size:
+        return "no Triton kernel reads scales of a row that have several steps"
+    if scheme.group_size not in (None, *GROUP_SIZES):
+        return f"the Triton kernels take groups of {', '.join(map(str, GROUP_SIZES))}"
+    if columns % CELL:
+        return f"the Triton kernels want columns in {CELL}s"
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    return None
+
+
+def linear(
+    inputs: Float[Tensor, "*tokens in"],
+    arranged: dict[str, Tensor],
+    scheme: Scheme,
+    reference: Reference,
+) -> Float[Tensor, "*tokens out"]:
+    """Product with the transposed weight, in the inputs' dtype.
+
+    Where a gradient is wanted, of the inputs or of the grid, the reference decodes and multiplies.
+    """
+    codes, grid, columns = arranged["codes"], arranged["grid"], inputs.shape[-1]
+    rows = grid.shape[1]
+    if len(codes) != rows * columns // CELL * int(scheme.bits):
+        held = len(codes) * CELL // int(scheme.bits) // rows
+        raise InputError(
+            f"The inputs have {columns} features, but the weight takes {held}. Give it what the "
+            "dense layer was given."
+        )
+    tensors = (inputs, *arranged.values())
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return reference(inputs, restore(arranged, scheme, columns), scheme)
+    factors = [arranged[name] for name in factors_of(scheme)]
+    return torch.ops.bitplan.packed_linear(inputs, codes, grid, factors, str(scheme))
+
+
+@torch.library.custom_op("bitplan::packed_linear", mutates_args=())
+def packed_linear(
+    inputs: Tensor, codes: Tensor, grid: Tensor, factors: Sequence[Tensor], scheme: str
+) -> Tensor:
+    """See `linear`; torch's operators take a scheme by its name alone."""
+    from bitplan.kernels.gpu.launch import multiply
+
+    flat = inputs.reshape(inputs.shape[:-1].numel(), inputs.shape[-1])
+    output = multiply(flat, codes, grid, factors, Scheme.parse(scheme))
+    return output.reshape(*inputs.shape[:-1], grid.shape[1])
+
+
+@packed_linear.register_fake
+def _(
+    inputs: Tensor, codes: Tensor, grid: Tensor, factors: Sequence[Tensor], scheme: str
+) -> Tensor:
+    del codes, factors, scheme
+    return inputs.new_empty(*inputs.shape[:-1], grid.shape[1])

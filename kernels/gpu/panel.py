@@ -1,0 +1,171 @@
+"""The product of some rows of a weight with some tokens over one panel: see `layout`.
+
+For few tokens, weights are numbers of codes and nothing else while they are multiplied: within a
+group, output = scale * sum(x (q - half)) + offset * sum(x). Tensor cores make both sums, so a code
+costs no arithmetic of its own. For many tokens a weight is made once for all of them, from number,
+scale and offset in float32, rounded to the inputs' dtype as the reference does.
+
+Rows of the weight take the side of a tensor core's tile that is long, tokens the one that may be
+short; and weights come to it from registers.
+"""
+
+# Triton, not Python, gives these functions their meaning: constants are typed otherwise there.
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportOperatorIssue=false
+
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+
+from bitplan.kernels.gpu.scales import load_grid, scale_and_offset
+from bitplan.kernels.gpu.tile import load_inputs, load_words, product
+from bitplan.kernels.gpu.unpack import numbers
+
+
+class Sums(NamedTuple):
+    """[rows, tokens] in float32: what groups add up to, and of the present group sums of products
+    with codes, and of inputs."""
+
+    total: tl.tensor
+    part: tl.tensor
+    shared: tl.tensor
+
+
+@triton.jit
+def add_panel(
+    codes,
+    tile,
+    panel,
+    sums,
+    stored,
+    COLUMN: tl.constexpr,
+    CELLS: tl.constexpr,
+    SPEC: tl.constexpr,
+):
+    """Add the products of a panel's columns, in a section that begins at `COLUMN`.
+
+    `panel` is its number in its section, `codes` the section's first word. `stored` is the grid of
+    the first group, where a row is one; a group's sums then go on from one panel to the next.
+    """
+    GROUPS: tl.constexpr = 1 if SPEC.group == 0 else max(1, 32 * CELLS // SPEC.group)
+    words = load_words(codes, tile, panel, CELLS, SPEC.bits)
+    column = panel * 256 if CELLS == 8 else COLUMN
+    for number in tl.static_range(GROUPS):
+        if SPEC.group == 0:
+            index = 0
+        elif CELLS == 8:
+            index = panel * GROUPS + number
+        else:
+            index = column // SPEC.group + number
+        sums, stored = add_group(
+            tile, words, index, column, sums, stored, number, 16 // GROUPS, CELLS, SPEC
+        )
+    return sums
+
+
+@triton.jit
+def add_group(
+    tile,
+    words,
+    index,
+    column,
+    sums,
+    stored,
+    NUMBER: tl.constexpr,
+    PAIRS: tl.constexpr,
+    CELLS: tl.constexpr,
+    SPEC: tl.constexpr,
+):
+    """Add the products of the columns of a panel that lie in its group of a number.
+
+    The panel begins at `column`, and has `PAIRS` pairs a group; `index` is the group's in the row.
+    """
+    total, part, shared = sums
+    if SPEC.group != 0:
+        part = tl.zeros_like(total)
+        shared = tl.zeros_like(total)
+        if CELLS < 8 or NUMBER % SPEC.per == 0:
+            stored = load_grid(tile, index, SPEC.per)
+    # Where the groups of a panel fill words, which one is known when it is compiled.
+    KNOWN: tl.constexpr = CELLS == 8 and 16 // PAIRS % SPEC.per == 0
+    scale, offset = scale_and_offset(tile, stored, NUMBER if KNOWN else index, SPEC)
+    if SPEC.many:
+        total = add_weights(
+            tile, words, column, total, scale, offset, NUMBER * PAIRS, PAIRS, CELLS, SPEC
+        )
+    else:
+        part, shared = add_numbers(
+            tile, words, column, part, shared, NUMBER * PAIRS, PAIRS, CELLS, SPEC
+        )
+        if SPEC.group != 0:
+            total = weigh(total, part, shared, scale, offset, SPEC)
+    return Sums(total, part, shared), stored
+
+
+@triton.jit
+def add_weights(
+    tile,
+    words,
+    column,
+    total,
+    scale,
+    offset,
+    FIRST: tl.constexpr,
+    PAIRS: tl.constexpr,
+    CELLS: tl.constexpr,
+    SPEC: tl.constexpr,
+):
+    """Add the products of some pairs' weights, made of their numbers before."""
+    AT_ONCE: tl.constexpr = min(4, PAIRS)
+    ZERO: tl.constexpr = SPEC.numbers.zero
+    for dot in tl.static_range(PAIRS // AT_ONCE):
+        x = load_inputs(tile, column, FIRST + dot * AT_ONCE, AT_ONCE, CELLS)
+        weights = numbers(words, FIRST + dot * AT_ONCE, AT_ONCE, SPEC)
+        weights = tl.reshape(weights, [SPEC.rows, 16 * AT_ONCE])
+        factor = scale * SPEC.numbers.unit
+        weights = weights.to(tl.float32) * factor[:, None]
+        if not SPEC.symmetric:
+            weights += (offset - factor * ZERO)[:, None]
+        elif ZERO != 0:
+            weights -= (factor * ZERO)[:, None]
+        total = product(weights.to(tile.inputs.dtype.element_ty), x, total)
+    return total
+
+
+@triton.jit
+def add_numbers(
+    tile,
+    words,
+    column,
+    part,
+    shared,
+    FIRST: tl.constexpr,
+    PAIRS: tl.constexpr,
+    CELLS: tl.constexpr,
+    SPEC: tl.constexpr,
+):
+    """Add the products of some pairs' numbers, and the sums of their inputs."""
+    AT_ONCE: tl.constexpr = min(4, PAIRS)
+    DTYPE: tl.constexpr = tile.inputs.dtype.element_ty
+    for dot in tl.static_range(PAIRS // AT_ONCE):
+        x = load_inputs(tile, column, FIRST + dot * AT_ONCE, AT_ONCE, CELLS)
+        codes = numbers(words, FIRST + dot * AT_ONCE, AT_ONCE, SPEC)
+        codes = tl.reshape(codes, [SPEC.rows, 16 * AT_ONCE])
+        if not SPEC.symmetric:
+            ones = tl.full([SPEC.rows, 16 * AT_ONCE], 1.0 / SPEC.numbers.unit, DTYPE)
+            shared = product(ones, x, shared)
+        elif SPEC.numbers.zero != 0:
+            zeros = tl.full([SPEC.rows, 16 * AT_ONCE], -SPEC.numbers.zero, DTYPE)
+            part = product(zeros, x, part)
+        part = product(codes, x, part)
+    return part, shared
+
+
+@triton.jit
+def weigh(total, part, shared, scale, offset, SPEC: tl.constexpr):
+    """The total, in units of the numbers', with a group's product added."""
+    total += scale[:, None] * part
+    if not SPEC.symmetric:
+        total += (offset - SPEC.numbers.zero * SPEC.numbers.unit * scale)[:, None] * shared
+    return total

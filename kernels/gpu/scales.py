@@ -1,0 +1,74 @@
+"""Scales and offsets of groups, as they are stored and in float32: see `grids`."""
+
+# Triton, not Python, gives these functions their meaning: constants are typed otherwise there.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
+# What follows an `if` that returns is compiled as well, unless it is its `else`.
+# ruff: noqa: RET505
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def load_grid(tile, index, PER: tl.constexpr):
+    """The grid of a tile's rows in a group, as it is stored; 0 beyond the last row."""
+    places = tile.grid + tl.cast(index // PER, tl.int64) * tile.rows + tile.own
+    return tl.load(places, mask=tile.own < tile.rows, other=0)
+
+
+@triton.jit
+def load_step(step, n):
+    """What multiplies all scales or offsets of each row, in float32; None as it is."""
+    if step is None:
+        return None
+    else:
+        return tl.load(step + n).to(tl.float32)
+
+
+@triton.jit
+def scale_and_offset(tile, stored, index, SPEC: tl.constexpr):
+    """Both of each row in float32; the scale twice, where there is no offset."""
+    if SPEC.scale == "step":
+        return _of_steps(tile, stored.to(tl.uint32), index, SPEC)
+    elif SPEC.scale != "bf16":
+        scale = _of_byte(stored.to(tl.uint32) >> (index % SPEC.per * 8) & 0xFF, SPEC)
+        return scale, scale
+    elif stored.dtype == tl.bfloat16:
+        scale = stored.to(tl.float32)
+        return scale, scale
+    else:
+        first = (stored << 16).to(tl.float32, bitcast=True)
+        second = (stored & 0xFFFF0000).to(tl.float32, bitcast=True)
+        if SPEC.symmetric:
+            scale = first if index % 2 == 0 else second
+            return scale, scale
+        else:
+            return first, second
+
+
+@triton.jit
+def _of_byte(byte, SPEC: tl.constexpr):
+    if SPEC.scale == "e8m0":
+        # 2^-127, of the byte 0, is subnormal: half of what the lowest exponent is.
+        return tl.maximum(byte << 23, 0x00400000).to(tl.float32, bitcast=True)
+    else:
+        # As in `floats`: an e4m3 number within a float32 lacks 2^120.
+        return (byte << 20).to(tl.float32, bitcast=True) * 2.0**120
+
+
+@triton.jit
+def _of_steps(tile, stored, index, SPEC: tl.constexpr):
+    """A byte, and of offsets one less 128, times the row's step."""
+    if SPEC.symmetric:
+        scale = _number(stored >> (index % SPEC.per * 8), 0) * tile.scale_step
+        return scale, scale
+    else:
+        both = stored >> (index % SPEC.per * 16)
+        return _number(both, 0) * tile.scale_step, _number(both >> 8, 128) * tile.offset_step
+
+
+@triton.jit
+def _number(stored, CENTRE: tl.constexpr):
+    # 2^23 + q has q for its last bits.
+    number = (stored & 0xFF | 0x4B000000).to(tl.float32, bitcast=True)
+    return number - (8388608.0 + CENTRE)

@@ -1,0 +1,100 @@
+"""Codes out of words in registers, as numbers that tensor cores take: see `layout`.
+
+An evenly spaced code becomes a floating-point number by its bits alone: put into the mantissa of
+1.0, code q at bit T of a mantissa of M bits is 1 + q 2^(T-M), exactly. So two codes cost a shift, a
+mask with the exponent put in, and nothing else; the 1 is subtracted again a group at a time.
+Bfloat16's mantissa has no room for 8 bits: there codes are centred, q - 128, one at a time. A sign
+is put where 1.0 has its own. Other codes: `floats` and `lookup`.
+"""
+
+# Triton, not Python, gives these functions their meaning: constants are typed otherwise there.
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportOperatorIssue=false
+# What follows an `if` that returns is compiled as well, unless it is its `else`.
+# ruff: noqa: RET505
+
+import triton
+import triton.language as tl
+
+from bitplan.kernels.gpu.fields import INTERPRETED, field
+from bitplan.kernels.gpu.floats import floats
+from bitplan.kernels.gpu.lookup import looked_up
+
+
+@triton.jit
+def _with_exponent(field, word, EXPONENT: tl.constexpr, CUDA: tl.constexpr):
+    """Put an exponent into both halves of words. `word` is any that has been read."""
+    if INTERPRETED:
+        return field | EXPONENT
+    elif CUDA:
+        # Mask and exponent in one instruction need one of them in a register, but two constants
+        # would be two instructions. The assembler keeps in a register what it cannot know to be
+        # constant, for it asks the device; and the compiler, which moves what does not depend on
+        # the loop out of reach of layouts, believes that this depends on a word.
+        kept = tl.inline_asm_elementwise(
+            "{ .reg .u32 t; mov.u32 t, %nsmid; shr.u32 t, t, 31; add.u32 $0, t, $1; }",
+            "=r,r,r",
+            [EXPONENT, word],
+            dtype=tl.uint32,
+            is_pure=True,
+            pack=1,
+        )
+        return field | kept
+    else:
+        # AMD's instruction of both takes one constant at most from outside of vector registers.
+        kept = tl.inline_asm_elementwise(
+            "v_mov_b32 $0, $1",
+            "=v,s,v",
+            [EXPONENT, word],
+            dtype=tl.uint32,
+            is_pure=True,
+            pack=1,
+        )
+        return field | kept
+
+
+@triton.jit
+def _centred(codes, BITS: tl.constexpr, DTYPE: tl.constexpr):
+    # 2^23 + q has q for its last bits: cheaper than a conversion.
+    number = (codes | 0x4B000000).to(tl.float32, bitcast=True)
+    return (number - (8388608.0 + 2.0 ** (BITS - 1))).to(DTYPE)
+
+
+@triton.jit
+def _pairs(words, PAIR: tl.constexpr, SPEC: tl.constexpr):
+    """[rows, cells, 2]: the numbers of a pair's codes."""
+    BITS: tl.constexpr = SPEC.bits
+    TARGET: tl.constexpr = SPEC.numbers.target
+    DTYPE: tl.constexpr = tl.bfloat16 if SPEC.numbers.dtype == "bf16" else tl.float16
+    if SPEC.numbers.kind == "centred":
+        both = field(words, PAIR * BITS, BITS, TARGET)
+        lower = _centred(both & 0xFFFF, BITS, DTYPE)
+        upper = _centred(both >> 16, BITS, DTYPE)
+    else:
+        if SPEC.numbers.kind == "mantissa":
+            ONES: tl.constexpr = 0x3F803F80 if SPEC.numbers.dtype == "bf16" else 0x3C003C00
+            both = field(words, PAIR * BITS, BITS, TARGET)
+            both = _with_exponent(both, words[0], ONES, SPEC.cuda)
+        elif SPEC.numbers.kind == "float":
+            both = floats(words, PAIR, SPEC)
+        else:
+            both = looked_up(words, PAIR, SPEC)
+        lower = both.to(tl.uint16).to(DTYPE, bitcast=True)
+        upper = (both >> 16).to(tl.uint16).to(DTYPE, bitcast=True)
+    return tl.join(lower, upper)
+
+
+@triton.jit
+def numbers(words, PAIR: tl.constexpr, PAIRS: tl.constexpr, SPEC: tl.constexpr):
+    """[rows, pairs, 16]: the numbers of some pairs' codes, each pair's cells padded to 8.
+
+    `words` are as many tensors [rows, 8] of uint32 as there are bits.
+    """
+    if PAIRS == 1:
+        return tl.reshape(_pairs(words, PAIR, SPEC), [SPEC.rows, 1, 16])
+    else:
+        HALF: tl.constexpr = PAIRS // 2
+        first = numbers(words, PAIR, HALF, SPEC)
+        other = numbers(words, PAIR + HALF, HALF, SPEC)
+        both = tl.permute(tl.join(first, other), (0, 3, 1, 2))
+        return tl.reshape(both, [SPEC.rows, PAIRS, 16])

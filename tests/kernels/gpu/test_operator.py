@@ -1,0 +1,37 @@
+import pytest
+
+from bitplan.kernels.gpu.operator import unfit
+from bitplan.schema import Scheme
+from interpreted import interpret
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "reason"),
+    [
+        ("int4g64", 96, None),
+        ("nf4", 128, None),
+        ("nvfp4", 160, None),
+        ("int4g64", 100, "columns in 32s"),
+        ("sign", 100, "columns in 32s"),
+        ("int4g64d", 128, None),
+        ("nf4g16d", 4096, None),
+        ("nf4g16d", 4128, "several steps"),
+        ("int4g64+2:4", 128, "leaves weights out"),
+        ("bitmod4g16", 128, "choice of codebooks"),
+        ("ternaryg16", 160, "five codes to a byte"),
+    ],
+)
+def test_what_fits(name, columns, reason):
+    found = unfit(Scheme.parse(name), columns)
+    assert found is None if reason is None else reason in found
+
+
+def test_groups_of_other_sizes_are_decoded():
+    scheme = Scheme(format="int", bits=4, group_size=24)
+    assert unfit(scheme, 96) == "the Triton kernels take groups of 16, 32, 64, 128"
+
+
+def test_torch_knows_the_operator_and_compiles_it_into_one_graph():
+    [found] = interpret(["nvfp4"])
+    assert set(found["checked"].values()) == {"SUCCESS"}
+    assert found["same"]
