@@ -3,6 +3,7 @@
     python benchmarks/kernels_cpu.py matvec    # one vector, by shape and width
     python benchmarks/kernels_cpu.py prefill   # 512 vectors
     python benchmarks/kernels_cpu.py decode    # tokens per second of SmolLM2-135M, plan and dense
+    python benchmarks/kernels_cpu.py decode-1b # the same of a random model of Llama-3.2-1B's shape
 
 Contenders take turns, so that what else the machine does hits all alike; a row has the median, the
 quartiles and the least of its times. One vector meets weights that come from memory, not from a
@@ -25,6 +26,7 @@ from typing import Any
 
 import torch
 from torch.nn.functional import linear
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from bitplan.apply import pack_layers
 from bitplan.compress import render
@@ -154,14 +156,46 @@ def prefill(repeats: int, clock: Clock) -> list[dict[str, Any]]:
 
 
 def decode(repeats: int, clock: Clock) -> list[dict[str, Any]]:
-    """Milliseconds per token of SmolLM2-135M at batch 1, after a prompt of 8."""
+    """Milliseconds per token at batch 1, after a prompt of 8, of SmolLM2-135M."""
     file = str(fetch().gguf)
+    dtypes = (torch.bfloat16, torch.float32)
+    return _decoding(
+        "SmolLM2-135M", dtypes, lambda dtype: load_model(file, dtype=dtype), repeats, clock
+    )
+
+
+def decode_1b(repeats: int, clock: Clock) -> list[dict[str, Any]]:
+    """The same of a random model of Llama-3.2-1B's shape, in bfloat16."""
+    config = LlamaConfig(
+        hidden_size=2048,
+        intermediate_size=8192,
+        num_hidden_layers=16,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=64,
+        vocab_size=128256,
+        tie_word_embeddings=True,
+    )
+
+    def make(dtype: torch.dtype) -> Any:
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+
+    return _decoding("Llama 1B", (torch.bfloat16,), make, repeats, clock)
+
+
+def _decoding(
+    shape: str,
+    dtypes: tuple[torch.dtype, ...],
+    make: Callable[[torch.dtype], Any],
+    repeats: int,
+    clock: Clock,
+) -> list[dict[str, Any]]:
     models: dict[tuple[str, str], Any] = {}
-    small = load_model(file, dtype=torch.float32)
-    _pack(small)
-    for dtype in (torch.bfloat16, torch.float32):
-        models["dense", str(dtype)[6:]] = load_model(file, dtype=dtype)
-        models["3.5 bits", str(dtype)[6:]] = copy.deepcopy(small).to(dtype)
+    for dtype in dtypes:
+        models["dense", str(dtype)[6:]] = make(dtype)
+        models["3.5 bits", str(dtype)[6:]] = small = make(dtype)
+        _pack(small)
     new_tokens = 16
     times: dict[tuple[str, str], list[float]] = {key: [] for key in models}
     for turn in range(1 + max(3, repeats // 8)):
@@ -170,7 +204,7 @@ def decode(repeats: int, clock: Clock) -> list[dict[str, Any]]:
             if turn:
                 times[key].append(1e3 * taken / new_tokens)
     return [
-        {"shape": "SmolLM2-135M", "name": name, "dtype": dtype, **spread(values)}
+        {"shape": shape, "name": name, "dtype": dtype, **spread(values)}
         | {"tokens/s": 1e3 / statistics.median(values)}
         for (name, dtype), values in times.items()
     ]
@@ -193,7 +227,7 @@ def _seconds(model: Any, count: int, clock: Clock) -> float:
     return clock() - start
 
 
-PARTS = {"matvec": matvec, "prefill": prefill, "decode": decode}
+PARTS = {"matvec": matvec, "prefill": prefill, "decode": decode, "decode-1b": decode_1b}
 
 
 def show(rows: list[dict[str, Any]]) -> None:
