@@ -49,63 +49,78 @@ def add_span(
     context: Any,
     words: Any,
     stride: Any,
-    inputs: Any,
-    starts: Any,
     scale: Any,
-    step: Any,
+    inputs: Any,
+    input_stride: Any,
+    starts: Any,
+    start_stride: Any,
+    steps: Any,
+    step_stride: Any,
     total: Any,
+    total_stride: Any,
     bits: Any,
     digits: Any,
+    vectors: Any,
 ) -> Any:
-    """Add a span's products to the totals of 16 rows.
+    """Add a span's products with some vectors to the totals of 16 rows.
 
     Args:
         words: address of the span's words, see `quads`.
         stride: bytes from one of a row's words to the next.
-        inputs: address of the span's inputs, their first digits before their second.
-        starts: address of what each digit's sum begins with, int32.
         scale: address of the rows' scales, float32.
-        step: what a unit of the last digit is.
+        inputs: address of the first vector's inputs, their first digits before their second.
+        input_stride: bytes from one vector's to the next one's, here and of what follows.
+        starts: address of what each digit's sum begins with, int32.
+        start_stride: as before.
+        steps: address of what a unit of the last digit is, float32.
+        step_stride: as before.
         total: address of the rows' sums, float32.
+        total_stride: as before.
         bits: of a code, a constant.
         digits: of an input, a constant.
+        vectors: how many, a constant; codes are brought to their bytes once for all.
     """
     del context
-    address = types.int64
-    generate = _Generator(bits=bits.literal_value, digits=digits.literal_value)
-    return types.void(*[address] * 5, types.float32, address, bits, digits), generate
+    constants = (bits, digits, vectors)
+    generate = _Generator(*(constant.literal_value for constant in constants))
+    return types.void(*[types.int64] * 11, *constants), generate
 
 
 class _Generator:
     """Writes `add_span` for one width."""
 
-    def __init__(self, *, bits: int, digits: int) -> None:
-        self.bits, self.digits = bits, digits
+    def __init__(self, bits: int, digits: int, vectors: int) -> None:
+        self.bits, self.digits, self.vectors = bits, digits, vectors
 
     def __call__(self, context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        words, stride, inputs, starts, scale, step, total = values[:7]
+        words, stride, scale = values[:3]
+        inputs, starts, steps, totals = (
+            [builder.add(first, builder.mul(step, _I64(at))) for at in range(self.vectors)]
+            for first, step in zip(values[3:11:2], values[4:11:2], strict=True)
+        )
         addresses = [builder.add(words, builder.mul(stride, _I64(w))) for w in range(self.bits)]
         for address in addresses:
             ask(builder, builder.add(address, _I64(AHEAD_BYTES)))
         loaded = [_load(builder, address, _INTEGERS) for address in addresses]
-        sums = [
-            _all(builder, _load(builder, builder.add(starts, _I64(4 * digit)), _I32))
-            for digit in range(self.digits)
-        ]
+        sums = [self._starts(builder, address) for address in starts]
         for quad in range(QUADS):
             codes = self._codes(builder, loaded, quad)
-            for digit in range(self.digits):
-                place = builder.add(inputs, _I64(4 * (digit * QUADS + quad)))
-                four = _all(builder, _load(builder, place, _I32))
-                sums[digit] = self._dot(builder, sums[digit], codes, four)
-        whole = builder.sitofp(sums[0], _FLOATS)
-        for other in sums[1:]:
-            base = ir.Constant(_FLOATS, [float(1 << BASE_BITS)] * ROWS)
-            whole = _fma(builder, whole, base, builder.sitofp(other, _FLOATS))
-        factor = builder.fmul(_load(builder, scale, _FLOATS), _all(builder, step))
-        result = _fma(builder, whole, factor, _load(builder, total, _FLOATS))
-        builder.store(result, builder.inttoptr(total, _FLOATS.as_pointer())).align = 4
+            for of_vector, address in zip(sums, inputs, strict=True):
+                for digit in range(self.digits):
+                    place = builder.add(address, _I64(4 * (digit * QUADS + quad)))
+                    four = _all(builder, _load(builder, place, _I32))
+                    of_vector[digit] = self._dot(builder, of_vector[digit], codes, four)
+        scales = _load(builder, scale, _FLOATS)
+        for of_vector, step, total in zip(sums, steps, totals, strict=True):
+            factor = builder.fmul(scales, _all(builder, _load(builder, step, _FLOAT)))
+            before = _load(builder, total, _FLOATS)
+            result = _fma(builder, _together(builder, of_vector), factor, before)
+            builder.store(result, builder.inttoptr(total, _FLOATS.as_pointer())).align = 4
         return context.get_dummy_value()
+
+    def _starts(self, builder: Any, address: Any) -> list[Any]:
+        places = [builder.add(address, _I64(4 * digit)) for digit in range(self.digits)]
+        return [_all(builder, _load(builder, place, _I32)) for place in places]
 
     def _codes(self, builder: Any, words: list[Any], quad: int) -> Any:
         """Four codes of each row in the bytes of a number."""
@@ -139,6 +154,15 @@ class _Generator:
         return builder.add(builder.add(total, _pairs(builder, low, four)), upper)
 
 
+def _together(builder: Any, sums: list[Any]) -> Any:
+    """The sums of digits as one number."""
+    whole = builder.sitofp(sums[0], _FLOATS)
+    base = ir.Constant(_FLOATS, [float(1 << BASE_BITS)] * ROWS)
+    for other in sums[1:]:
+        whole = _fma(builder, whole, base, builder.sitofp(other, _FLOATS))
+    return whole
+
+
 def _pairs(builder: Any, codes: Any, four: Any) -> Any:
     """Sums of four products each, by AVX2: 8 rows at a time."""
     half = ir.VectorType(_I32, ROWS // 2)
@@ -162,7 +186,7 @@ def _pairs(builder: Any, codes: Any, four: Any) -> Any:
 
 def _load(builder: Any, address: Any, kind: Any) -> Any:
     loaded = builder.load(builder.inttoptr(address, kind.as_pointer()))
-    loaded.align = 1 if kind is _I32 else 4
+    loaded.align = 4
     return loaded
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-FIELDS = 24
+FIELDS = 27
 (
     CODES,
     SCALE,
@@ -34,11 +34,14 @@ FIELDS = 24
     COLUMNS,
     GROUP,
     ADD_SPANS,
+    ADD_TOGETHER,
     BITS,
     FLIP,
     RESTORE,
     QUADS,
     DIGITS,
+    WRITTEN,
+    UNUSED,
     FIRST,
     IS_MISSING,
     COUNTER,

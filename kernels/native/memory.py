@@ -87,6 +87,12 @@ def int32_at(address, count):
 
 
 @part
+def int8_at(address, count):
+    """int8 [count] at an address."""
+    return carray(_pointer(address), count, np.int8)
+
+
+@part
 def uint16_at(address, count):
     """uint16 [count] at an address."""
     return carray(_pointer(address), count, np.uint16)

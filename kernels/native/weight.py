@@ -11,7 +11,7 @@ from torch import Tensor
 from bitplan.errors import InputError
 from bitplan.formats import MATRIX_SCALE
 from bitplan.kernels.native import arrange as moves
-from bitplan.kernels.native import dot_product, layout, product, rows, spans
+from bitplan.kernels.native import dot, dot_product, layout, product, rows, spans
 from bitplan.kernels.native import job as fields
 
 FEW = 16
@@ -89,7 +89,7 @@ def multiply(
     count = flat.numel() // columns if columns else 0
     job, height = _job(tensors, columns, bits, group, table, scale_table, quads)
     shape = (*inputs.shape[:-1], height)
-    if count > FEW:
+    if count > FEW and not (quads and _digits_are_quicker(dtype)):
         output = _many(flat.view(count, columns), job, height).view(shape)
     else:
         output = torch.empty(shape, dtype=dtype)
@@ -97,14 +97,32 @@ def multiply(
         job[fields.OUTPUT] = output.data_ptr()
         job[fields.INPUT_IS_BFLOAT16] = job[fields.OUTPUT_IS_BFLOAT16] = dtype == torch.bfloat16
         if quads:
-            digits = job[fields.DIGITS] = 3 if inputs.dtype.itemsize > 2 else 2
-            job[fields.ADD_SPANS] = dot_product.add_spans(bits, digits).address
-            function = dot_product.product()
+            _dot(job, columns, count, digits=3 if inputs.dtype.itemsize > 2 else 2)
         else:
             job[fields.ADD_SPANS] = spans.add_spans(bits, table is not None).address
-            function = product.product()
-        fields.run(function, job, count * height * columns)
+            fields.run(product.product(), job, count * height * columns)
     return output if output.dtype == inputs.dtype else output.to(inputs.dtype)
+
+
+def _dot(job: array, columns: int, count: int, digits: int) -> None:
+    """Multiply codes that lie in quads."""
+    bits, height = job[fields.BITS], job[fields.ROWS]
+    job[fields.DIGITS] = digits
+    job[fields.ADD_SPANS] = dot_product.add_spans(bits, digits, 1).address
+    if count >= (together := dot_product.TOGETHER):
+        job[fields.ADD_TOGETHER] = dot_product.add_spans(bits, digits, together).address
+    if count > FEW:  # worth a round of its own: workers share the digits
+        size = dot_product.bytes_of_digits(columns, count, job[fields.GROUP], digits)
+        written = torch.empty(size, dtype=torch.uint8)
+        job[fields.WRITTEN] = written.data_ptr()
+        fields.run(dot_product.write_digits(), job, count * columns)
+        job[fields.COUNTER] = 0
+    fields.run(dot_product.product(), job, count * height * columns)
+
+
+def _digits_are_quicker(dtype: torch.dtype) -> bool:
+    """Whether many vectors are multiplied in digits sooner than by torch with decoded rows."""
+    return dot.instructions() == "vnni" and not (dtype == torch.bfloat16 and _has_bfloat16())
 
 
 def chosen_rows(
