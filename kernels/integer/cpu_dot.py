@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bitplan.kernels.native import dot, layout, weight
+from bitplan.kernels.native import dot, layout, vectors, weight
 from bitplan.schema import Scheme
 
 
@@ -17,8 +17,8 @@ def unfit(scheme: Scheme, rows: int, columns: int) -> str | None:
     """Why a weight cannot be multiplied so; None: it can."""
     if dot.instructions() is None:
         return "This processor has no products of bytes"
-    if columns % layout.SPAN or rows % dot.ROWS:
-        return f"Products of bytes take columns in {layout.SPAN}s and rows in {dot.ROWS}s"
+    if columns % layout.SPAN or rows % vectors.ROWS:
+        return f"Products of bytes take columns in {layout.SPAN}s and rows in {vectors.ROWS}s"
     if scheme.group_size and scheme.group_size % layout.SPAN:
         return f"Products of bytes take groups in {layout.SPAN}s"
     return None

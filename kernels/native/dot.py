@@ -11,24 +11,28 @@ from typing import Any
 import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
-from bitplan.kernels.native.memory import ask
 from bitplan.kernels.native.quads import QUADS
-
-ROWS = 16
-"""Rows that go together."""
+from bitplan.kernels.native.vectors import (
+    FLOAT,
+    FLOATS,
+    I8,
+    I16,
+    I32,
+    I64,
+    INTEGERS,
+    ROWS,
+    codes_of,
+    constant,
+    fma,
+    load,
+    splat,
+    with_constants,
+    words_of,
+)
 
 BASE_BITS = 7
 """Of the base of the digits that an input is written in: each is a signed byte."""
-
-
-AHEAD_BYTES = 4096
-"""How far before they are read words are asked for."""
-
-_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-_FLOAT = ir.FloatType()
-_INTEGERS, _FLOATS = ir.VectorType(_I32, ROWS), ir.VectorType(_FLOAT, ROWS)
 
 
 @cache
@@ -40,11 +44,7 @@ def instructions() -> str | None:
     return "avx2" if features.get("avx2") else None
 
 
-_with_constants: Any = intrinsic(prefer_literal=True)
-"""An intrinsic that is told which arguments are constants."""
-
-
-@_with_constants
+@with_constants
 def add_span(
     context: Any,
     words: Any,
@@ -95,78 +95,57 @@ class _Generator:
     def __call__(self, context: Any, builder: Any, signature: Any, values: Any) -> Any:
         words, stride, scale = values[:3]
         inputs, starts, steps, totals = (
-            [builder.add(first, builder.mul(step, _I64(at))) for at in range(self.vectors)]
+            [builder.add(first, builder.mul(step, I64(at))) for at in range(self.vectors)]
             for first, step in zip(values[3:11:2], values[4:11:2], strict=True)
         )
-        addresses = [builder.add(words, builder.mul(stride, _I64(w))) for w in range(self.bits)]
-        for address in addresses:
-            ask(builder, builder.add(address, _I64(AHEAD_BYTES)))
-        loaded = [_load(builder, address, _INTEGERS) for address in addresses]
+        loaded = words_of(builder, words, stride, self.bits)
         sums = [self._starts(builder, address) for address in starts]
         for quad in range(QUADS):
-            codes = self._codes(builder, loaded, quad)
+            codes = codes_of(builder, loaded, quad, self.bits)
             for of_vector, address in zip(sums, inputs, strict=True):
                 for digit in range(self.digits):
-                    place = builder.add(address, _I64(4 * (digit * QUADS + quad)))
-                    four = _all(builder, _load(builder, place, _I32))
+                    place = builder.add(address, I64(4 * (digit * QUADS + quad)))
+                    four = splat(builder, load(builder, place, I32))
                     of_vector[digit] = self._dot(builder, of_vector[digit], codes, four)
-        scales = _load(builder, scale, _FLOATS)
+        scales = load(builder, scale, FLOATS)
         for of_vector, step, total in zip(sums, steps, totals, strict=True):
-            factor = builder.fmul(scales, _all(builder, _load(builder, step, _FLOAT)))
-            before = _load(builder, total, _FLOATS)
-            result = _fma(builder, _together(builder, of_vector), factor, before)
-            builder.store(result, builder.inttoptr(total, _FLOATS.as_pointer())).align = 4
+            factor = builder.fmul(scales, splat(builder, load(builder, step, FLOAT)))
+            before = load(builder, total, FLOATS)
+            result = fma(builder, _together(builder, of_vector), factor, before)
+            builder.store(result, builder.inttoptr(total, FLOATS.as_pointer())).align = 4
         return context.get_dummy_value()
 
     def _starts(self, builder: Any, address: Any) -> list[Any]:
-        places = [builder.add(address, _I64(4 * digit)) for digit in range(self.digits)]
-        return [_all(builder, _load(builder, place, _I32)) for place in places]
-
-    def _codes(self, builder: Any, words: list[Any], quad: int) -> Any:
-        """Four codes of each row in the bytes of a number."""
-        found, low = None, 0
-        for width in (8, 4, 2, 1):
-            if not self.bits & width:
-                continue
-            word = words[low + quad * width // 8]
-            shift = quad * width % 8 - low
-            if shift > 0:
-                word = builder.lshr(word, _constant(shift))
-            elif shift < 0:
-                word = builder.shl(word, _constant(-shift))
-            if width < 8:
-                word = builder.and_(word, _constant((((1 << width) - 1) << low) * 0x01010101))
-            found = word if found is None else builder.or_(found, word)
-            low += width
-        return found
+        places = [builder.add(address, I64(4 * digit)) for digit in range(self.digits)]
+        return [splat(builder, load(builder, place, I32)) for place in places]
 
     def _dot(self, builder: Any, total: Any, codes: Any, four: Any) -> Any:
         if instructions() == "vnni":
-            kind = ir.FunctionType(_INTEGERS, [_INTEGERS] * 3)
+            kind = ir.FunctionType(INTEGERS, [INTEGERS] * 3)
             function = builder.module.declare_intrinsic("llvm.x86.avx512.vpdpbusd.512", (), kind)
             return builder.call(function, [total, codes, four])
         if self.bits < 8:
             return builder.add(total, _pairs(builder, codes, four))
         # Two products of 255 and 127 are more than 16 bits hold.
-        low = builder.and_(codes, _constant(0x0F0F0F0F))
-        high = builder.and_(builder.lshr(codes, _constant(4)), _constant(0x0F0F0F0F))
-        upper = builder.shl(_pairs(builder, high, four), _constant(4))
+        low = builder.and_(codes, constant(0x0F0F0F0F))
+        high = builder.and_(builder.lshr(codes, constant(4)), constant(0x0F0F0F0F))
+        upper = builder.shl(_pairs(builder, high, four), constant(4))
         return builder.add(builder.add(total, _pairs(builder, low, four)), upper)
 
 
 def _together(builder: Any, sums: list[Any]) -> Any:
     """The sums of digits as one number."""
-    whole = builder.sitofp(sums[0], _FLOATS)
-    base = ir.Constant(_FLOATS, [float(1 << BASE_BITS)] * ROWS)
+    whole = builder.sitofp(sums[0], FLOATS)
+    base = ir.Constant(FLOATS, [float(1 << BASE_BITS)] * ROWS)
     for other in sums[1:]:
-        whole = _fma(builder, whole, base, builder.sitofp(other, _FLOATS))
+        whole = fma(builder, whole, base, builder.sitofp(other, FLOATS))
     return whole
 
 
 def _pairs(builder: Any, codes: Any, four: Any) -> Any:
     """Sums of four products each, by AVX2: 8 rows at a time."""
-    half = ir.VectorType(_I32, ROWS // 2)
-    bytes_, words = ir.VectorType(_I8, 32), ir.VectorType(_I16, 16)
+    half = ir.VectorType(I32, ROWS // 2)
+    bytes_, words = ir.VectorType(I8, 32), ir.VectorType(I16, 16)
     multiply = builder.module.declare_intrinsic(
         "llvm.x86.avx2.pmadd.ub.sw", (), ir.FunctionType(words, [bytes_, bytes_])
     )
@@ -181,28 +160,4 @@ def _pairs(builder: Any, codes: Any, four: Any) -> Any:
         )
         pairs = builder.call(multiply, [a, b])
         halves.append(builder.call(add, [pairs, ir.Constant(words, [1] * 16)]))
-    return builder.shuffle_vector(*halves, ir.Constant(_INTEGERS, list(range(ROWS))))
-
-
-def _load(builder: Any, address: Any, kind: Any) -> Any:
-    loaded = builder.load(builder.inttoptr(address, kind.as_pointer()))
-    loaded.align = 4
-    return loaded
-
-
-def _all(builder: Any, value: Any) -> Any:
-    """A vector of one value."""
-    kind = ir.VectorType(value.type, ROWS)
-    empty = ir.Constant(kind, ir.Undefined)
-    one = builder.insert_element(empty, value, _I32(0))
-    return builder.shuffle_vector(one, empty, ir.Constant(_INTEGERS, [0] * ROWS))
-
-
-def _constant(value: int) -> Any:
-    signed = value - (1 << 32) if value >> 31 else value
-    return ir.Constant(_INTEGERS, [signed] * ROWS)
-
-
-def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    kind = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
-    return builder.call(builder.module.declare_intrinsic("llvm.fma.v16f32", (), kind), [a, b, c])
+    return builder.shuffle_vector(*halves, ir.Constant(INTEGERS, list(range(ROWS))))

@@ -13,7 +13,7 @@ import numpy as np
 
 from bitplan.kernels.native import job as fields
 from bitplan.kernels.native.compiled import STAMP, compiled, part
-from bitplan.kernels.native.dot import BASE_BITS, ROWS, add_span
+from bitplan.kernels.native.dot import BASE_BITS, add_span
 from bitplan.kernels.native.grid import prefetch_grid, read_grid
 from bitplan.kernels.native.layout import LANES, SPAN
 from bitplan.kernels.native.memory import (
@@ -26,6 +26,7 @@ from bitplan.kernels.native.memory import (
     uint16_at,
 )
 from bitplan.kernels.native.product import add_offsets, write
+from bitplan.kernels.native.vectors import ROWS
 
 ARGUMENTS = 9
 (WORDS, SPANS, INPUTS, STARTS, STEPS, SCALE, GROUP, LANES_AT, TOTAL) = range(ARGUMENTS)

@@ -48,23 +48,6 @@ def write_quads(words, start, lanes, bits, lane, codes):
 
 
 @part
-def read_column(words, lanes, bits, column, codes):
-    """The codes of one column of a span, of all rows that lie side by side; int32."""
-    for lane in range(lanes):
-        codes[lane] = 0
-    low = 0
-    for power in range(4):
-        width = 8 >> power
-        if bits & width:
-            word = _word(column // 4, low, width)
-            shift, mask = _shift(column, width), np.int32((1 << width) - 1)
-            some = words[word * lanes : (word + 1) * lanes]
-            for lane in range(lanes):
-                codes[lane] |= np.int32(((some[lane] >> shift) & mask) << low)
-            low += width
-
-
-@part
 def _word(quad, low, width):
     """Which word holds the bits of a quad from `low` on."""
     return low + quad * width // 8

@@ -11,7 +11,7 @@ from bitplan.kernels.native.compiled import STAMP, compiled, part
 from bitplan.kernels.native.grid import read_grid
 from bitplan.kernels.native.layout import CELLS, LANES, SPAN, last_words, read_words
 from bitplan.kernels.native.memory import fetch_add, float32_at, int32_at, int64_at, uint8_at
-from bitplan.kernels.native.quads import read_column, read_quads
+from bitplan.kernels.native.quads import read_quads
 
 
 @cache
@@ -52,11 +52,6 @@ def transposed() -> Any:
             for span in range(whole + (1 if rest else 0)):
                 at = (first * whole + span * lanes) * bits
                 some = words[at : at + bits * lanes] if span < whole else last
-                if job[fields.QUADS]:
-                    _write_quads(
-                        job, span, some, lanes, scale, offset, more, output, count, start, table
-                    )
-                    continue
                 for lane in range(lanes):
                     more[lane] = 0
                 for word in range(bits + 1):
@@ -81,25 +76,6 @@ def transposed() -> Any:
                             )
 
     return decode
-
-
-@part
-def _write_quads(job, span, words, lanes, scale, offset, codes, output, count, start, table):
-    """The columns of a span whose codes lie in quads."""
-    for place in range(SPAN):
-        column = span * SPAN + place
-        at, to = column // job[fields.GROUP] * lanes, column * count + start
-        read_column(words, lanes, job[fields.BITS], place, codes)
-        _write(
-            codes,
-            0,
-            job[fields.BITS],
-            False,
-            table,
-            scale[at : at + lanes],
-            offset[at : at + lanes],
-            output[to : to + lanes],
-        )
 
 
 @part

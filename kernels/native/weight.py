@@ -1,8 +1,6 @@
 """Products and rows of an arranged weight: from torch's tensors to compiled loops and back."""
 
 from array import array
-from collections.abc import Iterator
-from functools import cache
 
 import torch
 from jaxtyping import Float, Int
@@ -11,14 +9,12 @@ from torch import Tensor
 from bitplan.errors import InputError
 from bitplan.formats import MATRIX_SCALE
 from bitplan.kernels.native import arrange as moves
-from bitplan.kernels.native import dot, dot_product, layout, product, rows, spans
+from bitplan.kernels.native import dot, dot_product, product, rows, spans
 from bitplan.kernels.native import job as fields
+from bitplan.kernels.native.tiles import dtype_of_many, has_bfloat16, multiply_many, tiles
 
 FEW = 16
 """Vectors that are multiplied with codes; for more, rows are decoded and left to torch."""
-
-TILE_NUMBERS = 1 << 19
-"""Numbers that are decoded at once for many vectors: what stays in a processor's cache."""
 
 ALL = 1 << 40
 """A group that no row is longer than."""
@@ -90,7 +86,7 @@ def multiply(
     job, height = _job(tensors, columns, bits, group, table, scale_table, quads)
     shape = (*inputs.shape[:-1], height)
     if count > FEW and not (quads and _digits_are_quicker(dtype)):
-        output = _many(flat.view(count, columns), job, height).view(shape)
+        output = multiply_many(flat.view(count, columns), job, height).view(shape)
     else:
         output = torch.empty(shape, dtype=dtype)
         job[fields.INPUTS], job[fields.COUNT] = flat.data_ptr(), count
@@ -122,7 +118,7 @@ def _dot(job: array, columns: int, count: int, digits: int) -> None:
 
 def _digits_are_quicker(dtype: torch.dtype) -> bool:
     """Whether many vectors are multiplied in digits sooner than by torch with decoded rows."""
-    return dot.instructions() == "vnni" and not (dtype == torch.bfloat16 and _has_bfloat16())
+    return dot.instructions() == "vnni" and not (dtype == torch.bfloat16 and has_bfloat16())
 
 
 def chosen_rows(
@@ -164,10 +160,10 @@ def multiply_back(
     """Product with the weight itself: the gradient at the inputs of `multiply`."""
     _check_device(gradient)
     job, height = _job(tensors, columns, bits, group, table, scale_table, quads)
-    dtype = _dtype_of_many(gradient)
+    dtype = dtype_of_many(gradient)
     flat = gradient.reshape(-1, height).to(dtype)
     output = torch.zeros(len(flat), columns, dtype=torch.float32)
-    for some, tile in _tiles(job, columns, height, dtype):
+    for some, tile in tiles(job, columns, height, dtype):
         output += flat[:, some] @ tile.t()
     return output.to(gradient.dtype).view(*gradient.shape[:-1], columns)
 
@@ -179,43 +175,6 @@ def _check_device(inputs: Tensor) -> None:
             f"The inputs are on {inputs.device}, but the weight is on the CPU. Move the model or "
             "the inputs: both must be on one device."
         )
-
-
-def _many(inputs: Tensor, job: array, height: int) -> Tensor:
-    """Decode as many rows as stay in the cache, and let torch multiply them."""
-    dtype = _dtype_of_many(inputs)
-    vectors = inputs.to(dtype)
-    output = torch.empty(len(inputs), height, dtype=dtype)
-    for some, tile in _tiles(job, inputs.shape[-1], height, dtype):
-        torch.mm(vectors, tile, out=output[:, some])
-    return output
-
-
-def _tiles(
-    job: array, columns: int, height: int, dtype: torch.dtype
-) -> Iterator[tuple[slice, Float[Tensor, "columns count"]]]:
-    """Rows, decoded and transposed; a tile lives until the next one."""
-    step = max(layout.LANES, TILE_NUMBERS // columns // layout.LANES * layout.LANES)
-    memory = torch.empty(columns * min(step, height))
-    for start in range(0, height, step):
-        count = min(step, height - start)
-        tile = memory[: columns * count].view(columns, count)
-        job[fields.FIRST], job[fields.COUNT], job[fields.COUNTER] = start, count, 0
-        job[fields.OUTPUT] = tile.data_ptr()
-        fields.run(rows.transposed(), job, tile.numel())
-        yield slice(start, start + count), tile.to(dtype)
-
-
-def _dtype_of_many(inputs: Tensor) -> torch.dtype:
-    """bfloat16 where it is asked for and the processor multiplies it; float32 is exacter."""
-    is_quick = inputs.dtype == torch.bfloat16 and _has_bfloat16()
-    return torch.bfloat16 if is_quick else torch.float32
-
-
-@cache
-def _has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16; else float32 is faster."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _job(

@@ -7,7 +7,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from bitplan.compress import render
 from bitplan.kernels import arranged_for, differentiable
-from bitplan.kernels.native import weight as native
+from bitplan.kernels.native import tiles
 from bitplan.schema import Scheme
 
 # RMS(error) / RMS(product in float64), on processors that multiply bfloat16 and on others.
@@ -16,7 +16,7 @@ TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 8e-3, torch.float16: 6e-4}
 
 @pytest.fixture(autouse=True)
 def few_rows(monkeypatch):
-    monkeypatch.setattr(native, "TILE_NUMBERS", 1)
+    monkeypatch.setattr(tiles, "TILE_NUMBERS", 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

@@ -10,8 +10,9 @@ from bitplan.compress import render
 from bitplan.errors import InputError
 from bitplan.formats import Packed, pack
 from bitplan.kernels.integer import cpu_dot, reference
-from bitplan.kernels.native import arrange, dot
+from bitplan.kernels.native import arrange, dot, tiles
 from bitplan.kernels.native import weight as native
+from bitplan.kernels.native.vectors import ROWS
 from bitplan.schema import Scheme
 
 pytestmark = pytest.mark.skipif(
@@ -128,6 +129,22 @@ def test_rows_are_those_of_the_reference(name):
             cpu_dot.lookup(torch.tensor([rows]), held, weight.scheme, columns, torch.float32)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["int2g32", "int3", "int4g128s", "int5", "int8s", "int6g64d"])
+def test_tiles_are_the_rows_of_the_reference(name, dtype, monkeypatch):
+    monkeypatch.setattr(tiles, "TILE_NUMBERS", 1)
+    for rows, columns in SHAPES:
+        weight = packed(name, rows, columns)
+        bits, group = int(weight.scheme.bits), weight.scheme.group_size
+        held = arranged(weight)
+        job, _ = native._job(held, columns, bits, group, None, None, True)
+        expected, seen = weight.decode().to(dtype), 0
+        for some, tile in tiles.tiles(job, columns, rows, dtype):
+            assert torch.equal(tile.t(), expected[some])
+            seen += tile.shape[1]
+        assert seen == rows
+
+
 @pytest.mark.parametrize("count", [2, 20], ids=["few", "many"])
 def test_inputs_need_not_be_contiguous(count):
     weight = packed("int3g32", 48, 96)
@@ -153,7 +170,7 @@ def test_every_output_is_written(count, monkeypatch):
 
 @pytest.mark.parametrize("count", [1, 16, 35])
 def test_threads_change_nothing(count, monkeypatch):
-    monkeypatch.setattr(native, "_has_bfloat16", lambda: False)
+    monkeypatch.setattr(native, "has_bfloat16", lambda: False)
     weight = packed("int3g64", 1040, 512)
     held, inputs = arranged(weight), random(count, 512)
     before, found = torch.get_num_threads(), []
@@ -221,7 +238,7 @@ def test_a_span_by_each_kind_of_instruction(bits, digits, vectors, instructions,
     def add(words, scale, inputs, starts, steps, total):
         dot.add_span(
             words,
-            4 * dot.ROWS,
+            4 * ROWS,
             scale,
             inputs,
             32 * digits,
@@ -230,22 +247,22 @@ def test_a_span_by_each_kind_of_instruction(bits, digits, vectors, instructions,
             steps,
             4,
             total,
-            4 * dot.ROWS,
+            4 * ROWS,
             bits,
             digits,
             vectors,
         )
 
     generator = np.random.default_rng(bits)
-    codes = generator.integers(0, 2**bits, (dot.ROWS, 32), dtype=np.uint8)
+    codes = generator.integers(0, 2**bits, (ROWS, 32), dtype=np.uint8)
     codes[0], codes[1] = 2**bits - 1, 0
     inputs = generator.integers(-64, 65, (vectors, digits, 32), dtype=np.int8)
     inputs[:, 0] = generator.choice([-127, 127], (vectors, 32))
     inputs[:, 0, :4] = 127
     words = arrange.arrange_codes(pack(torch.from_numpy(codes), bits), bits, quads=True).numpy()
     starts = generator.integers(-9, 9, (vectors, digits), dtype=np.int32)
-    scale, steps = (generator.random(n, dtype=np.float32) for n in (dot.ROWS, vectors))
-    total = np.full((vectors, dot.ROWS), 3, np.float32)
+    scale, steps = (generator.random(n, dtype=np.float32) for n in (ROWS, vectors))
+    total = np.full((vectors, ROWS), 3, np.float32)
     add(*(array.ctypes.data for array in (words, scale, inputs, starts, steps, total)))
     worth = 128.0 ** np.arange(digits - 1, -1, -1)
     sums = np.einsum("rc,vdc->vdr", codes.astype(np.int64), inputs.astype(np.int64))
