@@ -1,7 +1,8 @@
-"""Packed products on the CPU beside torch's dense ones: one vector, 512 vectors, and decoding.
+"""Packed products on the CPU beside torch's: one vector, 512 vectors, experts, and decoding.
 
     python benchmarks/kernels_cpu.py matvec    # one vector, by shape and width
     python benchmarks/kernels_cpu.py prefill   # 512 vectors
+    python benchmarks/kernels_cpu.py experts   # 1 and 64 tokens through a block of 8 experts
     python benchmarks/kernels_cpu.py decode    # tokens per second of SmolLM2-135M, plan and dense
 
 Contenders take turns, so that what else the machine does hits all alike; a row has the median, the
@@ -25,14 +26,16 @@ from typing import Any
 
 import torch
 from torch.nn.functional import linear
+from transformers import MixtralConfig
+from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 
-from bitplan.apply import pack_layers
+from bitplan.apply import arrange_layers, pack_layer, pack_layers
 from bitplan.compress import render
 from bitplan.formats import Packed
 from bitplan.kernels.integer import cpu, cpu_dot, torch_packed
 from bitplan.kernels.native import dot
 from bitplan.models import fetch, find_layers, load_model, weight_of
-from bitplan.schema import Layer, Scheme
+from bitplan.schema import Kind, Layer, Scheme
 
 SHAPES = [(4096, 4096), (576, 1536), (1536, 576), (192, 576)]
 WIDTHS = [2, 3, 4, 5, 6, 8]
@@ -153,6 +156,33 @@ def prefill(repeats: int, clock: Clock) -> list[dict[str, Any]]:
     return rows
 
 
+def experts(repeats: int, clock: Clock) -> list[dict[str, Any]]:
+    """Two of 8 experts of 3 x 1024 x 512 for each token; decoded: as the reference does it."""
+    size = {"hidden_size": 512, "intermediate_size": 1024, "num_local_experts": 8}
+    config = MixtralConfig(**size)
+    config._experts_implementation = "eager"
+    block = MixtralSparseMoeBlock(config)
+    for parameter in block.parameters():
+        parameter.normal_(0, 0.02)
+    rows = []
+    for dtype, count in itertools.product((torch.bfloat16, torch.float32), (1, 64)):
+        blocks: dict[str, Any] = {"dense": copy.deepcopy(block).to(dtype)}
+        for name in ("int3g64", "int4g32", "int8s", "nf4g32"):
+            for how in (name, f"{name}, decoded"):
+                model = blocks[how] = copy.deepcopy(block).to(dtype)
+                layers = [one for one in find_layers(model) if one.kind is Kind.EXPERTS]
+                for layer in layers:
+                    pack_layer(model, layer, packed(weight_of(model, layer), name), arrange=False)
+                if how == name:
+                    arrange_layers(model)
+        inputs = torch.randn(1, count, 512).to(dtype)
+        runs = {name: partial(model, inputs) for name, model in blocks.items()}
+        for name, found in timed(runs, max(2, repeats // (1 if count == 1 else 6)), clock).items():
+            row = {"shape": f"{count} to 2 of 8", "name": name, "dtype": str(dtype)[6:]}
+            rows.append(row | found)
+    return rows
+
+
 def decode(repeats: int, clock: Clock) -> list[dict[str, Any]]:
     """Milliseconds per token of SmolLM2-135M at batch 1, after a prompt of 8."""
     file = str(fetch().gguf)
@@ -193,7 +223,7 @@ def _seconds(model: Any, count: int, clock: Clock) -> float:
     return clock() - start
 
 
-PARTS = {"matvec": matvec, "prefill": prefill, "decode": decode}
+PARTS = {"matvec": matvec, "prefill": prefill, "experts": experts, "decode": decode}
 
 
 def show(rows: list[dict[str, Any]]) -> None:

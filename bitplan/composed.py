@@ -51,7 +51,7 @@ class ComposedWeight(AbstractWeight):
         """Where the tensors are."""
         return self._parts()[BASE].device
 
-    def packed(self, expert: int | Tensor | None = None) -> Packed:
+    def packed(self, expert: int | None = None) -> Packed:
         """The canonical tensors of all parts, or those of one expert."""
         packed = {name: part.packed(expert) for name, part in self._parts().items()}
         shape, columns = tuple(self.shape), self._buffers.get(COLUMNS)
@@ -67,7 +67,7 @@ class ComposedWeight(AbstractWeight):
             self._rest_of(columns)  # now, so that a product changes nothing
 
     def multiply(
-        self, inputs: Float[Tensor, "*tokens in"], expert: int | Tensor | None = None
+        self, inputs: Float[Tensor, "*tokens in"], expert: int | None = None
     ) -> Float[Tensor, "*tokens out"]:
         """Product with the transposed weight, or an expert's: the sum of those of the parts."""
         self.check(inputs)

@@ -11,8 +11,8 @@ class Expert:
     """One expert's matrix, the way round that the model reads it: [out, in], or [in, out].
 
     `nn.functional.linear`, or `@` where it is [in, out], multiply with it as it is packed, in the
-    inputs' dtype. In any other function or operator of tensors, and to whoever asks for what a tensor
-    has, it is the dense matrix, decoded for that call alone.
+    inputs' dtype. In any other function or operator of tensors, and to whoever asks for what a
+    tensor has, it is the dense matrix, decoded for that call alone.
 
     Args:
         multiply: the product of inputs [*tokens, in] with the transposed weight.

@@ -43,7 +43,7 @@ class PackedWeight(AbstractWeight):
             else:
                 self.register_buffer(name, tensor)
 
-    def _held(self, expert: int | Tensor | None = None) -> dict[str, Tensor]:
+    def _held(self, expert: int | None = None) -> dict[str, Tensor]:
         held = {**self._parameters, **self._buffers}
         found = {name: tensor for name, tensor in held.items() if tensor is not None}
         if expert is None:
@@ -55,7 +55,7 @@ class PackedWeight(AbstractWeight):
         """Where the tensors are."""
         return next(iter(self._held().values())).device
 
-    def packed(self, expert: int | Tensor | None = None) -> Packed:
+    def packed(self, expert: int | None = None) -> Packed:
         """The canonical tensors, or those of one expert."""
         tensors = self._held(expert)
         shape = tuple(self.shape if expert is None else self.shape[1:])
@@ -92,7 +92,7 @@ class PackedWeight(AbstractWeight):
         self.implementation = implementation
 
     def multiply(
-        self, inputs: Float[Tensor, "*tokens in"], expert: int | Tensor | None = None
+        self, inputs: Float[Tensor, "*tokens in"], expert: int | None = None
     ) -> Float[Tensor, "*tokens out"]:
         """Product with the transposed weight, or with an expert's, in the inputs' dtype."""
         self.check(inputs)

@@ -28,7 +28,7 @@ class AbstractWeight(nn.Module, ABC):
     compute_dtype: torch.dtype
 
     @abstractmethod
-    def packed(self, expert: int | Tensor | None = None) -> Packed:
+    def packed(self, expert: int | None = None) -> Packed:
         """The canonical tensors, or those of one expert."""
 
     @abstractmethod
@@ -40,7 +40,7 @@ class AbstractWeight(nn.Module, ABC):
 
     @abstractmethod
     def multiply(
-        self, inputs: Float[Tensor, "*tokens in"], expert: int | Tensor | None = None
+        self, inputs: Float[Tensor, "*tokens in"], expert: int | None = None
     ) -> Float[Tensor, "*tokens out"]:
         """Product with the transposed weight, or with an expert's, in the inputs' dtype."""
 
@@ -65,10 +65,9 @@ class AbstractWeight(nn.Module, ABC):
         """One expert, or the dense weights of several, the way round that the model stores them."""
         is_one = isinstance(index, int) or (isinstance(index, Tensor) and index.dim() == 0)
         if len(self.shape) == 3 and is_one and not self.scheme.is_float:
-            if not torch.compiler.is_compiling():  # a compiler would not go past a number
-                index = range(self.shape[0])[index]
-            decode = partial(self._dense, index)
-            return Expert(partial(self.multiply, expert=index), decode, transposed=self.transposed)
+            expert = range(self.shape[0])[int(index)]  # an IndexError where there is none
+            multiply = partial(self.multiply, expert=expert)
+            return Expert(multiply, partial(self._dense, expert), transposed=self.transposed)
         tensors = {name: tensor[index] for name, tensor in self.packed().tensors.items()}
         return self._decode(
             Packed(scheme=self.scheme, shape=tuple(self.shape[1:]), tensors=tensors)
@@ -97,7 +96,7 @@ class AbstractWeight(nn.Module, ABC):
         is_packed = self.transposed and len(self.shape) == 3 and not self.scheme.is_float
         return is_packed and isinstance(inputs, Tensor) and inputs.shape[:-2] == self.shape[:1]
 
-    def _dense(self, expert: int | Tensor | None = None) -> Tensor:
+    def _dense(self, expert: int | None = None) -> Tensor:
         return self._decode(self.packed(expert))
 
     def _decode(self, packed: Packed) -> Tensor:

@@ -14,8 +14,9 @@ from bitplan.kernels.native import arrange as moves
 from bitplan.kernels.native import dot_product, layout, product, rows, spans
 from bitplan.kernels.native import job as fields
 
-FEW = 16
-"""Vectors that are multiplied with codes; for more, rows are decoded and left to torch."""
+FEW, FEW_BY_TABLE = 16, 4
+"""Vectors that are multiplied with codes, and with those that a table is looked up for; for more,
+rows are decoded and left to torch."""
 
 TILE_NUMBERS = 1 << 19
 """Numbers that are decoded at once for many vectors: what stays in a processor's cache."""
@@ -89,7 +90,7 @@ def multiply(
     count = flat.numel() // columns if columns else 0
     job, height = _job(tensors, columns, bits, group, table, scale_table, quads)
     shape = (*inputs.shape[:-1], height)
-    if count > FEW:
+    if count > (FEW if table is None else FEW_BY_TABLE):
         output = _many(flat.view(count, columns), job, height).view(shape)
     else:
         output = torch.empty(shape, dtype=dtype)
