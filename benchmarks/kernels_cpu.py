@@ -29,13 +29,13 @@ from torch.nn.functional import linear
 from transformers import MixtralConfig
 from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 
-from bitplan.apply import arrange_layers, pack_layer, pack_layers
+from bitplan.apply import pack_layer, pack_layers
 from bitplan.compress import render
 from bitplan.formats import Packed
 from bitplan.kernels.integer import cpu, cpu_dot, torch_packed
 from bitplan.kernels.native import dot
 from bitplan.models import fetch, find_layers, load_model, weight_of
-from bitplan.schema import Kind, Layer, Scheme
+from bitplan.schema import Layer, Scheme
 
 SHAPES = [(4096, 4096), (576, 1536), (1536, 576), (192, 576)]
 WIDTHS = [2, 3, 4, 5, 6, 8]
@@ -158,8 +158,7 @@ def prefill(repeats: int, clock: Clock) -> list[dict[str, Any]]:
 
 def experts(repeats: int, clock: Clock) -> list[dict[str, Any]]:
     """Two of 8 experts of 3 x 1024 x 512 for each token; decoded: as the reference does it."""
-    size = {"hidden_size": 512, "intermediate_size": 1024, "num_local_experts": 8}
-    config = MixtralConfig(**size)
+    config = MixtralConfig(hidden_size=512, intermediate_size=1024, num_local_experts=8)
     config._experts_implementation = "eager"
     block = MixtralSparseMoeBlock(config)
     for parameter in block.parameters():
@@ -170,16 +169,14 @@ def experts(repeats: int, clock: Clock) -> list[dict[str, Any]]:
         for name in ("int3g64", "int4g32", "int8s", "nf4g32"):
             for how in (name, f"{name}, decoded"):
                 model = blocks[how] = copy.deepcopy(block).to(dtype)
-                layers = [one for one in find_layers(model) if one.kind is Kind.EXPERTS]
-                for layer in layers:
-                    pack_layer(model, layer, packed(weight_of(model, layer), name), arrange=False)
-                if how == name:
-                    arrange_layers(model)
+                for layer in find_layers(model):
+                    weight = packed(weight_of(model, layer), name)
+                    pack_layer(model, layer, weight, arrange=how == name)
         inputs = torch.randn(1, count, 512).to(dtype)
         runs = {name: partial(model, inputs) for name, model in blocks.items()}
-        for name, found in timed(runs, max(2, repeats // (1 if count == 1 else 6)), clock).items():
-            row = {"shape": f"{count} to 2 of 8", "name": name, "dtype": str(dtype)[6:]}
-            rows.append(row | found)
+        row = {"shape": f"{count} to 2 of 8", "dtype": str(dtype)[6:]}
+        found = timed(runs, repeats if count == 1 else max(2, repeats // 6), clock)
+        rows += [row | {"name": name} | times for name, times in found.items()]
     return rows
 
 
