@@ -1,7 +1,8 @@
-"""Packed products on the CPU beside torch's dense ones: one vector, 512 vectors, and decoding.
+"""Packed products on the CPU beside torch's: one vector, 512 vectors, experts, and decoding.
 
     python benchmarks/kernels_cpu.py matvec    # one vector, by shape and width
     python benchmarks/kernels_cpu.py prefill   # 512 vectors
+    python benchmarks/kernels_cpu.py experts   # 1 and 64 tokens through a block of 8 experts
     python benchmarks/kernels_cpu.py decode    # tokens per second of SmolLM2-135M, plan and dense
     python benchmarks/kernels_cpu.py decode-1b # the same of a random model of Llama-3.2-1B's shape
 
@@ -26,9 +27,10 @@ from typing import Any
 
 import torch
 from torch.nn.functional import linear
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
+from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 
-from bitplan.apply import pack_layers
+from bitplan.apply import pack_layer, pack_layers
 from bitplan.compress import render
 from bitplan.formats import Packed
 from bitplan.kernels.integer import cpu, cpu_dot, torch_packed
@@ -155,6 +157,30 @@ def prefill(repeats: int, clock: Clock) -> list[dict[str, Any]]:
     return rows
 
 
+def experts(repeats: int, clock: Clock) -> list[dict[str, Any]]:
+    """Two of 8 experts of 3 x 1024 x 512 for each token; decoded: as the reference does it."""
+    config = MixtralConfig(hidden_size=512, intermediate_size=1024, num_local_experts=8)
+    config._experts_implementation = "eager"
+    block = MixtralSparseMoeBlock(config)
+    for parameter in block.parameters():
+        parameter.normal_(0, 0.02)
+    rows = []
+    for dtype, count in itertools.product((torch.bfloat16, torch.float32), (1, 64)):
+        blocks: dict[str, Any] = {"dense": copy.deepcopy(block).to(dtype)}
+        for name in ("int3g64", "int4g32", "int8s", "nf4g32"):
+            for how in (name, f"{name}, decoded"):
+                model = blocks[how] = copy.deepcopy(block).to(dtype)
+                for layer in find_layers(model):
+                    weight = packed(weight_of(model, layer), name)
+                    pack_layer(model, layer, weight, arrange=how == name)
+        inputs = torch.randn(1, count, 512).to(dtype)
+        runs = {name: partial(model, inputs) for name, model in blocks.items()}
+        row = {"shape": f"{count} to 2 of 8", "dtype": str(dtype)[6:]}
+        found = timed(runs, repeats if count == 1 else max(2, repeats // 6), clock)
+        rows += [row | {"name": name} | times for name, times in found.items()]
+    return rows
+
+
 def decode(repeats: int, clock: Clock) -> list[dict[str, Any]]:
     """Milliseconds per token at batch 1, after a prompt of 8, of SmolLM2-135M."""
     file = str(fetch().gguf)
@@ -227,7 +253,13 @@ def _seconds(model: Any, count: int, clock: Clock) -> float:
     return clock() - start
 
 
-PARTS = {"matvec": matvec, "prefill": prefill, "decode": decode, "decode-1b": decode_1b}
+PARTS = {
+    "matvec": matvec,
+    "prefill": prefill,
+    "experts": experts,
+    "decode": decode,
+    "decode-1b": decode_1b,
+}
 
 
 def show(rows: list[dict[str, Any]]) -> None:

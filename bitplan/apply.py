@@ -49,6 +49,8 @@ def pack_layer(model: nn.Module, layer: Layer, packed: Packed, *, arrange: bool 
         name = layer.name.rpartition(".")[2]
         transposed = dense.stride() != getattr(module, name).stride()
         weight = hold(packed, compute_dtype=dense.dtype, transposed=transposed)
+        if arrange:
+            weight.arrange()
         delattr(module, name)
         module.add_module(name, weight)
         # Where the module does not say which way round its weights are, their shapes told so far.
@@ -72,6 +74,9 @@ def arrange_layers(model: nn.Module) -> nn.Module:
     looked_up = {one.weight for one in holders if isinstance(one, PackedEmbedding)}
     for weight in {one.weight: None for one in holders}:
         weight.arrange(lookup=weight in looked_up)
+    for module in model.modules():
+        if isinstance(module, AbstractWeight) and len(module.shape) == 3:  # experts
+            module.arrange()
     return model
 
 

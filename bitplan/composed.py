@@ -51,29 +51,38 @@ class ComposedWeight(AbstractWeight):
         """Where the tensors are."""
         return self._parts()[BASE].device
 
-    def packed(self) -> Packed:
-        """The canonical tensors of all parts."""
-        packed = {name: part.packed() for name, part in self._parts().items()}
-        return Packed.join(self.scheme, tuple(self.shape), packed, self._buffers.get(COLUMNS))
+    def packed(self, expert: int | None = None) -> Packed:
+        """The canonical tensors of all parts, or those of one expert."""
+        packed = {name: part.packed(expert) for name, part in self._parts().items()}
+        shape, columns = tuple(self.shape), self._buffers.get(COLUMNS)
+        if expert is not None:
+            shape, columns = shape[1:], None if columns is None else columns[expert]
+        return Packed.join(self.scheme, shape, packed, columns)
 
     def arrange(self, *, lookup: bool = False, kernel: str | None = None) -> None:
         """Lay each part out for the fastest implementation that it has, or for `kernel`."""
         for part in self._parts().values():
             part.arrange(lookup=lookup, kernel=kernel)
-        if (columns := self._buffers.get(COLUMNS)) is not None and columns.dim() == 1:
+        if (columns := self._buffers.get(COLUMNS)) is not None:
             self._rest_of(columns)  # now, so that a product changes nothing
 
-    def multiply(self, inputs: Float[Tensor, "*tokens in"]) -> Float[Tensor, "*tokens out"]:
-        """Product of the inputs with the transposed weight: the sum of those of the parts."""
+    def multiply(
+        self, inputs: Float[Tensor, "*tokens in"], expert: int | None = None
+    ) -> Float[Tensor, "*tokens out"]:
+        """Product with the transposed weight, or an expert's: the sum of those of the parts."""
         self.check(inputs)
         parts, columns = self._parts(), self._buffers.get(COLUMNS)
         if columns is None:
-            output = parts[BASE].multiply(inputs)
+            output = parts[BASE].multiply(inputs, expert)
         else:
-            output = parts[BASE].multiply(inputs.index_select(-1, self._rest_of(columns)))
-            output = output + parts[SALIENT].multiply(inputs.index_select(-1, columns))
+            rest = self._rest_of(columns)
+            if expert is not None:
+                rest, columns = rest[expert], columns[expert]
+            output = parts[BASE].multiply(inputs.index_select(-1, rest), expert)
+            kept = parts[SALIENT].multiply(inputs.index_select(-1, columns), expert)
+            output = output + kept
         if UP in parts:
-            output = output + parts[UP].multiply(parts[DOWN].multiply(inputs))
+            output = output + parts[UP].multiply(parts[DOWN].multiply(inputs, expert), expert)
         return output
 
     def lookup(self, tokens: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens hidden"]:

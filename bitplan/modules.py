@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bitplan.formats import Packed
 from bitplan.kernels import arranged_for, choose, differentiable, operators, reference_of
 from bitplan.memory import release
+from bitplan.schema import Scheme
 from bitplan.weight import AbstractWeight
 
 
@@ -42,22 +43,26 @@ class PackedWeight(AbstractWeight):
             else:
                 self.register_buffer(name, tensor)
 
-    def _held(self) -> dict[str, Tensor]:
+    def _held(self, expert: int | None = None) -> dict[str, Tensor]:
         held = {**self._parameters, **self._buffers}
-        return {name: tensor for name, tensor in held.items() if tensor is not None}
+        found = {name: tensor for name, tensor in held.items() if tensor is not None}
+        if expert is None:
+            return found
+        return {name: tensor[expert] for name, tensor in found.items()}
 
     @property
     def device(self) -> torch.device:
         """Where the tensors are."""
         return next(iter(self._held().values())).device
 
-    def packed(self) -> Packed:
-        """The canonical tensors."""
-        tensors = self._held()
+    def packed(self, expert: int | None = None) -> Packed:
+        """The canonical tensors, or those of one expert."""
+        tensors = self._held(expert)
+        shape = tuple(self.shape if expert is None else self.shape[1:])
         if self.implementation != "reference":
             kernel = arranged_for(self.scheme, self.implementation)
-            tensors = kernel.restore(tensors, self.scheme, self.shape[-1])
-        return Packed(scheme=self.scheme, shape=tuple(self.shape), tensors=tensors)
+            tensors = _of_each(kernel.restore, tensors, self.scheme, shape)
+        return Packed(scheme=self.scheme, shape=shape, tensors=tensors)
 
     @torch.no_grad()
     def arrange(self, *, lookup: bool = False, kernel: str | None = None) -> None:
@@ -76,20 +81,26 @@ class PackedWeight(AbstractWeight):
         tensors = self.packed().tensors
         if implementation != "reference":
             kernel = arranged_for(self.scheme, implementation)
-            arranged = kernel.arrange(tensors, self.scheme, self.shape[-1])
-            release(tensors.values())  # of a mapped file: they are not needed beside it
-            tensors = arranged
+
+            def arrange(matrix: dict[str, Tensor], *of: Any) -> dict[str, Tensor]:
+                arranged = kernel.arrange(matrix, *of)
+                release(matrix.values())  # of a mapped file: they are not needed beside it
+                return arranged
+
+            tensors = _of_each(arrange, tensors, self.scheme, tuple(self.shape))
         self._hold(tensors)
         self.implementation = implementation
 
-    def multiply(self, inputs: Float[Tensor, "*tokens in"]) -> Float[Tensor, "*tokens out"]:
-        """Product of the inputs with the transposed weight, in the inputs' dtype."""
+    def multiply(
+        self, inputs: Float[Tensor, "*tokens in"], expert: int | None = None
+    ) -> Float[Tensor, "*tokens out"]:
+        """Product with the transposed weight, or with an expert's, in the inputs' dtype."""
         self.check(inputs)
-        held = self._held()
+        held = self._held(expert)
         if self.scheme.is_float:
             return nn.functional.linear(inputs, held["weight"].to(inputs.dtype))
         if torch.compiler.is_compiling() and not any(t.requires_grad for t in held.values()):
-            rows = self.shape[0]
+            rows = self.shape[-2]
             return operators.linear(inputs, held, self._name, self.implementation, rows)
         if self.implementation == "reference":
             return reference_of(self.scheme).linear(inputs, held, self.scheme)
@@ -99,7 +110,8 @@ class PackedWeight(AbstractWeight):
                 inputs.requires_grad and self.implementation in ("torch", "triton")
             ):
                 # These products have no derivative in the scales, or none at all.
-                return reference_of(self.scheme).linear(inputs, self.packed().tensors, self.scheme)
+                held = self.packed(expert).tensors
+                return reference_of(self.scheme).linear(inputs, held, self.scheme)
             if inputs.requires_grad:
                 return differentiable(inputs, held, self.scheme, kernel)
         return kernel.linear(inputs, held, self.scheme)
@@ -160,6 +172,25 @@ class PackedWeight(AbstractWeight):
     def extra_repr(self) -> str:
         """Shape, scheme and implementation."""
         return f"{super().extra_repr()}, {self.implementation}"
+
+
+def _of_each(
+    change: Callable[[dict[str, Tensor], Scheme, int], dict[str, Tensor]],
+    tensors: dict[str, Tensor],
+    scheme: Scheme,
+    shape: tuple[int, ...],
+) -> dict[str, Tensor]:
+    """Arrange or restore a matrix, or each expert's, one after another."""
+    if len(shape) == 2:
+        return change(tensors, scheme, shape[-1])
+    changed: dict[str, Tensor] = {}
+    for expert in range(shape[0]):
+        matrix = {name: tensor[expert] for name, tensor in tensors.items()}
+        for name, tensor in change(matrix, scheme, shape[-1]).items():
+            if name not in changed:
+                changed[name] = tensor.new_empty(shape[0], *tensor.shape)
+            changed[name][expert] = tensor
+    return changed
 
 
 _SAVED: WeakKeyDictionary[PackedWeight, tuple[ref[Any], str, tuple[str, ...]]]

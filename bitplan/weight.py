@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from bitplan.errors import InputError
+from bitplan.expert import Expert
 from bitplan.formats import Packed
 from bitplan.schema import Scheme
 
@@ -26,8 +28,8 @@ class AbstractWeight(nn.Module, ABC):
     compute_dtype: torch.dtype
 
     @abstractmethod
-    def packed(self) -> Packed:
-        """The canonical tensors."""
+    def packed(self, expert: int | None = None) -> Packed:
+        """The canonical tensors, or those of one expert."""
 
     @abstractmethod
     def arrange(self, *, lookup: bool = False, kernel: str | None = None) -> None:
@@ -37,8 +39,10 @@ class AbstractWeight(nn.Module, ABC):
         """
 
     @abstractmethod
-    def multiply(self, inputs: Float[Tensor, "*tokens in"]) -> Float[Tensor, "*tokens out"]:
-        """Product of the inputs with the transposed weight, in the inputs' dtype."""
+    def multiply(
+        self, inputs: Float[Tensor, "*tokens in"], expert: int | None = None
+    ) -> Float[Tensor, "*tokens out"]:
+        """Product with the transposed weight, or with an expert's, in the inputs' dtype."""
 
     @abstractmethod
     def lookup(self, tokens: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens hidden"]:
@@ -57,31 +61,51 @@ class AbstractWeight(nn.Module, ABC):
                 f"{self.shape[-1]}. Give it what the dense layer was given."
             )
 
-    def __getitem__(self, expert: int | Tensor) -> Tensor:
-        """One expert's dense weight, the way round that the model stores it."""
-        packed = self.packed()
-        tensors = {name: tensor[expert] for name, tensor in packed.tensors.items()}
-        part = Packed(scheme=self.scheme, shape=tuple(self.shape[1:]), tensors=tensors)
-        weight = part.decode(self.compute_dtype)
-        return weight.t() if self.transposed else weight
+    def __getitem__(self, index: Any) -> Expert | Tensor:
+        """One expert, or the dense weights of several, the way round that the model stores them."""
+        is_one = isinstance(index, int) or (isinstance(index, Tensor) and index.dim() == 0)
+        if len(self.shape) == 3 and is_one and not self.scheme.is_float:
+            expert = range(self.shape[0])[int(index)]  # an IndexError where there is none
+            multiply = partial(self.multiply, expert=expert)
+            return Expert(multiply, partial(self._dense, expert), transposed=self.transposed)
+        tensors = {name: tensor[index] for name, tensor in self.packed().tensors.items()}
+        return self._decode(
+            Packed(scheme=self.scheme, shape=tuple(self.shape[1:]), tensors=tensors)
+        )
 
     @classmethod
     def __torch_function__(
         cls, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Take part in a function of tensors as the dense weight, the way round it was stored.
+        """Multiply all experts with inputs of their own, each as it is packed, as Llama 4 does.
 
-        Llama 4 multiplies all experts at once; the dense weight lives for that call alone.
+        In any other function of tensors take part as the dense weight, the way round that it was
+        stored, which lives for that call alone.
         """
+        if func in _MATMULS and not kwargs:
+            inputs, weight = args
+            if isinstance(weight, cls) and weight._is_batch_of(inputs):
+                return torch.stack([weight.multiply(one, i) for i, one in enumerate(inputs)])
         if not any(isinstance(arg, cls) for arg in args):
             return NotImplemented  # it is within a list or a keyword, where none was seen so far
         dense = [arg._dense() if isinstance(arg, cls) else arg for arg in args]
         return func(*dense, **(kwargs or {}))
 
-    def _dense(self) -> Tensor:
-        weight = self.packed().decode(self.compute_dtype)
+    def _is_batch_of(self, inputs: Any) -> bool:
+        """Whether these are [experts, tokens, in], and are multiplied with [experts, in, out]."""
+        is_packed = self.transposed and len(self.shape) == 3 and not self.scheme.is_float
+        return is_packed and isinstance(inputs, Tensor) and inputs.shape[:-2] == self.shape[:1]
+
+    def _dense(self, expert: int | None = None) -> Tensor:
+        return self._decode(self.packed(expert))
+
+    def _decode(self, packed: Packed) -> Tensor:
+        weight = packed.decode(self.compute_dtype)
         return weight.transpose(-2, -1) if self.transposed else weight
 
     def extra_repr(self) -> str:
         """Shape and scheme."""
         return f"{list(self.shape)}, {self.scheme}"
+
+
+_MATMULS = (torch.bmm, Tensor.bmm, torch.matmul, Tensor.matmul)

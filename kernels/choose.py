@@ -19,6 +19,9 @@ from bitplan.schema import BASE, Scheme, parts
 KERNEL = "BITPLAN_KERNEL"
 """Environment variable that names the implementation to use."""
 
+EXPERT_ROWS = 4
+"""Codes of so many rows are whole words of 32 bits: each expert's begin with one."""
+
 
 def choose(
     scheme: Scheme,
@@ -35,6 +38,8 @@ def choose(
     - `torch`: torch's own packed matmuls on the CPU, only when asked for, and only where they fit;
     - `triton`: kernels of CUDA and ROCm devices;
     - `reference`: decodes, on any device.
+
+    Experts are multiplied one by one: by compiled loops on the CPU, elsewhere by the reference.
 
     Args:
         scheme: of the weight.
@@ -67,11 +72,13 @@ def choose(
         return "reference", "A dense weight is multiplied as it is."
     if kind not in FASTEST:
         return "reference", f"There is no packed matmul for {device} yet."
-    if len(shape) != 2 or not all(shape):
-        return "reference", "Experts are decoded one by one from the canonical layout."
+    if not all(shape):
+        return "reference", "There is nothing to multiply."
     needed, how = KERNELS[wanted]
     if needed not in (kind, None):
         return "reference", f"{wanted} runs on no {kind} device."
+    if len(shape) == 3:
+        return _experts(how, scheme, shape)
     return how(scheme, shape, lookup)
 
 
@@ -154,6 +161,15 @@ def _triton(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[str, 
     if reason is not None:
         return "reference", f"{reason[0].upper()}{reason[1:]}."
     return "triton", f"The Triton kernels multiply {scheme.bits}-bit codes as they are stored."
+
+
+def _experts(how: "How", scheme: Scheme, shape: tuple[int, ...]) -> tuple[str, str]:
+    if how not in (_dot, _cpu, _reference):
+        return "reference", "Experts are decoded one by one from the canonical layout."
+    if shape[1] % EXPERT_ROWS:
+        return "reference", f"Compiled loops take experts with rows in {EXPERT_ROWS}s."
+    name, why = how(scheme, shape[1:], False)
+    return name, f"{why} That is of one expert after another."
 
 
 How = Callable[[Scheme, tuple[int, ...], bool], tuple[str, str]]

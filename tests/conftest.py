@@ -47,6 +47,11 @@ CONFIGS: dict[str, tuple[str, str, dict]] = {
         "Llama4TextConfig",
         {**EXPERTS, "num_experts_per_tok": 1, "intermediate_size_mlp": 40, "head_dim": 8},
     ),
+    "qwen-moe": (
+        "Qwen3MoeForCausalLM",
+        "Qwen3MoeConfig",
+        {**LLAMA, "moe_intermediate_size": 48, "num_experts": 4, "num_experts_per_tok": 2},
+    ),
     "gemma": ("Gemma3ForCausalLM", "Gemma3TextConfig", {**LLAMA, "head_dim": 8}),
     "gemma-window": (
         "Gemma3ForCausalLM",

@@ -108,21 +108,6 @@ def test_an_embedding_gives_rows(name, dtype):
     assert table(tokens[:, :0]).shape == (2, 0, 72)
 
 
-@pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("name", NAMES)
-def test_experts_are_read_one_by_one_or_all_at_once(name, transposed):
-    experts = hold(packed(name, 3, 48, 72), compute_dtype=torch.bfloat16, transposed=transposed)
-    experts.arrange()
-    dense = packed(name, 3, 48, 72).decode(torch.bfloat16)
-    dense = dense.transpose(1, 2) if transposed else dense
-    assert experts.shape == (3, 48, 72)
-    assert experts.dtype == torch.bfloat16
-    for expert in (0, 2, torch.tensor(1)):
-        torch.testing.assert_close(experts[expert], dense[expert])
-    inputs = random(3, 5, dense.shape[1]).bfloat16()
-    assert torch.equal(torch.bmm(inputs, experts), torch.bmm(inputs, dense))
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_convolution_convolves_with_its_decoded_weight(name):
     dense = nn.Conv2d(8, 12, 3, padding=1)
@@ -175,10 +160,10 @@ def test_a_tied_weight_is_saved_once(name):
 
 
 def test_it_says_what_it_is():
-    assert repr(held("int4g32+2%int8+r4")).splitlines() == [
+    assert repr(held("nf4g32+2%int8+r4")).splitlines() == [
         "ComposedWeight(",
-        "  [48, 72], int4g32+2%int8+r4",
-        "  (base): PackedWeight([48, 64], int4g32, cpu)",
+        "  [48, 72], nf4g32+2%int8+r4",
+        "  (base): PackedWeight([48, 64], nf4g32, cpu)",
         "  (salient): PackedWeight([48, 8], int8s, cpu)",
         "  (up): PackedWeight([48, 4], int8s, cpu)",
         "  (down): PackedWeight([4, 72], int8s, cpu)",

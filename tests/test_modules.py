@@ -231,27 +231,6 @@ def test_an_embeddings_factor_is_rounded_as_the_dense_model_rounds_it(factor, dt
     assert torch.equal(table(tokens), expected)
 
 
-@pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize(
-    "name", ["int3g32", "int4g32", "int8s", "bf16", "nvfp4", "mxfp6", "ternary", "int4g32+2:4"]
-)
-def test_experts_are_read_one_by_one_or_all_at_once(name, transposed):
-    experts = PackedWeight(
-        packed(name, 3, 48, 64), compute_dtype=torch.bfloat16, transposed=transposed
-    )
-    experts.arrange()
-    assert experts.implementation == "reference"
-    dense = packed(name, 3, 48, 64).decode(torch.bfloat16)
-    dense = dense.transpose(1, 2) if transposed else dense
-    for expert in (0, 2, torch.tensor(1)):
-        assert torch.equal(experts[expert], dense[expert])
-    inputs = torch.randn(3, 5, dense.shape[1], dtype=torch.bfloat16)
-    assert torch.equal(torch.bmm(inputs, experts), torch.bmm(inputs, dense))
-    assert torch.equal(inputs @ experts, inputs @ dense)
-    with pytest.raises(TypeError, match="PackedWeight"):
-        torch.cat([inputs, experts])
-
-
 def test_a_weight_says_what_it_is():
     assert repr(held("nf4g32", 48, 64)) == "PackedWeight([48, 64], nf4g32, cpu)"
 

@@ -13,8 +13,9 @@ from bitplan.kernels.native import dot, dot_product, product, rows, spans
 from bitplan.kernels.native import job as fields
 from bitplan.kernels.native.tiles import dtype_of_many, has_bfloat16, multiply_many, tiles
 
-FEW = 16
-"""Vectors that are multiplied with codes; for more, rows are decoded and left to torch."""
+FEW, FEW_BY_TABLE = 16, 4
+"""Vectors that are multiplied with codes, and with those that a table is looked up for; for more,
+rows are decoded and left to torch."""
 
 ALL = 1 << 40
 """A group that no row is longer than."""
@@ -85,7 +86,8 @@ def multiply(
     count = flat.numel() // columns if columns else 0
     job, height = _job(tensors, columns, bits, group, table, scale_table, quads)
     shape = (*inputs.shape[:-1], height)
-    if count > FEW and not (quads and _digits_are_quicker(dtype)):
+    most = FEW if table is None else FEW_BY_TABLE
+    if count > most and not (quads and _digits_are_quicker(dtype)):
         output = multiply_many(flat.view(count, columns), job, height).view(shape)
     else:
         output = torch.empty(shape, dtype=dtype)
