@@ -12,27 +12,24 @@ from bitplan.service.store.reserve import MOST_BYTES, SHARE, Reserve
 from bitplan.service.work.faults import fault_of
 
 
-def os_error() -> None:
+def bare(*_, **__) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def of_the_library(folder, monkeypatch) -> None:
-    monkeypatch.setattr("pathlib.Path.write_text", lambda *_, **__: os_error())
+    monkeypatch.setattr("pathlib.Path.write_text", bare)
     write_text(folder / "costs.json", "{}")
 
 
-def of_another_process() -> None:
+def of_another_process(*_) -> None:
     """Its cause stays there."""
     raise OutputError(f"Cannot write a.safetensors: I/O error: {os.strerror(errno.ENOSPC)}.")
 
 
-@pytest.mark.parametrize("where", ["bare", "library", "process"])
-def test_a_full_disk_is_told_in_a_sentence_and_is_nobody_s_fault(where, tmp_path, monkeypatch):
+@pytest.mark.parametrize("fail", [bare, of_the_library, of_another_process])
+def test_a_full_disk_is_told_in_a_sentence_and_is_nobody_s_fault(fail, tmp_path, monkeypatch):
     with pytest.raises((OSError, OutputError)) as caught:
-        if where == "library":
-            of_the_library(tmp_path, monkeypatch)
-        else:
-            {"bare": os_error, "process": of_another_process}[where]()
+        fail(tmp_path, monkeypatch)
     fault = fault_of(caught.value, tmp_path)
     assert (fault.kind, fault.is_input) == ("OutputError", False)
     assert fault.message.startswith("The disk is full: ")
