@@ -1,22 +1,27 @@
-"""Kills -9 of workers and of jobs' processes at random points: what becomes of the jobs.
+"""Kills -9 of server, workers and jobs' processes at random points: what becomes of the jobs.
 
 python benchmarks/service_kills.py --kills 50
 
-A tiny random llama is measured, allocated and compressed, by one worker on SQLite, first without
-disturbance, then with a kill now and then until the number is reached. Told for each kind of job:
-how many jobs, how often they were killed, and whether each ended once with the undisturbed bytes.
+A tiny random llama is measured, allocated and compressed, by `bitplan serve` with one worker on
+SQLite, first without disturbance, then with a kill now and then until the number is reached. A
+client watches each job over the network meanwhile, and asks for nothing again by itself. Told for
+each job: how often it was killed, whether it ended once with the undisturbed bytes, and whether the
+client heard each of its events once.
 """
 
 import argparse
 import contextlib
 import os
 import random
-import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +29,10 @@ import psutil
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bitplan.service.records import Job, JobRequest, State
+from bitplan import Client
+from bitplan.service.records import Job, State
 from bitplan.service.settings import ServiceSettings
 from bitplan.service.store import Store
-from bitplan.service.work import Queue
 
 CONFIG: dict[str, Any] = {
     "vocab_size": 96,
@@ -54,74 +59,106 @@ def make_model(folder: Path) -> str:
     return str(folder)
 
 
-class Killed:
-    """A worker process that is started again whenever it was killed."""
+class Served:
+    """`bitplan serve` as a process that is started again on its port whenever it was killed."""
 
-    def __init__(self, settings: ServiceSettings) -> None:
+    def __init__(self, folder: Path, models: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self._command = [sys.executable, "-m", "bitplan.cli", "serve", "--port", str(port)]
+        self._command += ["--folder", str(folder), "--models", str(models)]
         self._environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
-            "BITPLAN_SERVICE_FOLDER": str(settings.folder),
-            "BITPLAN_SERVICE_LEASE_S": str(settings.lease_s),
-            "BITPLAN_SERVICE_MODEL_FOLDERS": os.pathsep.join(map(str, settings.model_folders)),
-            "BITPLAN_SERVICE_MOST_DEATHS": str(settings.most_deaths),
+            "BITPLAN_SERVICE_LEASE_S": "6",
+            "BITPLAN_SERVICE_MOST_DEATHS": "10000",
+            "BITPLAN_SERVICE_LOG_LEVEL": "ERROR",
         }
+        self.outlived = 0
         self.start()
 
     def start(self) -> None:
         """Start one."""
-        command = [sys.executable, "-m", "bitplan.service.work", "--with-stdin"]
-        self.process = subprocess.Popen(command, env=self._environment, stdin=subprocess.PIPE)
+        self.process = subprocess.Popen(
+            self._command, env=self._environment, stdout=subprocess.DEVNULL
+        )
 
-    def jobs(self) -> list[psutil.Process]:
-        """The processes of jobs: those that lead a session."""
-        found = []
-        for process in psutil.Process(self.process.pid).children(recursive=True):
+    def worker(self) -> psutil.Process | None:
+        """Its worker's process, if there is one now."""
+        for process in _children(self.process.pid):
+            with contextlib.suppress(psutil.Error):
+                if "worker" in process.cmdline():
+                    return process
+        return None
+
+    def job(self) -> psutil.Process | None:
+        """The process of a job, which leads a session, if there is one now."""
+        worker = self.worker()
+        for process in _children(worker.pid, recursive=True) if worker else ():
             with contextlib.suppress(ProcessLookupError):
-                found += [process] if os.getsid(process.pid) == process.pid else []
-        return found
+                if os.getsid(process.pid) == process.pid:
+                    return process
+        return None
 
-    def kill_job(self) -> bool:
-        """Kill the process of a job; whether there was one."""
-        for process in self.jobs():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-                return True
-        return False
-
-    def kill_worker(self) -> list[psutil.Process]:
-        """Kill it and start another; gives those of its processes that outlived it."""
-        family = psutil.Process(self.process.pid).children(recursive=True)
-        self.close()
-        _, alive = psutil.wait_procs(family, timeout=20)
-        self.start()
-        return alive
+    def kill(self, what: str) -> bool:
+        """Kill its job, its worker or itself; whether there was one."""
+        process = {"job": self.job, "worker": self.worker, "server": self._itself}[what]()
+        if process is None:
+            return False
+        family = _children(process.pid, recursive=True)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+        if what == "server":
+            self.process.wait()
+            self.start()
+        _, alive = psutil.wait_procs(family, timeout=30)
+        self.outlived += len(alive)
+        return True
 
     def close(self) -> None:
-        """Kill it."""
-        self.process.send_signal(signal.SIGKILL)
+        """Stop it."""
+        self.process.terminate()
         self.process.wait()
+
+    def _itself(self) -> psutil.Process:
+        return psutil.Process(self.process.pid)
+
+
+def _children(process: int, *, recursive: bool = False) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(process).children(recursive=recursive)
+    return []
+
+
+class Watched:
+    """A job that a client submits and watches, in a thread, from its first event to its last."""
+
+    def __init__(self, url: str, kind: str, model: str) -> None:
+        self._client = Client(url, patience_s=120)
+        given = {"seed": 0, "sequences": 24, **SIZES, **KINDS[kind]}
+        self.id = self._client.submit(kind, model=model, **given).id
+        self.numbers: list[int] = []
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        self.numbers += [event.number for event in self._client.watch(self.id)]
+
+    def close(self) -> None:
+        """Wait until it has heard all."""
+        self._thread.join()
+        self._client.close()
 
 
 @contextlib.contextmanager
-def service(folder: Path) -> Iterator[tuple[Store, Queue, Killed]]:
-    settings = ServiceSettings(
-        folder=folder, model_folders=(folder.parent,), lease_s=6, most_deaths=10_000
-    )
-    store, queue, worker = Store.open(settings), Queue.open(settings), Killed(settings)
+def service(folder: Path, models: Path) -> Iterator[tuple[Store, Served]]:
+    store, served = Store.open(ServiceSettings(folder=folder)), Served(folder, models)
     try:
-        yield store, queue, worker
+        yield store, served
     finally:
-        worker.close()
+        served.close()
         store.close()
-
-
-def submit(store: Store, queue: Queue, kind: str, model: str, seed: int) -> str:
-    parameters = {"kind": kind, "model": model, "seed": seed, "sequences": 24, **SIZES}
-    request = JobRequest.model_validate({"parameters": parameters | KINDS[kind]})
-    job, _ = store.jobs.submit(request, owner="benchmark")
-    queue.send(job)
-    return job.id
 
 
 def wait(store: Store, job_id: str, until_s: float = 1e9) -> Job:
@@ -130,13 +167,73 @@ def wait(store: Store, job_id: str, until_s: float = 1e9) -> Job:
     return job
 
 
+def seconds(job: Job) -> float:
+    assert job.started_at is not None
+    assert job.ended_at is not None
+    return (job.ended_at - job.started_at).total_seconds()
+
+
 def digests(job: Job) -> dict[str, str]:
     return {made.name: made.digest for made in job.artefacts}
 
 
-def ends(store: Store, job_id: str) -> int:
-    states = [event.data.get("state") for event in store.jobs.events(job_id, limit=100_000)]
-    return sum(State(state).has_ended for state in states if state)
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What became of a job."""
+
+    job: str
+    state: str
+    attempts: int
+    ends: int
+    kills: Counter[str]
+    same_bytes: bool
+    heard_once: bool
+
+    def __str__(self) -> str:
+        kills = ", ".join(f"{count} {what}" for what, count in sorted(self.kills.items()))
+        parts = {**vars(self), "kills": kills or "none"}
+        return "| " + " | ".join(map(str, parts.values())) + " |"
+
+
+def undisturbed(folder: Path, models: Path, model: str) -> dict[str, Job]:
+    expected = {}
+    with service(folder, models) as (store, served):
+        for kind in KINDS:
+            watched = Watched(served.url, kind, model)
+            expected[kind] = wait(store, watched.id)
+            watched.close()
+            assert expected[kind].state is State.SUCCEEDED, expected[kind]
+    return expected
+
+
+def disturbed(
+    store: Store, served: Served, watched: Watched, expected: Job, chance: random.Random, most: int
+) -> Row:
+    """A job at which kills are aimed, each within the time that it takes undisturbed."""
+    assert expected.started_at is not None
+    assert expected.ended_at is not None
+    took_s = (expected.ended_at - expected.started_at).total_seconds()
+    kills = Counter[str]()
+    while kills.total() < most:
+        while served.job() is None and not store.jobs.get(watched.id).state.has_ended:
+            time.sleep(0.02)
+        if wait(store, watched.id, time.monotonic() + chance.uniform(0, took_s)).state.has_ended:
+            break
+        what = chance.choices(["job", "worker", "server"], [2, 1, 1])[0]
+        kills[what] += served.kill(what)
+    job = wait(store, watched.id)
+    watched.close()
+    events = store.jobs.events(job.id, limit=100_000)
+    states = [State(event.data["state"]) for event in events if event.kind == "state"]
+    return Row(
+        job=job.request.parameters.kind,
+        state=job.state.value,
+        attempts=job.attempt,
+        ends=sum(state.has_ended for state in states),
+        kills=kills,
+        same_bytes=digests(job) == digests(expected),
+        heard_once=watched.numbers == [event.number for event in events],
+    )
 
 
 def main() -> None:
@@ -144,47 +241,29 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    chance = random.Random(arguments.seed)
-    rows, kills, outlived = [], {"worker": 0, "job": 0}, 0
+    chance, rows = random.Random(arguments.seed), list[Row]()
+    kills, outlived = Counter[str](), 0
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        model = make_model(folder / "model")
-        with service(folder / "quiet") as (quiet, quiet_queue, _):
-            ids = {kind: submit(quiet, quiet_queue, kind, model, 0) for kind in KINDS}
-            expected = {kind: wait(quiet, job_id) for kind, job_id in ids.items()}
-        for job in expected.values():
-            assert job.state is State.SUCCEEDED, job
-        turn = 0
-        while sum(kills.values()) < arguments.kills:
+        folder, models = Path(name), Path(name) / "models"
+        model = make_model(models / "tiny")
+        expected = undisturbed(folder / "quiet", models, model)
+        print("| " + " | ".join(Row.__dataclass_fields__).replace("_", " ") + " |")
+        print("|" + "---|" * len(Row.__dataclass_fields__))
+        while kills.total() < arguments.kills:
             # A fresh folder, so that each job has all of its work before it.
-            kind = list(KINDS)[turn % len(KINDS)]
-            before = sum(kills.values())
-            with service(folder / f"killed-{turn}") as (store, queue, worker):
-                job_id = submit(store, queue, kind, model, 0)
-                while sum(kills.values()) < arguments.kills and sum(kills.values()) - before < 6:
-                    while not worker.jobs() and not store.jobs.get(job_id).state.has_ended:
-                        time.sleep(0.02)
-                    if wait(store, job_id, time.monotonic() + chance.uniform(0, 3)).state.has_ended:
-                        break
-                    if chance.random() < 0.3:
-                        outlived += len(worker.kill_worker())
-                        kills["worker"] += 1
-                    else:
-                        kills["job"] += worker.kill_job()
-                job = wait(store, job_id)
-                same = digests(job) == digests(expected[kind])
-                killed = sum(kills.values()) - before
-                ended = ends(store, job_id)
-                rows.append((kind, job.state.value, job.attempt, ended, killed, same))
-            print(f"{kind}: {rows[-1]}", flush=True)
-            turn += 1
-    print("\n| job | state | attempts | ends | kills | same bytes |\n|---|---|---|---|---|---|")
-    for row in rows:
-        print("| " + " | ".join(map(str, row)) + " |")
+            kind, most = list(KINDS)[len(rows) % len(KINDS)], arguments.kills - kills.total()
+            with service(folder / f"killed-{len(rows)}", models) as (store, served):
+                watched = Watched(served.url, kind, model)
+                row = disturbed(store, served, watched, expected[kind], chance, min(most, 6))
+            print(row, flush=True)
+            rows.append(row)
+            kills += row.kills
+            outlived += served.outlived
+    right = sum(row.ends == 1 and row.same_bytes and row.heard_once for row in rows)
     print(
-        f"\n{kills['worker']} kills of workers, {kills['job']} of jobs' processes; {outlived} "
-        f"processes outlived their worker; {sum(row[3] == 1 and row[5] for row in rows)} of "
-        f"{len(rows)} jobs ended once with the undisturbed bytes."
+        f"\n{kills['server']} kills of the server, {kills['worker']} of workers, {kills['job']} of "
+        f"jobs' processes; {outlived} processes outlived what they belong to; {right} of "
+        f"{len(rows)} jobs ended once, with the undisturbed bytes, each event heard once."
     )
 
 

@@ -1,8 +1,10 @@
 """Workers and the processes of jobs: ends, limits, cancelling, kills. Real jobs on a tiny model."""
 
 import contextlib
+import errno
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -152,6 +154,52 @@ def test_a_job_that_is_over_a_limit_has_failed(service, limits, kind):
     assert job.fault is not None, job
     assert (job.state, job.fault.kind, job.fault.is_input) == (State.FAILED, kind, True)
     assert job.artefacts == ()
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A folder on a disk of its own, of 32 MB, which root may make."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(folder)]
+    if (
+        sys.platform != "linux"
+        or subprocess.run(mount, check=False, capture_output=True).returncode
+    ):
+        pytest.skip("no disk can be made here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("shared", ["all", "work"])
+def test_a_job_that_fills_the_disk_has_failed_and_goes_on_when_there_is_room(
+    shared, small_disk, tmp_path, tiny_folder
+):
+    """All of the service on that disk, the database too, or the jobs' work alone."""
+    folder = small_disk if shared == "all" else tmp_path / "service"
+    if shared == "work":
+        folder.mkdir()
+        (folder / "work").symlink_to(small_disk)
+    service = Service(folder, tiny_folder("llama"))
+    with contextlib.closing(service.store), service.working():
+        job_id = service.submit("allocate", budget_gb=0.00003, **SMALL)
+        fill = small_disk / "else"
+        fill.write_bytes(bytes(shutil.disk_usage(small_disk).free - 300_000))
+        job = service.ended(job_id)
+        assert job.fault is not None, job
+        assert (job.state, job.fault.kind, job.fault.is_input, job.attempt) == (
+            *(State.FAILED, "OutputError", False, 1),
+        )
+        assert job.fault.message.startswith("The disk is full: ")
+        logs = [event.data for event in service.store.jobs.events(job_id) if event.kind == "log"]
+        assert any(os.strerror(errno.ENOSPC) in log["message"] for log in logs)
+        if shared == "all":
+            assert service.ended(service.submit()).attempt == 1
+        fill.unlink()
+        assert service.queue.send(service.store.jobs.retry(job_id))
+        again = service.ended(job_id)
+    assert again.state is State.SUCCEEDED, again
+    assert {artefact.name for artefact in again.artefacts} >= {"costs.json", "plan.json"}
 
 
 def family(process: int) -> list[psutil.Process]:

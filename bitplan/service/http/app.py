@@ -1,6 +1,5 @@
 """The web app: routes, and what stands around them."""
 
-import importlib.util
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -82,13 +81,11 @@ def make_app(
 
 
 def telemetry() -> Any:
-    """OpenTelemetry, where its SDK is installed and the environment names a collector.
+    """OpenTelemetry, where the environment names a collector; FastAPI warns when it cannot send.
 
     Neither bodies nor what was wrong with them is sent: they are not for others.
     """
-    wanted = any(os.environ.get(name) for name in ASKED) and (
-        importlib.util.find_spec("opentelemetry.sdk") is not None
-    )
+    wanted = any(os.environ.get(name) for name in ASKED)
     return {
         "tracing": wanted,
         "metrics": wanted,

@@ -9,7 +9,7 @@ from pydantic import Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from bitplan.errors import BitplanError, InputError, InternalError
+from bitplan.errors import BitplanError, InputError, InternalError, OutputError
 from bitplan.schema.record import Record
 from bitplan.service.context import request_id
 from bitplan.service.store.errors import (
@@ -76,8 +76,19 @@ class ProblemError(Exception):
 
 def problem_of(error: BitplanError) -> ProblemError:
     """What the library or the store refuses, as it is answered."""
+    if isinstance(error, OutputError):
+        return cannot_keep()
     status = next((status for kind, status in STATUSES.items() if isinstance(error, kind)), 500)
     return ProblemError(status, str(error), kind=type(error).__name__)
+
+
+def cannot_keep() -> ProblemError:
+    """A file could not be written: which one is not for whoever asked."""
+    return ProblemError(
+        503,
+        "The server cannot keep this: its disk is full, or not writable. Try again when whoever "
+        "runs the server has freed some space.",
+    )
 
 
 def unexpected() -> ProblemError:

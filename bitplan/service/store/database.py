@@ -3,6 +3,7 @@
 import contextlib
 import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
@@ -17,6 +18,7 @@ from bitplan.files import make_folder
 from bitplan.service.settings import ServiceSettings
 from bitplan.service.store.errors import StoreUnavailable
 from bitplan.service.store.migrate import migrate
+from bitplan.service.store.reserve import Reserve
 
 BUSY_S = 15
 """How long a writer waits for another: transactions here take milliseconds."""
@@ -27,12 +29,15 @@ class Database:
 
     On SQLite a writing transaction begins as a writer: one that reads first and then cannot write
     would have to be tried again. Readers never wait for it (write-ahead log). What is committed
-    is on disk.
+    is on disk. When that is full a part of the reserve is let go: what could not be written then
+    can be the next time.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.is_sqlite = engine.dialect.name == "sqlite"
+        file = engine.url.database if self.is_sqlite else None
+        self._reserve = Reserve(Path(file).with_name("reserve")) if file else None
 
     @classmethod
     def open(cls, settings: ServiceSettings) -> "Database":
@@ -49,6 +54,7 @@ class Database:
             with _alone(url):
                 if database.is_sqlite:
                     database._use_write_ahead_log()
+                database.keep_reserve()
                 with database.write() as connection:
                     migrate(connection)
         except BaseException:
@@ -59,13 +65,13 @@ class Database:
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that sees one state of things and changes nothing."""
-        with _told(), self._engine.connect() as connection:
+        with self._told(), self._engine.connect() as connection:
             yield connection
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that is committed when the block ends, and undone when it raises."""
-        with _told(), self._engine.connect() as connection:
+        with self._told(), self._engine.connect() as connection:
             connection.execution_options(is_writer=True)
             with connection.begin():
                 yield connection
@@ -76,9 +82,27 @@ class Database:
             return as_type((func.julianday("now") - 2440587.5) * 86400.0, Double)
         return as_type(func.extract("epoch", func.clock_timestamp()), Double)
 
+    def keep_reserve(self) -> None:
+        """Keep some room of the disk for later, where that is what the database lies on."""
+        if self._reserve is not None:
+            self._reserve.keep()
+
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (OperationalError, InterfaceError, PoolTimeout) as error:
+            if self._reserve is not None and _is_full(error):
+                self._reserve.let_go()
+            reason = getattr(error, "orig", error)
+            raise StoreUnavailable(
+                f"The database cannot be reached or written ({reason}). Free some space, or see "
+                "whether it runs, and try again."
+            ) from error
 
     def _use_write_ahead_log(self) -> None:
         connection = self._engine.raw_connection()
@@ -137,13 +161,7 @@ def _alone(url: URL) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    try:
-        yield
-    except (OperationalError, InterfaceError, PoolTimeout) as error:
-        reason = getattr(error, "orig", error)
-        raise StoreUnavailable(
-            f"The database cannot be reached or written ({reason}). Free some space, or see "
-            "whether it runs, and try again."
-        ) from error
+def _is_full(error: Exception) -> bool:
+    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", 0)
+    # An index of the write-ahead log that cannot grow is an input/output error.
+    return code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)

@@ -55,9 +55,12 @@ def _code_of(desk: Desk) -> int:
         if desk.is_stopping:
             return STOPPED
         try:
+            fault = fault_of(error, desk.task.workdir)
             if is_ours(error):
                 desk.send("log", level="error", message=traceback.format_exc())
-            desk.send("fault", fault=fault_of(error).model_dump())
+            elif fault.message != str(error):
+                desk.send("log", level="error", message=str(error))
+            desk.send("fault", fault=fault.model_dump())
         except (KeyboardInterrupt, OSError):
             return STOPPED
         return 1

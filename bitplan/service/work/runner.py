@@ -71,7 +71,8 @@ class Runner:
                     process.close()
         except (OSError, InputError) as error:
             log.warning("Job %s cannot be run: %s", claim.job.id, error, extra=_named(claim))
-            self._finish(claim, State.FAILED, fault_of(error), heart, ledger)
+            fault = fault_of(error, self._settings.work_folder)
+            self._finish(claim, State.FAILED, fault, heart, ledger)
         else:
             self._end(claim, course, code, heart, ledger)
 

@@ -23,6 +23,7 @@ class Sweeper:
 
     def sweep(self) -> None:
         """Do all of it. Raises `StoreUnavailable`."""
+        self._store.database.keep_reserve()
         for job_id in self._store.claims.overdue():
             log.warning("Job %s is free: its worker was heard of no more", job_id)
         self.send_forgotten()

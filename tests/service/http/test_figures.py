@@ -51,3 +51,13 @@ def test_requests_are_logged_without_tokens(api, caplog):
     assert vars(record)["caller"] == "alice"
     assert (vars(record)["path"], vars(record)["status"]) == ("/v1/me", 200)
     assert not any(secret in caplog.text for secret in api.secrets.values())
+
+
+def test_traces_that_cannot_be_sent_do_not_stop_the_server(served, monkeypatch, caplog):
+    """By another protocol; where the packages are missing the same is said of them."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    api = served()
+    with api.client:
+        assert api("GET", "/healthz").status_code == 200
+    assert "telemetry configuration failed" in caplog.text

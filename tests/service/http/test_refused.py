@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import resource
 from collections.abc import AsyncIterator, Iterator
 
 import httpx
@@ -222,3 +223,16 @@ def test_headers_that_make_browsers_careful(api):
         assert headers["x-frame-options"] == "DENY"
         assert headers["referrer-policy"] == "no-referrer"
     assert headers["cache-control"] == "no-store"
+
+
+def test_an_upload_that_the_disk_has_no_room_for_is_not_the_sender_s_fault(api):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = set(api.service.settings.folder.rglob("*.json"))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_500_000, hard))
+    try:
+        response = api("POST", "/v1/tables", content=b"x" * 2_900_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    told = problem(response, 503, "cannot keep this", "freed some space")
+    assert str(api.service.settings.folder) not in told["detail"]
+    assert set(api.service.settings.folder.rglob("*.json")) == before

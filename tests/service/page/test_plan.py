@@ -114,6 +114,26 @@ def test_the_heat_map_tells_bytes_and_loss_to_pointer_and_keys(page, plan):
     expect(tip).to_be_hidden()
 
 
+def test_on_a_phone_the_heat_map_is_turned_and_fits(visit, planned):
+    page = visit(f"/jobs/{planned}", viewport={"width": 390, "height": 844})
+    expect(page.locator("#frontier")).to_have_attribute("aria-busy", "false")
+    sides = page.locator("#heatmap").evaluate(
+        "element => [element.scrollWidth, element.clientWidth]"
+    )
+    assert sides[0] <= sides[1]
+    first, below = (
+        cell_of(page, "q_proj", 0).bounding_box(),
+        cell_of(page, "q_proj", 1).bounding_box(),
+    )
+    assert first["x"] == below["x"]
+    assert first["y"] < below["y"]
+    cell_of(page, "q_proj", 0).focus()
+    page.keyboard.press("ArrowDown")
+    expect(cell_of(page, "q_proj", 1)).to_be_focused()
+    page.keyboard.press("ArrowRight")
+    expect(cell_of(page, "k_proj", 1)).to_be_focused()
+
+
 def test_one_cell_is_on_the_way_of_the_tab_key(page):
     assert page.locator("[role=gridcell][tabindex='0']").count() == 1
 

@@ -6,6 +6,8 @@ import { kinds } from "./kinds.js";
 import { STEPS, label, step, weights } from "./schemes.js";
 import { Tip } from "./tip.js";
 
+const TURNED = { ArrowRight: "ArrowDown", ArrowDown: "ArrowRight", ArrowLeft: "ArrowUp", ArrowUp: "ArrowLeft" };
+
 export class HeatMap {
   constructor(element, legend) {
     this.element = element;
@@ -47,8 +49,11 @@ export class HeatMap {
     fill(
       this.element,
       apart.length ? grid(null, apart.map((kind, y) => line(kind, [null], y - apart.length)), "Layers outside the blocks") : null,
-      rows.length ? grid(head, rows.map((kind, y) => line(kind, blocks, y)), "Layers by kind (rows) and block (columns)") : null,
+      rows.length ? grid(head, rows.map((kind, y) => line(kind, blocks, y)), "Layers by kind and block") : null,
     );
+    this.blocks = rows.length ? this.element.lastElementChild : null;
+    this.blocks?.classList.add("blocks");
+    this.blocks?.style.setProperty("--blocks", blocks.length);
     if (this.cells.length) this.cells[0].element.tabIndex = 0;
   }
 
@@ -97,6 +102,8 @@ export class HeatMap {
       return others.filter((cell) => cell.y === row).sort((a, b) => Math.abs(a.x - here.x) - Math.abs(b.x - here.x))[0];
     };
     const at = sameRow.indexOf(here);
+    // On narrow screens the style sheet lays rows out as columns.
+    const isTurned = this.blocks?.contains(here.element) && getComputedStyle(this.blocks).display === "grid";
     const target = {
       ArrowRight: () => sameRow[at + 1],
       ArrowLeft: () => sameRow[at - 1],
@@ -104,7 +111,7 @@ export class HeatMap {
       ArrowUp: () => column(-1),
       Home: () => (event.ctrlKey ? this.cells[0] : sameRow[0]),
       End: () => (event.ctrlKey ? this.cells.at(-1) : sameRow.at(-1)),
-    }[event.key]?.();
+    }[(isTurned && TURNED[event.key]) || event.key]?.();
     if (!target) return;
     event.preventDefault();
     target.element.focus();
