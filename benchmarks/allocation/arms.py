@@ -11,7 +11,7 @@ import rivals
 from activations import Activations
 from ground import Assignment, Ground, Losses, scheme_of
 from peers import Scores, scores_of
-from search import Searched, evopress, refined
+from search import Searched, evopress, evopress_from_ours, refined
 
 from bitplan.allocator import Constraints, solve
 from bitplan.models import Inputs
@@ -165,6 +165,8 @@ def _searched(
     ground, start = bench.ground, time.perf_counter()
     found = search(ground, bits, times * bench.search_tokens)
     seconds = time.perf_counter() - start
+    if search is evopress:  # of no losses, and none expected
+        return Made(assignment=found.assignment, seconds=seconds, tokens=found.tokens)
     return Made(
         assignment=found.assignment,
         seconds=None if ground.seconds is None else ground.seconds + seconds,
@@ -189,6 +191,7 @@ RIVALS: dict[str, Arm] = {
 OURS: dict[str, Arm] = {
     "ours_fused": partial(_ours, True),
     "ours": partial(_ours, False),
+    **{f"evopress_ours_{times}x": partial(_searched, evopress_from_ours, times) for times in STEPS},
     **{f"ours_{times}x": partial(_searched, refined, times) for times in STEPS},
 }
 ARMS = BASELINES | RIVALS | OURS
@@ -207,4 +210,5 @@ LABELS = {
     "ours": "ours, unrefined",
 }
 LABELS |= {f"evopress_{times}x": f"EvoPress search, {times}x" for times in STEPS}
+LABELS |= {f"evopress_ours_{times}x": f"EvoPress search from ours, {times}x" for times in STEPS}
 LABELS |= {f"ours_{times}x": f"ours, refined, {times}x" for times in STEPS}

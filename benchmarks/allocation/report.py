@@ -57,9 +57,11 @@ program of AutoRound are exact too, over counts of bytes of their own. ModelOpt 
 kl_div but holds every group under a threshold, a row of its own. The rows in ExLlama's and NNCF's
 style are written after them, and score what our quantizer rendered, as ours do.
 
-Searches start from our solved plan and accept on 32 x 256 tokens of summaries that nothing else
-sees; ours chooses at its end between what it found, the solved and the uniform plan on 16 x 256
-more, which count. Nx is N times a base number of tokens, a pass forward and back counting three.
+Searches accept on 32 x 256 tokens of summaries that nothing else sees. EvoPress's starts from the
+uniform plan, as published; "from ours" from our solved plan, and so is none of a peer's. Ours
+starts from the solved plan and chooses at its end between what it found, the solved and the
+uniform one on 16 x 256 tokens more, which count. Nx is N times a base number of tokens, a pass
+forward and back counting three.
 
 Seconds are of scoring or measuring and of searching on a busy machine, rendering in six widths
 counted for ours alone, which reads it; the tokens of those that do not search are those sent

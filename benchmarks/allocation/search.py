@@ -1,8 +1,9 @@
 """Searches on the model, at equal tokens: ours, and EvoPress's on the same evaluator.
 
-Both start from the same solved plan and accept on the same search tokens. At its end ours chooses
-among what it found, the solved plan and the uniform one on tokens of its own, which count as well.
-Nobody sees the tokens that are judged on.
+EvoPress starts from the uniform plan, as published, and from our solved plan, which is no peer's
+but tells what our moves are worth; ours starts from the solved plan. All accept on the same search
+tokens. At its end ours chooses among what it found, the solved plan and the uniform one on tokens
+of its own, which count as well. Nobody sees the tokens that are judged on.
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from progress import told
 from bitplan.allocator import search, solve
 from bitplan.models import Inputs
 from bitplan.pipeline.evaluator import ModelEvaluator
+from bitplan.schema import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +28,22 @@ class Searched:
 
 def evopress(ground: Ground, bits: float, tokens: int) -> Searched:
     """EvoPress, its offspring and selection after the paper: see `bitplan.allocator.search`."""
-    return _found(ground, bits, tokens, "evopress")
+    start = ground.plan(heuristics.uniform(ground, bits), bits, "uniform")
+    return _found(ground, start, bits, tokens, "evopress")
+
+
+def evopress_from_ours(ground: Ground, bits: float, tokens: int) -> Searched:
+    """The same from our solved plan."""
+    return _found(ground, _solved(ground, bits), bits, tokens, "evopress")
 
 
 def refined(ground: Ground, bits: float, tokens: int) -> Searched:
     """Our search, and the best of it, the solved and the uniform plan."""
     each = Inputs.of(ground.judge.tokens["choice"]).tokens
-    solved = solve(ground.table, ground.budget(bits), pins=ground.pins).schemes
-    candidates: list[Assignment] = [solved, {**ground.pins, **heuristics.uniform(ground, bits)}]
-    found = _found(ground, bits, tokens - each * (len(candidates) + 1), "auto")
+    solved = _solved(ground, bits)
+    uniform = {**ground.pins, **heuristics.uniform(ground, bits)}
+    candidates: list[Assignment] = [solved.schemes, uniform]
+    found = _found(ground, solved, bits, tokens - each * (len(candidates) + 1), "auto")
     candidates.append(found.assignment)
     kl = [ground.judge.measure(plan, "choice").mean for plan in candidates]
     return Searched(
@@ -43,10 +52,14 @@ def refined(ground: Ground, bits: float, tokens: int) -> Searched:
     )
 
 
-def _found(ground: Ground, bits: float, tokens: int, method: str) -> Searched:
+def _solved(ground: Ground, bits: float) -> Plan:
+    return solve(ground.table, ground.budget(bits), pins=ground.pins)
+
+
+def _found(ground: Ground, start: Plan, bits: float, tokens: int, method: str) -> Searched:
     found = search(
         ground.table,
-        [solve(ground.table, ground.budget(bits), pins=ground.pins)],
+        [start],
         ModelEvaluator(judge=ground.judge, table=ground.table),
         tokens=tokens,
         method=method,
