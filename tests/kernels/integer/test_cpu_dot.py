@@ -1,4 +1,4 @@
-"""Products of bytes with integer codes, beside the weight decoded and multiplied in float64."""
+"""Products of bytes: what they have of their own; `test_cpu` has what all loops have in common."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,8 @@ from numba import njit
 from torch import Tensor
 
 from bitplan.compress import render
-from bitplan.errors import InputError
 from bitplan.formats import Packed, pack
-from bitplan.kernels.integer import cpu_dot, reference
+from bitplan.kernels.integer import cpu_dot
 from bitplan.kernels.native import arrange, dot, tiles
 from bitplan.kernels.native import weight as native
 from bitplan.kernels.native.vectors import ROWS
@@ -19,17 +18,8 @@ pytestmark = pytest.mark.skipif(
     dot.instructions() is None, reason="the processor has no products of bytes"
 )
 
-# RMS(error) / RMS(product in float64 with the weight decoded in float32): measured, and doubled.
-TOLERANCE = {
-    torch.float32: 1e-6,
-    torch.bfloat16: 4e-3,
-    torch.float16: 6e-4,
-    torch.float64: 1e-6,
-}
-WIDTHS = [f"int{bits}" for bits in (2, 3, 4, 5, 6, 7, 8)]
-GRIDS = ["", "s", "g32s", "g64", "g128", "g32d", "g64sd"]
+TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 4e-3}
 SHAPES = [(64, 64), (16, 32), (144, 96), (208, 224)]
-TOKENS = [(), (1,), (3,), (2, 5), (33,), (0,), (2, 0)]
 
 
 def packed(name: str, rows: int, columns: int, size: float = 0.05) -> Packed:
@@ -53,23 +43,6 @@ def random(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("width", WIDTHS)
-def test_the_product_is_the_references(width, grid, dtype):
-    for rows, columns in SHAPES:
-        weight = packed(width + grid, rows, columns)
-        held = arranged(weight)
-        for tokens in TOKENS:
-            inputs = random(*tokens, columns).to(dtype)
-            output = cpu_dot.linear(inputs, held, weight.scheme)
-            assert output.dtype == dtype
-            assert output.shape == (*tokens, rows)
-            if output.numel():
-                error = relative_error(output.double(), product(inputs, weight))
-                assert error < TOLERANCE[dtype], (rows, columns, tokens)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("largest", [1e3, 1e30])
 def test_a_huge_input_takes_nothing_from_those_beside_other_columns(largest, dtype):
@@ -89,46 +62,6 @@ def test_a_huge_input_takes_nothing_from_those_beside_other_columns(largest, dty
     assert relative_error(found, product(others.to(dtype), weight)) < TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize("bits", range(1, 9))
-def test_every_width_is_restored(bits):
-    generator = torch.Generator().manual_seed(bits)
-    for rows, columns in SHAPES:
-        codes = torch.randint(0, 2**bits, (rows, columns), generator=generator, dtype=torch.uint8)
-        canonical = pack(codes, bits)
-        moved = arrange.arrange_codes(canonical, bits, quads=True)
-        assert moved.nbytes == canonical.nbytes
-        restored = arrange.restore_codes(moved, rows, columns, bits, quads=True)
-        assert torch.equal(restored, canonical)
-
-
-@pytest.mark.parametrize("name", ["int3g64", "int8s", "int5g32d"])
-def test_restoring_gives_the_canonical_tensors_exactly(name):
-    for rows, columns in SHAPES:
-        weight = packed(name, rows, columns)
-        held = arranged(weight)
-        assert sum(tensor.nbytes for tensor in held.values()) == weight.nbytes
-        restored = cpu_dot.restore(held, weight.scheme, columns)
-        assert restored.keys() == weight.tensors.keys()
-        for key, tensor in weight.tensors.items():
-            assert torch.equal(restored[key], tensor)
-
-
-@pytest.mark.parametrize("name", ["int2g32", "int3", "int4g128s", "int8s", "int6g64d", "int7"])
-def test_rows_are_those_of_the_reference(name):
-    for rows, columns in SHAPES:
-        weight = packed(name, rows, columns)
-        held = arranged(weight)
-        for tokens in ([[0, rows - 1, 5], [5, 5, 1]], [], 6, [[]]):
-            numbers = torch.tensor(tokens, dtype=torch.int64)
-            found = cpu_dot.lookup(numbers, held, weight.scheme, columns, torch.bfloat16)
-            expected = reference.lookup(
-                numbers, weight.tensors, weight.scheme, columns, torch.bfloat16
-            )
-            assert torch.equal(found, expected)
-        with pytest.raises(IndexError, match=f"row {rows} .* of {rows} rows"):
-            cpu_dot.lookup(torch.tensor([rows]), held, weight.scheme, columns, torch.float32)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", ["int2g32", "int3", "int4g128s", "int5", "int8s", "int6g64d"])
 def test_tiles_are_the_rows_of_the_reference(name, dtype, monkeypatch):
@@ -143,56 +76,6 @@ def test_tiles_are_the_rows_of_the_reference(name, dtype, monkeypatch):
             assert torch.equal(tile.t(), expected[some])
             seen += tile.shape[1]
         assert seen == rows
-
-
-@pytest.mark.parametrize("count", [2, 20], ids=["few", "many"])
-def test_inputs_need_not_be_contiguous(count):
-    weight = packed("int3g32", 48, 96)
-    held, inputs = arranged(weight), random(96, count)
-    for view in (inputs.t(), inputs.t()[::2], inputs.t()[:, None].expand(-1, 4, -1)):
-        output = cpu_dot.linear(view, held, weight.scheme)
-        assert torch.equal(output, cpu_dot.linear(view.contiguous(), held, weight.scheme))
-
-
-@pytest.mark.parametrize("count", [1, 40])
-def test_every_output_is_written(count, monkeypatch):
-    weight = packed("int5g64", 144, 96)
-    held, inputs = arranged(weight), random(count, 96)
-    empty = torch.empty
-
-    def spoilt(*args, **keywords):
-        made = empty(*args, **keywords)
-        return made.fill_(torch.nan if made.is_floating_point() else 0xFF)
-
-    monkeypatch.setattr(torch, "empty", spoilt)
-    assert cpu_dot.linear(inputs, held, weight.scheme).isfinite().all()
-
-
-@pytest.mark.parametrize("count", [1, 16, 35])
-def test_threads_change_nothing(count, monkeypatch):
-    monkeypatch.setattr(native, "has_bfloat16", lambda: False)
-    weight = packed("int3g64", 1040, 512)
-    held, inputs = arranged(weight), random(count, 512)
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            found.append(cpu_dot.linear(inputs, held, weight.scheme))
-    finally:
-        torch.set_num_threads(before)
-    if count > native.FEW and dot.instructions() != "vnni":
-        pytest.skip("torch multiplies many, and may round in another order")
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2])
-
-
-@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_what_is_no_number_stays_none(value, dtype):
-    weight = packed("int4g64", 64, 64)
-    inputs = torch.ones(1, 64, dtype=dtype)
-    inputs[0, 3] = value
-    assert not cpu_dot.linear(inputs, arranged(weight), weight.scheme).isfinite().any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -217,12 +100,6 @@ def test_what_does_not_fit(name, shape, reason):
     assert found is not None
     assert reason in found
     assert cpu_dot.unfit(Scheme.parse("int4g64"), 64, 64) is None
-
-
-def test_inputs_elsewhere_are_refused():
-    weight = packed("int4g64", 64, 64)
-    with pytest.raises(InputError, match="inputs are on meta, but the weight is on the CPU"):
-        cpu_dot.linear(torch.zeros(1, 64, device="meta"), arranged(weight), weight.scheme)
 
 
 @pytest.mark.parametrize("instructions", ["avx2", "vnni"])
