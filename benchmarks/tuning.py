@@ -5,7 +5,9 @@ they are, 32 x 256 calibration tokens that are tuned on as well, 32 x 256 others
 stop, and 16 x 512 held out. A plan is an average of bits, solved for, or `uniform-2` and the like.
 
     python benchmarks/tuning.py [--plans 2.5 3.0 3.5 uniform-2 uniform-3 uniform-4] [--epochs 8]
-        [--rate 0.002] [--workdir DIR] [--json FILE]
+        [--rate 0.002] [--quantizer gptq] [--workdir DIR] [--json FILE]
+
+`--quantizer quantease` is what the effort `high` does, but for its search.
 
 State is kept in the work folder: the same command goes on where it was.
 """
@@ -39,6 +41,7 @@ def main() -> None:
     parser.add_argument("--plans", nargs="+", default=plans)
     parser.add_argument("--epochs", type=float, default=8)
     parser.add_argument("--rate", type=float, default=RATE)
+    parser.add_argument("--quantizer", default="gptq")
     parser.add_argument("--workdir", type=Path, default=Path("bitplan-tuning"))
     parser.add_argument("--json", type=Path, help="write the rows here, too")
     args = parser.parse_args()
@@ -76,6 +79,7 @@ def row_of(
         schemes=MENU,
         calibration=tokens,
         estimator="gradient_covariance",
+        quantizer=args.quantizer,
         workdir=args.workdir,
     )
     table, meter, _ = measure_in(workspace, settings, quiet)
@@ -86,7 +90,8 @@ def row_of(
         lambda layer, scheme: meter.packed(layer, [scheme])[0],
     )
     before = compare(packed, references["held_out"])
-    file = args.workdir / f"tuned-{name}-{args.epochs:g}-{args.rate:g}.safetensors"
+    settled = f"{name}-{args.quantizer}-{args.epochs:g}-{args.rate:g}"
+    file = args.workdir / f"tuned-{settled}.safetensors"
     start = time.process_time()
     done = tune(
         packed,
@@ -101,6 +106,7 @@ def row_of(
     after = compare(packed, references["held_out"])
     return {
         "plan": name,
+        "quantizer": args.quantizer,
         "bytes": plan.bytes,
         "kl": before.mean,
         "tuned_kl": after.mean,
