@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from multiprocessing import parent_process
+from multiprocessing import parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
 from types import ModuleType
@@ -122,6 +122,8 @@ class _Process(SpawnProcess):
 
         Ctrl-C, which goes to all processes of a terminal, does not reach the worker.
         """
+        # What it starts itself lets interrupts through again: it must run before they are blocked.
+        resource_tracker.ensure_running()
         with _starting:
             main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

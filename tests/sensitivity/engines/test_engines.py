@@ -2,11 +2,13 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -148,6 +150,16 @@ with get_engine("processes", workers=1) as engine:
 """
 
 
+def blocks_interrupts(process: psutil.Process) -> bool:
+    """As far as the system tells: Linux does."""
+    status = Path(f"/proc/{process.pid}/status")
+    if not status.is_file():
+        return True
+    blocked = re.search(r"SigBlk:\s*([0-9a-f]+)", status.read_text())
+    assert blocked is not None
+    return bool(int(blocked[1], 16) & 1 << (signal.SIGINT - 1))
+
+
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_their_parent_and_run_nothing_of_its_script(kill):
     parent = subprocess.Popen(
@@ -160,7 +172,9 @@ def test_workers_end_with_their_parent_and_run_nothing_of_its_script(kill):
     assert parent.stdout is not None
     assert [parent.stdout.readline() for _ in range(2)] == ["here\n"] * 2
     started = psutil.Process(parent.pid).children()
-    assert started
+    workers = [process for process in started if "spawn_main" in " ".join(process.cmdline())]
+    assert workers
+    assert all(map(blocks_interrupts, workers))
     if kill == signal.SIGINT:
         os.killpg(parent.pid, kill)  # as a terminal does: to all of them
     else:
