@@ -8,9 +8,9 @@ instruction; AVX2 takes three, and those of 8 bits in halves, since its pairs wo
 from functools import cache
 from typing import Any
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
+from numba.core.registry import cpu_target
 
 from bitplan.kernels.native.quads import QUADS
 from bitplan.kernels.native.vectors import (
@@ -37,11 +37,13 @@ BASE_BITS = 7
 
 @cache
 def instructions() -> str | None:
-    """Of this processor: `vnni` or `avx2`; None where there is neither."""
-    features = llvm.get_host_cpu_features()
-    if features.get("avx512vnni"):
+    """Of the processor that numba compiles for: `vnni` or `avx2`; None where there is neither."""
+    context: Any = cpu_target.target_context
+    _, _, features = context.codegen().magic_tuple()
+    has = features.split(",")
+    if "+avx512vnni" in has:
         return "vnni"
-    return "avx2" if features.get("avx2") else None
+    return "avx2" if {"+avx2", "+fma"} <= set(has) else None
 
 
 @with_constants
