@@ -10,8 +10,8 @@ from bitplan.kernels import arranged_for, differentiable
 from bitplan.kernels.native import tiles
 from bitplan.schema import Scheme
 
-# RMS(error) / RMS(product in float64), on processors that multiply bfloat16 and on others.
-TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 8e-3, torch.float16: 6e-4}
+# RMS(error) / RMS(product in float64): measured where bfloat16 is multiplied as such, and doubled.
+TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 7e-3, torch.float16: 5e-4}
 
 
 @pytest.fixture(autouse=True)
