@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bitplan.errors import ModelError, OutputError
 from bitplan.models import Inputs, Outputs, Says, logits_kl, read_outputs
-from bitplan.models.outputs import CHUNK
+from bitplan.models.outputs import positions_at_once
 from bitplan.progress import Progress, quiet
 
 BATCH_TOKENS = 1024
@@ -215,7 +215,7 @@ def _nlls(outputs: Outputs, batch: Inputs) -> list[float]:
 
 
 def _nll(logits: Float[Tensor, "length vocabulary"], tokens: Int[Tensor, "length"]) -> float:
-    total = 0.0
-    for part, targets in zip(logits[:-1].split(CHUNK), tokens[1:].split(CHUNK), strict=True):
+    total, some = 0.0, positions_at_once(logits)
+    for part, targets in zip(logits[:-1].split(some), tokens[1:].split(some), strict=True):
         total += torch.nn.functional.cross_entropy(part.float(), targets, reduction="sum").item()
     return total / (len(tokens) - 1)

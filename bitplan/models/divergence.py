@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from bitplan.models.outputs import CHUNK, Outputs, Says
+from bitplan.models.outputs import Outputs, Says, positions_at_once
 
 LEAST_SQUARE = 1e-30
 """Mean square of states below which they count as this: none at all is no distance to divide by."""
@@ -40,8 +40,9 @@ class _LogitsKL(torch.autograd.Function):
         rows, told = logits.flatten(0, -2), reference.flatten(0, -2)
         gradient = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
         total = torch.zeros((), device=logits.device)
-        for start in range(0, len(rows), CHUNK):
-            some = slice(start, start + CHUNK)
+        step = positions_at_once(rows)
+        for start in range(0, len(rows), step):
+            some = slice(start, start + step)
             log_q = rows[some].float().log_softmax(-1)
             log_p = told[some].to(logits.device).float().log_softmax(-1)
             p = log_p.exp()

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from bitplan.errors import ModelError, OutputError
 from bitplan.evaluate import Divergence, compare, make_reference
-from bitplan.evaluate.divergence import CHUNK, gaussian_kl
+from bitplan.evaluate.divergence import gaussian_kl
+from bitplan.models.outputs import CHUNK
 
 
 def tokens_for(sequences: int = 5, length: int = 24) -> Tensor:
