@@ -57,6 +57,7 @@ def search(
     tokens: int,
     others: Sequence[Plan] = (),
     method: str = "auto",
+    propose: bool = True,
     pins: Pins | None = None,
     fuse: bool = False,
     constraints: Constraints | None = None,
@@ -75,6 +76,8 @@ def search(
         tokens: how many may go through the model; a pass forward and back counts three times.
         others: more plans to begin with, tried where the tokens allow it.
         method: a name of `SEARCHES`.
+        propose: whether the table's next best plans are tried beside those given, as many as the
+            tokens allow; a uniform one always is.
         pins: as for `solve`.
         fuse: as for `solve`.
         constraints: as for `solve`.
@@ -100,7 +103,7 @@ def search(
             starts,
             others,
             given,
-            most=most_proposals(tokens, first_look, evaluator.tokens_each),
+            most=most_proposals(tokens, first_look, evaluator.tokens_each) if propose else 0,
         ),
         groups=groups_of(problem, [row.layer for row in table.rows]),
         random=np.random.default_rng(seed),

@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--bits", nargs="+", type=float, default=BITS)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--search-tokens", type=int, default=50_000, help="of a search at 1x")
+    parser.add_argument("--search-tokens", type=int, default=12_500, help="of a search at 1x")
     parser.add_argument("--workdir", type=Path, default=Path("bitplan-allocation"))
     parser.add_argument("--out", type=Path, help="folder for table, plot and rows")
     parser.add_argument("--report", action="store_true", help="measure nothing")

@@ -63,7 +63,7 @@ def _figures(table: Table, final: str, best: Best) -> Iterator[tuple[str, str, s
             name = f"perplexity at {bits:g} bits: {label}"
             yield name, f"<= {most:.1f}", f"{perplexity:.2f}", perplexity <= most
     for bits in table.bits:
-        for ours, theirs in (("ours_1x", "evopress_4x"), ("ours_4x", "evopress_16x")):
+        for ours, theirs in (("ours_4x", "evopress_16x"), ("ours_1x", "evopress_4x")):
             found = table.ratio(ours, theirs, bits)
             if found is not None:
                 name = f"KL at {bits:g} bits, {LABELS[ours]}, over EvoPress's of 4 times the tokens"

@@ -60,8 +60,8 @@ style are written after them, and score what our quantizer rendered, as ours do.
 Searches accept on 32 x 256 tokens of summaries that nothing else sees. EvoPress's starts from the
 uniform plan, as published; "from ours" from our solved plan, and so is none of a peer's. Ours
 starts from the solved plan and chooses at its end between what it found, the solved and the
-uniform one on 16 x 256 tokens more, which count. Nx is N times a base number of tokens, a pass
-forward and back counting three.
+uniform one on up to 16 x 256 tokens more, which count. Nx is N times 12,500 tokens, a pass forward
+and back counting three; a generation of EvoPress takes 49,152.
 
 Seconds are of scoring or measuring and of searching on a busy machine, rendering in six widths
 counted for ours alone, which reads it; the tokens of those that do not search are those sent

@@ -26,8 +26,15 @@ class Searched:
     tokens: int
 
 
+CHOOSING = 4
+"""All tokens of our search over those of its last choice, at least."""
+
+
 def evopress(ground: Ground, bits: float, tokens: int) -> Searched:
-    """EvoPress, its offspring and selection after the paper: see `bitplan.allocator.search`."""
+    """EvoPress, its offspring and selection after the paper: see `bitplan.allocator.search`.
+
+    It knows no loss, so it is not given any plan that the table proposes.
+    """
     start = ground.plan(heuristics.uniform(ground, bits), bits, "uniform")
     return _found(ground, start, bits, tokens, "evopress")
 
@@ -39,13 +46,16 @@ def evopress_from_ours(ground: Ground, bits: float, tokens: int) -> Searched:
 
 def refined(ground: Ground, bits: float, tokens: int) -> Searched:
     """Our search, and the best of it, the solved and the uniform plan."""
-    each = Inputs.of(ground.judge.tokens["choice"]).tokens
+    choice = Inputs.of(ground.judge.tokens["choice"])
     solved = _solved(ground, bits)
     uniform = {**ground.pins, **heuristics.uniform(ground, bits)}
     candidates: list[Assignment] = [solved.schemes, uniform]
+    count = tokens // CHOOSING // (choice.tokens_each * (len(candidates) + 1))
+    some = range(min(len(choice), max(1, count)))
+    each = len(some) * choice.tokens_each
     found = _found(ground, solved, bits, tokens - each * (len(candidates) + 1), "auto")
     candidates.append(found.assignment)
-    kl = [ground.judge.measure(plan, "choice").mean for plan in candidates]
+    kl = [ground.judge.measure(plan, "choice", some).mean for plan in candidates]
     return Searched(
         assignment=candidates[kl.index(min(kl))],
         tokens=found.tokens + each * len(candidates),
@@ -63,6 +73,7 @@ def _found(ground: Ground, start: Plan, bits: float, tokens: int, method: str) -
         ModelEvaluator(judge=ground.judge, table=ground.table),
         tokens=tokens,
         method=method,
+        propose=method != "evopress",
         pins=ground.pins,
         seed=ground.seed,
         progress=told(f"{method} at {bits:g} bits"),

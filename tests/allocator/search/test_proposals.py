@@ -144,6 +144,21 @@ def test_few_tokens_are_not_spent_on_proposals(method):
     assert ends not in found.ranked
 
 
+@pytest.mark.parametrize("method", ["auto", "evopress"])
+def test_a_search_may_be_kept_to_what_it_is_given(method):
+    """Else a search that knows no loss is told of the table's best plan."""
+    model = QuadraticKL(LAYERS)
+    table = model.table()
+    even, ends = uniform(table, BUDGET)[0], ends_high(table, BUDGET)
+    assert ends is not None
+    tokens = 60 * model.sequences * model.tokens_each
+    for propose in (True, False):
+        found = search(
+            table, [even], model, tokens=tokens, others=[ends], method=method, propose=propose
+        )
+        assert (ends in found.ranked) == propose
+
+
 def test_what_is_given_is_ranked_by_its_measured_kl():
     model = QuadraticKL(LAYERS, seed=2)
     table = model.table()
