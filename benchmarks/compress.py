@@ -112,7 +112,7 @@ def run_rates(args: argparse.Namespace) -> None:
         row = dict(zip(("scheme", "part", "version"), key, strict=True))
         rows.append(row | {"MB/s": round(middle), "low": round(low), "high": round(high)})
     if args.out:
-        content = {"machine": _machine(), "shape": args.shape, "clock": "cpu", "rows": rows}
+        content = {"machine": machine(), "shape": args.shape, "clock": "cpu", "rows": rows}
         args.out.write_text(json.dumps(content, indent=1) + "\n")
 
 
@@ -163,21 +163,21 @@ def run_quality(args: argparse.Namespace) -> None:
         if layer.kind is Kind.LINEAR and any(fnmatch(layer.name, one) for one in args.layers)
     ]
     reference = make_reference(workspace.model, tokens.held_out) if args.judge == "kl" else None
-    known = {_key(row) for row in rows_in(args.out)}
+    known = {key_of(row) for row in rows_in(args.out)}
     shared = {"model": files.gguf.name, "layers": sorted(args.layers), "judge": args.judge}
     for name in args.schemes:
         for quantizer in args.quantizers:
             row = shared | {"scheme": name, "quantizer": quantizer}
-            if _key(row) in known:
+            if key_of(row) in known:
                 continue
-            with _restored(workspace.model, layers):
+            with restored(workspace.model, layers):
                 row |= _losses(workspace.model, layers, meter, Scheme.parse(name), ARMS[quantizer])
                 if reference is not None:
                     one = compare(workspace.model, reference)
                     row |= {"kl": one.mean, "kl_error": one.standard_error}
                     row |= {"perplexity": one.perplexity}
-            _append(args.out, row | {"machine": _machine()})
-    _show([row for row in rows_in(args.out) if {**row, **shared} == row])
+            append(args.out, row | {"machine": machine()})
+    show([row for row in rows_in(args.out) if {**row, **shared} == row])
 
 
 def _losses(model: Any, layers: list[Layer], meter: Any, scheme: Scheme, arm: Arm) -> Row:
@@ -202,7 +202,7 @@ def _form(change: Tensor, covariance: Tensor) -> float:
 
 
 @contextlib.contextmanager
-def _restored(model: Any, layers: list[Layer]) -> Iterator[None]:
+def restored(model: Any, layers: list[Layer]) -> Iterator[None]:
     """Whatever is done to the weights is undone."""
     weights = [weight_of(model, layer) for layer in layers]
     originals = [weight.clone() for weight in weights]
@@ -211,7 +211,7 @@ def _restored(model: Any, layers: list[Layer]) -> Iterator[None]:
         weight.copy_(original)
 
 
-def _key(row: Row) -> tuple[Any, ...]:
+def key_of(row: Row) -> tuple[Any, ...]:
     names = ("model", "scheme", "quantizer", "judge")
     return (*(row[name] for name in names), *row["layers"])
 
@@ -223,20 +223,21 @@ def rows_in(path: Path) -> Iterator[Row]:
             yield json.loads(line)
 
 
-def _append(path: Path, row: Row) -> None:
+def append(path: Path, row: Row) -> None:
     is_torn = path.is_file() and not path.read_text().endswith("\n")
     with path.open("a") as file:
         file.write(("\n" if is_torn else "") + json.dumps(row) + "\n")
 
 
-def _machine() -> str:
+def machine() -> str:
     return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {torch.__version__}"
 
 
-def _show(rows: list[Row]) -> None:
+def show(rows: list[Row]) -> None:
     print("| scheme | quantizer | loss | of zeros | s | KL | perplexity |\n" + "|---" * 7 + "|")
     for row in rows:
-        cells = [row["scheme"], row["quantizer"], f"{row['loss']:.5f}", f"{row['share']:.5f}"]
+        cells = [row["scheme"], row["quantizer"]]
+        cells += [f"{row[name]:.5f}" if name in row else "–" for name in ("loss", "share")]
         cells.append(f"{row['render_s']:.1f}")
         if "kl" in row:
             cells += [f"{row['kl']:.4f} ± {row['kl_error']:.4f}", f"{row['perplexity']:.2f}"]

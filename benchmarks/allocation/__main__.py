@@ -19,7 +19,7 @@ import torch
 from arms import ARMS, SEARCHES, Bench
 from ground import Ground
 from models import Subject, subject_of
-from peers import PeerError
+from peer_environment import PeerError
 from report import write_report
 from rows import Row, Rows
 

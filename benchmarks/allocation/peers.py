@@ -9,22 +9,22 @@ which is an arm of its own.
 """
 
 import json
-import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ground import GROUP, WIDTHS
-from huggingface_hub import save_torch_state_dict
 from models import Subject
 from safetensors.torch import save_file
 from texts import CALIBRATION, LENGTH, calibration_of
 
-from bitplan.models import load_model, load_tokenizer
+from bitplan.models import load_tokenizer
 
 HERE = Path(__file__).parent
+sys.path.append(str(HERE.parent))
+from peer_environment import plain_folder, python_of, run  # noqa: E402
+
 KL_SEQUENCES = 2
 """Of the calibration sample: kl_div runs the model once for each group, width and sequence."""
 LOOKAHEAD = 16
@@ -77,10 +77,6 @@ PEERS = {
 }
 
 
-class PeerError(Exception):
-    """A peer that cannot be installed, or that cannot score this model."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Scores:
     """What a peer said: groups of layers, their score at each width, and what it took."""
@@ -96,14 +92,16 @@ def scores_of(name: str, subject: Subject, seed: int, folder: Path) -> Scores:
     peer, place = PEERS[name], folder / "peers" / subject.name
     out = place / f"{name}-{seed}.json"
     if not out.is_file():
-        model = _exported(subject, place / "model")
+        model = plain_folder(subject.source, place / "model")
         read = (_texts if peer.reads_text else _tokens)(subject, seed, place)
-        python = _python(peer, folder / "peers")
+        python = python_of(peer.packages, folder / "peers" / peer.environment)
         made = out.with_suffix(".part")
         command = [python, HERE / peer.script, model, read, made, *peer.options]
         command += ["--group", GROUP, "--bits", *WIDTHS]
         print(f"  {name} scores the model", flush=True)
-        _run([str(part) for part in command], out.with_suffix(".log"))
+        # AutoRound keeps in a folder what it has scored.
+        kept = {"AR_AUTO_SCHEME_CACHE": str(out.with_suffix(""))}
+        run(command, out.with_suffix(".log"), kept)
         made.rename(out)
     found: dict[str, Any] = json.loads(out.read_text())
     return Scores(
@@ -115,18 +113,6 @@ def scores_of(name: str, subject: Subject, seed: int, folder: Path) -> Scores:
         seconds=found["seconds"],
         tokens=found["tokens"],
     )
-
-
-def _exported(subject: Subject, folder: Path) -> Path:
-    """The model as a plain folder, with the very weights that we start from."""
-    if not (folder / "config.json").is_file():
-        # config.json comes last: it tells that all is there.
-        load_tokenizer(subject.source).save_pretrained(folder)
-        model: Any = load_model(subject.source)
-        save_torch_state_dict(model.state_dict(), folder)
-        model.config.architectures = [type(model).__name__]
-        model.config.save_pretrained(folder)
-    return folder
 
 
 def _tokens(subject: Subject, seed: int, folder: Path) -> Path:
@@ -145,39 +131,3 @@ def _texts(subject: Subject, seed: int, folder: Path) -> Path:
     path = folder / f"texts-{seed}.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return path
-
-
-def _python(peer: Peer, folder: Path) -> Path:
-    """The interpreter of a peer's environment, which is made where there is none."""
-    place = folder / peer.environment
-    python, complete = place / "bin" / "python", place / "complete"
-    wanted = "\n".join(peer.packages)
-    if not complete.is_file() or complete.read_text() != wanted:
-        print(f"  installing {', '.join(peer.packages)}", flush=True)
-        log = folder / f"{peer.environment}.log"
-        _run([sys.executable, "-m", "venv", str(place)], log)
-        _run([str(python), "-m", "pip", "install", "--quiet", *peer.packages], log)
-        complete.write_text(wanted)
-    return python
-
-
-def _run(command: list[str], log: Path) -> None:
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file:
-        done = subprocess.run(
-            command,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            cwd=log.parent,
-            env=_environment(log.with_suffix("")),
-            check=False,
-        )
-    if done.returncode:
-        last = log.read_text(errors="replace").strip().splitlines()[-1:]
-        raise PeerError(f"{command[1]} failed ({' '.join(last)}); {log} has it in full.")
-
-
-def _environment(scored: Path) -> dict[str, str]:
-    """Ours without our packages; AutoRound keeps in a folder what it has scored."""
-    theirs = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    return theirs | {"AR_AUTO_SCHEME_CACHE": str(scored)}
