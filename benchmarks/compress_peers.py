@@ -4,7 +4,7 @@
 
 Peers are installed with pip into environments of their own in the work folder. They read the
 calibration tokens that ours read, render all linears but the head, and give them back dequantized;
-embeddings and norms stay as they are. What is not named in `ARMS` is a peer's default. KL and
+embeddings and norms stay as they are. What is not named here is a peer's default. KL and
 perplexity are of held-out tokens, as in `benchmarks/compress.py quality`, whose rows of our
 quantizers can be kept in the same file. A scale and an offset for every group are what ours have,
 too. Peers leave out weights and keep the rest as it is; ours beside them has its rest in 8 bits.
@@ -14,7 +14,7 @@ Seconds of a peer are of all that it does, calibration included.
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,37 +40,30 @@ LOOKAHEAD = 16
 INTEGERS = ((4, 128), (3, 128), (2, 64))
 SPARSE = {"int8g128+50%": "0:0", "int8g128+2:4": "2:4"}
 
-ARMS: dict[tuple[str, str], tuple[str, tuple[object, ...]]] = {
-    (f"int{bits}g{group}", f"{peer} {method}"): (
-        peer,
-        (
-            *(("--method", method) if peer == "llmcompressor" else ()),
-            "--bits",
-            bits,
-            "--group",
-            group,
-        ),
-    )
-    for peer, method in (("llmcompressor", "gptq"), ("autoround", "tuned"))
-    for bits, group in INTEGERS
-} | {
-    (scheme, f"llmcompressor {method}"): (
-        "llmcompressor",
-        ("--method", method, "--structure", structure),
-    )
-    for method in ("sparsegpt", "wanda")
-    for scheme, structure in SPARSE.items()
-}
-"""By what ours is called and who renders: the peer, and how it is asked."""
 
-PEERS = sorted({quantizer for _, quantizer in ARMS})
+def _arms() -> Iterator[tuple[str, str, str, tuple[object, ...]]]:
+    """By what name ours is called, who renders, the peer, and how it is asked."""
+    for peer, method, asked in (
+        ("llmcompressor", "gptq", ("--method", "gptq")),
+        ("autoround", "tuned", ()),
+    ):
+        for bits, group in INTEGERS:
+            options = (*asked, "--bits", bits, "--group", group)
+            yield f"int{bits}g{group}", f"{peer} {method}", peer, options
+    for method in ("sparsegpt", "wanda"):
+        for scheme, structure in SPARSE.items():
+            options = ("--method", method, "--structure", structure)
+            yield scheme, f"llmcompressor {method}", "llmcompressor", options
+
+
+ARMS = sorted({quantizer for _, quantizer, *_ in _arms()})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--arms", nargs="+", default=PEERS, choices=PEERS)
+    parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
     parser.add_argument("--schemes", nargs="+", help="those of ours that are compared with")
     parser.add_argument("--workdir", type=Path, default=Path("bitplan-compress-peers"))
     parser.add_argument("--out", type=Path, default=Path("compress_quality.jsonl"))
@@ -84,7 +77,7 @@ def main() -> None:
     reference = make_reference(workspace.model, tokens.held_out)
     shared = {"model": files.gguf.name, "layers": ["*"], "judge": "kl"}
     known = {key_of(row) for row in rows_in(args.out)}
-    for (scheme, quantizer), (peer, options) in ARMS.items():
+    for scheme, quantizer, peer, options in _arms():
         row: Row = shared | {"scheme": scheme, "quantizer": quantizer}
         wanted = quantizer in args.arms and scheme in (args.schemes or (scheme,))
         if not wanted or key_of(row) in known:
