@@ -29,7 +29,8 @@ from compress import append, machine, rows_in
 from torch import Tensor
 from tuning import plan_of_name
 
-from bitplan.compress import Curvature, render
+from bitplan.compress import render
+from bitplan.compress.curvature import Curvature
 from bitplan.evaluate import compare, make_reference
 from bitplan.models import Inputs, fetch, weight_of
 from bitplan.models.chain import Call, Chain, find_chain
