@@ -36,11 +36,8 @@ class Curvature:
     @cached_property
     def matrix(self) -> Float[Tensor, "in in"]:
         """The shrunk and damped H, of mean diagonal 1 without the damping."""
-        mean = self.covariance.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
-        found = self.covariance.div(mean)
-        diagonal = found.diagonal().add(self.damping)
-        found.mul_(1 - self.shrinkage).diagonal().copy_(diagonal)
-        return found
+        mean = _mean(self.covariance)
+        return _drawn(self.covariance.clone(), mean, self.shrinkage, self.damping)
 
     @cached_property
     def inverse_factor(self) -> Float[Tensor, "in in"]:
@@ -56,12 +53,11 @@ def inverse_factor(
     With H = U U', U upper, the factor is U^-1. U is the lower factor of H with rows and columns in
     reverse, reversed again, so one Cholesky factorization and one triangular inverse do, in place.
     """
-    mean = covariance.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
+    mean = _mean(covariance)
     while True:
-        reverse = covariance.flip((0, 1)).div_(mean)
+        reverse = covariance.flip((0, 1))
         release([covariance])  # where it is mapped from a file, its pages are not needed beside it
-        diagonal = reverse.diagonal().add(damping)
-        reverse.mul_(1 - shrinkage).diagonal().copy_(diagonal)
+        _drawn(reverse, mean, shrinkage, damping)
         # LAPACK works down columns: it writes over its input where that is laid out so.
         lower, failed = reverse.mT, torch.empty((), dtype=torch.int32, device=reverse.device)
         torch.linalg.cholesky_ex(lower, out=(lower, failed))
@@ -70,6 +66,19 @@ def inverse_factor(
             if lower.diagonal().isfinite().all():
                 return lower.flip((0, 1))
         damping = max(10 * damping, DAMPING)
+
+
+def _mean(covariance: Float[Tensor, "in in"]) -> Float[Tensor, ""]:
+    return covariance.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _drawn(
+    matrix: Float[Tensor, "in in"], mean: Float[Tensor, ""], shrinkage: float, damping: float
+) -> Float[Tensor, "in in"]:
+    """In place: over the mean, drawn to its diagonal, and that damped."""
+    diagonal = matrix.div_(mean).diagonal().add(damping)
+    matrix.mul_(1 - shrinkage).diagonal().copy_(diagonal)
+    return matrix
 
 
 def _invert(lower: Float[Tensor, "n n"]) -> None:
