@@ -7,3 +7,6 @@ from bitplan.compress.render import reads_covariance as reads_covariance
 from bitplan.compress.render import render as render
 from bitplan.compress.store import RENDERING as RENDERING
 from bitplan.compress.store import Store as Store
+from bitplan.compress.transforms import TRANSFORMS as TRANSFORMS
+from bitplan.compress.transforms import check_transform as check_transform
+from bitplan.compress.transforms import fold as fold
