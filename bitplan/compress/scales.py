@@ -11,22 +11,53 @@ the loss-aware error of their weights W S rounded to nearest, where H is the gra
 covariance, here that of the scaled channels. The root of its diagonal is a.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from bitplan.compress.plane import floored
 from bitplan.compress.render import render
-from bitplan.models import Change, spread
+from bitplan.models import Change, find_neighbours, rows_of, spread
+from bitplan.progress import Progress, quiet, track
 from bitplan.schema import Scheme
+
+SEARCHED = Scheme.parse("int3g64")
+"""What weights are rounded to while scales are searched: the widths of a plan are found later."""
 
 EXPONENTS = tuple(step / 10 for step in range(11))
 """Tried for r; the first leaves the channels alone."""
 
-ROWS = 512
+ROWS = 256
 """Of a weight, that are rounded to judge an exponent: rows are rounded one by one, so some tell."""
+
+
+Covariance = Callable[[str], Tensor]
+"""Path of a linear -> H of its inputs [in, in], up to one factor for the whole model."""
+
+
+def search_scales(
+    model: nn.Module,
+    covariance: Covariance,
+    *,
+    scheme: Scheme = SEARCHED,
+    progress: Progress = quiet,
+) -> dict[str, Tensor]:
+    """The scales of a model's channels, by the path of what makes them; the model stays as it is.
+
+    Raises `ModelError` where it is not known what makes the inputs of the model's linears.
+    """
+    found = {}
+    for group in track(find_neighbours(model).groups, "scales", progress):
+        found[group.maker] = search_scale(
+            [rows_of(model, path) for path in group.readers],
+            [covariance(path) for path in group.readers],
+            scheme,
+            copies=group.copies,
+            head=group.head,
+        )
+    return found
 
 
 @torch.no_grad()

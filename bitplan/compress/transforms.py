@@ -1,17 +1,16 @@
 """Changes of a model that leave its outputs, and make its weights lose less when they are rounded.
 
 They are folded into the weights, so nothing is added when the model runs. `awq` scales the channels
-between neighbours by what `bitplan.compress.scales` finds. `hadamard` rotates them: the channels of
+between neighbours, as `bitplan.compress.scales` finds. `hadamard` rotates them: the channels of
 each head between values and output, and the residual stream where nothing is in the way
 (QuaRot, Ashkboos et al., 2024; R2 and R1 of SpinQuant, Liu et al., 2024).
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from bitplan.compress.scales import search_scale
 from bitplan.errors import InputError
 from bitplan.models import (
     Change,
@@ -23,7 +22,6 @@ from bitplan.models import (
     rows_of,
     why_no_stream,
 )
-from bitplan.schema import Scheme
 
 log = logging.getLogger(__name__)
 
@@ -31,27 +29,19 @@ NONE, AWQ, HADAMARD = "none", "awq", "hadamard"
 
 TRANSFORMS = (NONE, AWQ, HADAMARD)
 
-SEARCHED = Scheme.parse("int3g64")
-"""What weights are rounded to while scales are searched: a plan's widths are found after it."""
 
-Covariance = Callable[[str], Tensor]
-"""Name of a linear -> H of its inputs [in, in], up to one factor for the whole model."""
-
-
-def check_transform(name: str) -> str:
-    """The name of a transform; raises `InputError` with those there are."""
+def check_transform(name: str) -> None:
+    """Raise `InputError`, with those there are, unless there is a transform of this name."""
     if name not in TRANSFORMS:
         known = ", ".join(TRANSFORMS)
         raise InputError(f"There is no transform {name!r}. Choose one of: {known}.")
-    return name
 
 
 def fold(
     model: nn.Module,
     transform: str,
     *,
-    covariance: Covariance | None = None,
-    scheme: Scheme = SEARCHED,
+    scales: Mapping[str, Tensor] | None = None,
     seed: int = 0,
 ) -> nn.Module:
     """Change a model in place into one of the same outputs, up to the rounding of its own dtype.
@@ -59,35 +49,23 @@ def fold(
     Args:
         model: a causal language model of transformers, of a type that `find_neighbours` knows.
         transform: one of `TRANSFORMS`.
-        covariance: what "awq" goes by, of the model as it is given.
-        scheme: that "awq" searches scales for.
+        scales: of `search_scales`, for "awq".
         seed: of the signs of "hadamard".
 
     Raises:
-        InputError: an unknown transform, or "awq" without a covariance.
-        ModelError: a model whose neighbours are not known, or whose heads have a size that no
-            rotation is known for.
+        InputError: an unknown transform, or "awq" without scales.
+        ModelError: a model whose neighbours are not known, or with a width, or heads, of a size
+            that no rotation is known for.
     """
     check_transform(transform)
     if transform == AWQ:
-        if covariance is None:
-            raise InputError('The transform "awq" goes by covariances: give `covariance`.')
-        _scale(model, covariance, scheme)
+        if scales is None:
+            raise InputError('"awq" is by scales: give those of `search_scales`.')
+        for group in find_neighbours(model).groups:
+            change_group(model, group, Change(scale=scales[group.maker]))
     if transform == HADAMARD:
         _rotate(model, seed)
     return model
-
-
-def _scale(model: nn.Module, covariance: Covariance, scheme: Scheme) -> None:
-    for group in find_neighbours(model).groups:
-        scale = search_scale(
-            [rows_of(model, path) for path in group.readers],
-            [covariance(path).float() for path in group.readers],
-            scheme,
-            copies=group.copies,
-            head=group.head,
-        )
-        change_group(model, group, Change(scale=scale))
 
 
 def _rotate(model: nn.Module, seed: int) -> None:

@@ -1,9 +1,9 @@
 """Changes of a model's channels that are undone in the weights around them: the outputs stay.
 
-With an invertible T, y = W x is (W T^-1) (T x), and what makes x makes T x if its own rows are changed. Here T = R' S^-1, with S a scale for each channel (AWQ, Lin et al., 2023; also the
-weights of a norm) and R a rotation (QuaRot, Ashkboos et al., 2024). A reader's weight W becomes
-W S R, that of what makes the channels R' S^-1 W, and the covariance H of the inputs
-R' S^-1 H S^-1 R.
+With an invertible T, y = W x is (W T^-1) (T x), and what makes x makes T x when its own rows are
+changed. Here T = R' S^-1, with S a scale for each channel (AWQ, Lin et al., 2023; also the weights
+of a norm) and R a rotation (QuaRot, Ashkboos et al., 2024). A reader's weight W becomes W S R, that
+of what makes the channels R' S^-1 W, and the covariance H of the channels R' S^-1 H S^-1 R.
 """
 
 from collections.abc import Callable

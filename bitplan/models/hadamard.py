@@ -37,7 +37,7 @@ class Rotation:
         turned = turned.reshape(-1, *map(len, self.factors))
         for factor in self.factors:
             # The first channel dimension goes to the end: after all of them they are in order.
-            turned = torch.tensordot(turned, factor.to(rows), dims=([1], [0]))
+            turned = turned.movedim(1, -1) @ factor.to(rows)
         return turned.reshape(rows.shape)
 
 
