@@ -67,6 +67,7 @@ def choose_counts(workspace: Workspace, settings: Settings) -> Counts:
         calibration is None,
         settings.estimator,
         settings.renders_by,
+        settings.transform,
         [(layer.name, [str(scheme) for scheme in menu]) for layer, menu in legal.items()],
     )
     path = workspace.folder / f"counts-{key}.json"

@@ -28,7 +28,8 @@ def transformed(
 ) -> tuple[Workspace, Settings]:
     """The workspace of the folded model, and settings with the tokens that the model gave before.
 
-    A module that was lent is copied; a model that was loaded is changed.
+    A module that was lent is copied; a model that was loaded is changed, and held in memory whole,
+    even where it was mapped from its file.
     """
     if settings.transform == NONE:
         return workspace, settings
