@@ -12,7 +12,10 @@ another version, that is timed in the same run, in rounds that alternate.
 predict the loss, summed over layers, and its share of what zeros would lose; then KL and perplexity
 on held-out tokens of the model with these weights. Text and sizes are those of `bitplan demo`. Rows
 are kept in a file, a JSON object a line, and what is there is not measured again. `--layers` takes
-patterns as `*.layers.1?.*`, and `--judge loss` leaves the model out.
+patterns as `*.layers.1?.*`, and `--judge loss` leaves the model out. `--transforms` are folded into
+the model first, and the statistics gathered anew; the reference is the model without them, and with
+`--schemes bf16` what folding alone does. `--untie` gives the head a weight of its own, as it is, so
+that "hadamard" can rotate the residual stream, too.
 """
 
 import argparse
@@ -27,18 +30,19 @@ import time
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bitplan.calibration import Counts
-from bitplan.compress import QUANTIZERS, render
+from bitplan.calibration import Counts, TokenSets, tokens_digest
+from bitplan.compress import NONE, QUANTIZERS, TRANSFORMS, render
 from bitplan.evaluate import compare, make_reference
 from bitplan.formats.packed import pack_codes, unpack_codes
-from bitplan.models import demo_documents, fetch, weight_of
-from bitplan.pipeline import Workspace
+from bitplan.models import demo_documents, fetch, load_model, load_tokenizer, weight_of
+from bitplan.pipeline import Workspace, folded_workspace
 from bitplan.schema import Kind, Layer, Scheme
 from bitplan.sensitivity.moments.shrinkage import shrinkage
 
@@ -79,6 +83,8 @@ def main() -> None:
     quality = parts.add_parser("quality")
     quality.add_argument("--schemes", nargs="+", default=SCHEMES)
     quality.add_argument("--quantizers", nargs="+", default=list(ARMS), choices=ARMS)
+    quality.add_argument("--transforms", nargs="+", default=[NONE], choices=TRANSFORMS)
+    quality.add_argument("--untie", action="store_true")
     quality.add_argument("--layers", nargs="+", default=["*"])
     quality.add_argument("--judge", choices=["kl", "loss"], default="kl")
     quality.add_argument("--workdir")
@@ -153,31 +159,61 @@ def times_of(
 
 
 def run_quality(args: argparse.Namespace) -> None:
-    files = fetch()
-    workspace = Workspace.open(str(files.gguf), workdir=args.workdir)
-    tokens = workspace.tokens(demo_documents(files), counts=COUNTS, seed=0)
+    shared = {"layers": sorted(args.layers), "judge": args.judge, "untied": args.untie}
+    names = ("transform", "scheme", "quantizer")
+    arms = product(args.transforms, args.schemes, args.quantizers)
+    asked = [shared | dict(zip(names, arm, strict=True)) for arm in arms]
+    known = {key_of(row) for row in rows_in(args.out)}
+    for transform in args.transforms:
+        rows = [row for row in asked if row["transform"] == transform and key_of(row) not in known]
+        if rows:
+            _measure(args, transform, rows)
+    keys = {key_of(row) for row in asked}
+    show([row for row in rows_in(args.out) if key_of(row) in keys])
+
+
+def _measure(args: argparse.Namespace, transform: str, rows: list[Row]) -> None:
+    """Measure rows of one transform, one after another."""
+    workspace, tokens = _open(args)
+    reference = make_reference(workspace.model, tokens.held_out) if args.judge == "kl" else None
+    workspace = folded_workspace(
+        workspace,
+        transform,
+        calibration_digest=tokens_digest(tokens.calibration),
+        tokens_of=lambda: tokens,
+        seed=0,
+    )
     meter = workspace.meter(tokens, estimator="gradient_covariance", quantizer="gptq")
     layers = [
         layer
         for layer in workspace.layers
-        if layer.kind is Kind.LINEAR and any(fnmatch(layer.name, one) for one in args.layers)
+        if layer.kind is Kind.LINEAR
+        and layer.name != "lm_head"
+        and any(fnmatch(layer.name, one) for one in args.layers)
     ]
-    reference = make_reference(workspace.model, tokens.held_out) if args.judge == "kl" else None
-    known = {key_of(row) for row in rows_in(args.out)}
-    shared = {"model": files.gguf.name, "layers": sorted(args.layers), "judge": args.judge}
-    for name in args.schemes:
-        for quantizer in args.quantizers:
-            row = shared | {"scheme": name, "quantizer": quantizer}
-            if key_of(row) in known:
-                continue
-            with restored(workspace.model, layers):
-                row |= _losses(workspace.model, layers, meter, Scheme.parse(name), ARMS[quantizer])
-                if reference is not None:
-                    one = compare(workspace.model, reference)
-                    row |= {"kl": one.mean, "kl_error": one.standard_error}
-                    row |= {"perplexity": one.perplexity}
-            append(args.out, row | {"machine": machine()})
-    show([row for row in rows_in(args.out) if {**row, **shared} == row])
+    for row in rows:
+        scheme, arm = Scheme.parse(row["scheme"]), ARMS[row["quantizer"]]
+        with restored(workspace.model, layers):
+            found = row | _losses(workspace.model, layers, meter, scheme, arm)
+            if reference is not None:
+                one = compare(workspace.model, reference)
+                found |= {"kl": one.mean, "kl_error": one.standard_error}
+                found |= {"perplexity": one.perplexity}
+        append(args.out, found | {"machine": machine()})
+
+
+def _open(args: argparse.Namespace) -> tuple[Workspace, TokenSets]:
+    files = fetch()
+    source = str(files.gguf)
+    if args.untie:
+        model: Any = load_model(source)
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone(), False)
+        model.config.tie_word_embeddings = False
+        tokenizer = load_tokenizer(source)
+        workspace = Workspace.open(model, workdir=args.workdir, tokenizer=tokenizer)
+    else:
+        workspace = Workspace.open(source, workdir=args.workdir)
+    return workspace, workspace.tokens(demo_documents(files), counts=COUNTS, seed=0)
 
 
 def _losses(model: Any, layers: list[Layer], meter: Any, scheme: Scheme, arm: Arm) -> Row:
@@ -212,8 +248,8 @@ def restored(model: Any, layers: list[Layer]) -> Iterator[None]:
 
 
 def key_of(row: Row) -> tuple[Any, ...]:
-    names = ("model", "scheme", "quantizer", "judge")
-    return (*(row[name] for name in names), *row["layers"])
+    transform = row.get("transform", NONE), row.get("untied", False)
+    return (*transform, *(row[name] for name in ("scheme", "quantizer", "judge")), *row["layers"])
 
 
 def rows_in(path: Path) -> Iterator[Row]:
@@ -234,9 +270,11 @@ def machine() -> str:
 
 
 def show(rows: list[Row]) -> None:
-    print("| scheme | quantizer | loss | of zeros | s | KL | perplexity |\n" + "|---" * 7 + "|")
+    head = "| scheme | quantizer | transform | loss | of zeros | s | KL | perplexity |\n"
+    print(head + "|---" * 8 + "|")
     for row in rows:
-        cells = [row["scheme"], row["quantizer"]]
+        transform = row.get("transform", NONE) + (", untied" if row.get("untied") else "")
+        cells = [row["scheme"], row["quantizer"], transform]
         cells += [f"{row[name]:.5f}" if name in row else "–" for name in ("loss", "share")]
         cells.append(f"{row['render_s']:.1f}")
         if "kl" in row:

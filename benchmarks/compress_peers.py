@@ -75,7 +75,7 @@ def main() -> None:
     tokens = workspace.tokens(demo_documents(files), counts=COUNTS, seed=0)
     layers = [layer for layer in workspace.layers if layer.kind is Kind.LINEAR]
     reference = make_reference(workspace.model, tokens.held_out)
-    shared = {"model": files.gguf.name, "layers": ["*"], "judge": "kl"}
+    shared = {"layers": ["*"], "judge": "kl"}
     known = {key_of(row) for row in rows_in(args.out)}
     for scheme, quantizer, peer, options in _arms():
         row: Row = shared | {"scheme": scheme, "quantizer": quantizer}

@@ -19,6 +19,7 @@ LABELS = {
     "load": "Loading the model",
     "sample": "Sampling text from the model",
     "statistics": "Gathering statistics",
+    "scales": "Searching scales of channels",
     "measure": "Rendering and measuring",
     "swaps": "Swapping one layer at a time",
     "influence": "Running the blocks",

@@ -335,6 +335,14 @@ def test_sources_have_weights_and_colons(bitplan, tiny_folder, tiny_tokenizer, t
     assert "176 tokens" in " ".join(said.out.split())
 
 
+def test_a_transform_reaches_the_table(bitplan, tiny_folder):
+    arguments = ("measure", tiny_folder("llama-tied"), "--schemes", "int4g16,bf16", "--length", 16)
+    few = ("--quantizer", "rtn", "--sequences", 2, "--transform", "hadamard")
+    said = good(bitplan(*arguments, *few))
+    assert CostTable.load("costs.json").provenance.transform == "hadamard"
+    assert "Only the heads are rotated, not the residual stream" in " ".join(said.err.split())
+
+
 def test_a_time_limit_and_a_temperature_reach_the_table(bitplan, tiny_folder):
     arguments = ("measure", tiny_folder("gpt2"), "--schemes", "int4,bf16", "--quantizer", "rtn")
     limited = ("--time-limit", 1e-9, "--length", 8, "--temperature", 0.5)
@@ -467,6 +475,7 @@ def nothing_was_written(folder: Path) -> bool:
         (["--time-limit", "0"], "The time limit is 0"),
         (["--time-limit", "60", "--sequences", "8"], "Leave one of them out"),
         (["--dtype", "int8"], "not a dtype"),
+        (["--transform", "spin"], "no transform 'spin'. Choose one of: none, awq, hadamard"),
         (["--through", "block"], "no way through a model named 'block'"),
         (["--length", "256"], "256 tokens long, but the model reads at most 64"),
         (["--out", "."], "is a folder"),

@@ -157,6 +157,15 @@ def shown(view, width=80):
     return capture.get()
 
 
+def test_a_transform_is_named_where_there_is_one(plan, table, page):
+    assert "folded into the weights" not in page
+    made = plan.provenance.model_copy(update={"transform": "awq"})
+    transformed = plan.model_copy(update={"provenance": made})
+    assert "<dt>folded into the weights</dt><dd>awq</dd>" in render(
+        transformed, table, *predictions(table)
+    )
+
+
 # Groups
 
 

@@ -86,6 +86,13 @@ class EffortOptions:
             show_default="the effort's",
         ),
     ] = None
+    transform: Annotated[
+        str,
+        typer.Option(
+            help="Folded into the weights first, outputs unchanged: none, awq (channels scaled) or "
+            "hadamard (rotated)."
+        ),
+    ] = "none"
     through: Annotated[
         str,
         typer.Option(
@@ -105,6 +112,7 @@ class EffortOptions:
             "estimator": self.estimator,
             "effort": self.effort,
             "quantizer": self.quantizer,
+            "transform": self.transform,
             "through": self.through,
         }
 

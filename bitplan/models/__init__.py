@@ -20,6 +20,13 @@ from bitplan.models.digest import check_finite as check_finite
 from bitplan.models.digest import model_digest as model_digest
 from bitplan.models.divergence import total_kl as total_kl
 from bitplan.models.experts import eager_experts as eager_experts
+from bitplan.models.fold import Change as Change
+from bitplan.models.fold import change_group as change_group
+from bitplan.models.fold import rotate_heads as rotate_heads
+from bitplan.models.fold import rotate_stream as rotate_stream
+from bitplan.models.fold import spread as spread
+from bitplan.models.fold import why_no_stream as why_no_stream
+from bitplan.models.hadamard import random_rotation as random_rotation
 from bitplan.models.inputs import Inputs as Inputs
 from bitplan.models.inputs import main_input as main_input
 from bitplan.models.inputs import reads as reads
@@ -31,6 +38,9 @@ from bitplan.models.load import load_model as load_model
 from bitplan.models.load import load_outline as load_outline
 from bitplan.models.load import load_tokenizer as load_tokenizer
 from bitplan.models.load import model_class as model_class
+from bitplan.models.neighbours import Group as Group
+from bitplan.models.neighbours import find_neighbours as find_neighbours
+from bitplan.models.neighbours import rows_of as rows_of
 from bitplan.models.outputs import Outputs as Outputs
 from bitplan.models.outputs import Says as Says
 from bitplan.models.outputs import explained as explained

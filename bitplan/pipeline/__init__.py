@@ -8,5 +8,6 @@ from bitplan.pipeline.stages import Outcome as Outcome
 from bitplan.pipeline.stages import allocate as allocate
 from bitplan.pipeline.stages import measure as measure
 from bitplan.pipeline.stages import run as run
+from bitplan.pipeline.transform import folded_workspace as folded_workspace
 from bitplan.pipeline.workspace import Workspace as Workspace
 from bitplan.pipeline.workspace import default_workdir as default_workdir

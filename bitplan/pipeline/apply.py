@@ -9,11 +9,12 @@ from torch import nn
 
 from bitplan.apply import check_plan, pack_caches_of, pack_layers
 from bitplan.calibration import SAMPLED, Calibration, Sizes, TokenSets, settle, tokens_digest
-from bitplan.compress import reads_covariance, render
+from bitplan.compress import NONE, reads_covariance, render
 from bitplan.effort import STANDARD, get_effort
 from bitplan.errors import CalibrationError, InputError, PlanError
 from bitplan.models import Source, weight_of
 from bitplan.pipeline.caches import caches_of
+from bitplan.pipeline.transform import folded_workspace
 from bitplan.pipeline.tuning import Tuning, tuned
 from bitplan.pipeline.workspace import Workspace
 from bitplan.progress import Progress, quiet, track
@@ -106,6 +107,8 @@ def run_apply(
             f"{workspace.dtype}, so its bytes would not be the plan's. Convert it first: "
             f"model.to(torch.{made.dtype})."
         )
+    if made.transform != NONE:
+        workspace, calibration = _folded(workspace, plan, calibration, progress)
     store = workspace.store(made.calibration_digest, made.quantizer)
     schemes = {layer: plan.schemes[layer.name] for layer in workspace.layers}
     kept = workspace.kept()
@@ -138,6 +141,39 @@ def run_apply(
         progress=progress,
     )
     return Applied(model=pack_caches_of(packed, plan), tuning=tuning)
+
+
+def _folded(
+    workspace: Workspace, plan: Plan, calibration: Calibration, progress: Progress
+) -> tuple[Workspace, Calibration]:
+    """The workspace of the model that the plan's weights are of, and the calibration to go on with.
+
+    Text that was sampled is that of the model as it was given.
+    """
+    made = plan.provenance
+
+    def tokens_of() -> TokenSets:
+        return _tokens_of(
+            workspace,
+            plan,
+            calibration,
+            progress,
+            why=f'The scales of the transform "{made.transform}" are not in {workspace.folder}, '
+            "and to find them again",
+            advice="Give that text as calibration, or the work folder where the plan was made.",
+        )
+
+    if calibration is None and made.calibration.startswith(SAMPLED):
+        calibration = tokens_of()
+    folded = folded_workspace(
+        workspace,
+        made.transform,
+        calibration_digest=made.calibration_digest,
+        tokens_of=tokens_of,
+        seed=made.seed,
+        progress=progress,
+    )
+    return folded, calibration
 
 
 def _render(

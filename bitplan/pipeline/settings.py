@@ -14,7 +14,7 @@ from bitplan.calibration import (
     check_sources,
     check_temperature,
 )
-from bitplan.compress import get_quantizer
+from bitplan.compress import NONE, check_transform, get_quantizer
 from bitplan.effort import STANDARD, get_effort
 from bitplan.errors import InputError
 from bitplan.formats import check_cached
@@ -46,6 +46,9 @@ class Settings:
         effort: how much work the weights are worth: a name of `bitplan.effort.EFFORTS`, which says
             what is done where quantizer and refine_tokens are None.
         quantizer: a name of `bitplan.compress.QUANTIZERS`; None: the effort's.
+        transform: a change of the model that leaves its outputs and is folded into its weights
+            before they are rendered: a name of `bitplan.compress.TRANSFORMS`. "awq" scales channels
+            by what they carry, "hadamard" rotates them.
         through: how calibration goes through the model: "whole", "blocks" (one block in memory at a
             time, hidden states on disk), or "auto" by the memory of the machine.
         seed: of all that is drawn at random.
@@ -86,6 +89,7 @@ class Settings:
     estimator: str = AUTO
     effort: str = STANDARD
     quantizer: str | None = None
+    transform: str = NONE
     through: str = "auto"
     seed: int = 0
     workdir: str | Path | None = None
@@ -111,6 +115,7 @@ class Settings:
         """Refuse here what would otherwise be found after hours."""
         check_estimator(self.estimator)
         get_quantizer(self.renders_by)
+        check_transform(self.transform)
         check_pass(self.through)
         check_solver(self.solver)
         check_preset(self.preset, self.solver)

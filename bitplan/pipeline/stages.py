@@ -1,7 +1,7 @@
 """The stages from a model to its table and its plan: measure, allocate."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -16,6 +16,7 @@ from bitplan.allocator import (
     solve,
 )
 from bitplan.calibration import Counts, TokenSets
+from bitplan.compress import NONE
 from bitplan.footprint import scheme_bytes
 from bitplan.models import Source
 from bitplan.pipeline.caches import (
@@ -28,6 +29,7 @@ from bitplan.pipeline.estimator import settle_estimator
 from bitplan.pipeline.rows import rows_in
 from bitplan.pipeline.settings import Settings
 from bitplan.pipeline.time_limit import choose_counts
+from bitplan.pipeline.transform import transformed
 from bitplan.pipeline.verify import verified
 from bitplan.pipeline.workspace import Workspace
 from bitplan.progress import Progress, quiet
@@ -37,7 +39,10 @@ from bitplan.sensitivity import Meter
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """A plan, the table that it was solved from, and the model, its weights as they were."""
+    """A plan, the table that it was solved from, and the model, its weights as they were.
+
+    But for the transform, which is folded into them; of a module that was lent, into a copy.
+    """
 
     plan: Plan
     table: CostTable
@@ -57,7 +62,7 @@ def measure(model: Source, *, progress: Progress = quiet, **settings: Any) -> Co
     """
     chosen = Settings(**settings)
     workspace = _open(model, chosen, progress)
-    return measure_in(workspace, chosen, progress)[0]
+    return measure_in(*transformed(workspace, chosen, progress), progress)[0]
 
 
 def allocate(
@@ -113,9 +118,11 @@ def run(
     may_keep = given.fixes_nothing and all(
         kept[layer.name] in menu for layer, menu in legal.items()
     )
-    whole = _sizes(workspace, {layer: (kept[layer.name],) for layer in legal}, chosen)
+    unchanged = replace(chosen, transform=NONE)
+    whole = _sizes(workspace, {layer: (kept[layer.name],) for layer in legal}, unchanged)
     if may_keep and budget.total_bytes >= largest_bytes(whole):
         return _keep_everything(workspace, whole, kept, budget)
+    workspace, chosen = transformed(workspace, chosen, progress)
     table, meter, tokens = measure_in(workspace, chosen, progress)
     plan = solve(table, budget, solver=chosen.solver, preset=chosen.preset, constraints=given)
     if chosen.verify:
@@ -179,6 +186,7 @@ def _provenance(
         tokens,
         estimator=settings.estimator,
         quantizer=settings.renders_by,
+        transform=settings.transform,
         seed=settings.seed,
         temperature=settings.temperature,
         counts=counts,

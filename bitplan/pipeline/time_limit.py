@@ -20,7 +20,7 @@ from bitplan.calibration import (
     settle,
     within,
 )
-from bitplan.compress import reads_covariance, render
+from bitplan.compress import AWQ, reads_covariance, render
 from bitplan.errors import CalibrationError, InputError
 from bitplan.files import read_text, write_text
 from bitplan.models import eager_experts, weight_of, wide_matmuls
@@ -67,6 +67,7 @@ def choose_counts(workspace: Workspace, settings: Settings) -> Counts:
         calibration is None,
         settings.estimator,
         settings.renders_by,
+        settings.transform,
         [(layer.name, [str(scheme) for scheme in menu]) for layer, menu in legal.items()],
     )
     path = workspace.folder / f"counts-{key}.json"
@@ -74,6 +75,8 @@ def choose_counts(workspace: Workspace, settings: Settings) -> Counts:
     if chosen is None:
         drawing_s, overhead_s = _seconds_without_passes(workspace, settings, counts, legal)
         passes = _passes(settings.estimator, settings.renders_by)
+        if settings.transform == AWQ:  # by statistics of the model before it is folded
+            passes += STATISTICS
         chosen = within(
             settings.time_limit_s,
             sequence_s=drawing_s + (passes * pass_s(workspace, counts.length) if passes else 0.0),

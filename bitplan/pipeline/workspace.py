@@ -20,7 +20,7 @@ from bitplan.calibration import (
     sources_of,
     tokens_digest,
 )
-from bitplan.compress import RENDERING, Bound, Store
+from bitplan.compress import NONE, RENDERING, Bound, Store
 from bitplan.errors import ModelError, SchemeError
 from bitplan.files import make_folder, remove_stale
 from bitplan.footprint import FLOAT_OF_DTYPE, default_schemes, legal_schemes
@@ -260,6 +260,7 @@ class Workspace:
         estimator: str,
         quantizer: str,
         seed: int,
+        transform: str = NONE,
         temperature: float = 1.0,
         counts: Counts | None = None,
         context: int = 0,
@@ -277,6 +278,7 @@ class Workspace:
             temperature=temperature,
             estimator=estimator,
             quantizer=quantizer,
+            transform=transform,
             seed=seed,
             sizes=asdict(counts) if counts else {},
             context=context,

@@ -30,6 +30,9 @@ class Provenance(Record):
     )
     estimator: str
     quantizer: str
+    transform: str = Field(
+        default="none", description="folded into the weights before they are rendered"
+    )
     seed: int
     sizes: dict[str, PositiveInt] = Field(
         default_factory=dict,

@@ -58,6 +58,7 @@ class Measure(Record):
     estimator: Name = "auto"
     effort: Name = "standard"
     quantizer: Name | None = None
+    transform: Name = "none"
     through: Name = "auto"
     seed: int = Field(default=0, ge=0)
     dtype: Name = "auto"

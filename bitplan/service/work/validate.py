@@ -79,6 +79,7 @@ _MEASURING = (
     "estimator",
     "effort",
     "quantizer",
+    "transform",
     "through",
     "seed",
     "dtype",
