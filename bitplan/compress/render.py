@@ -15,6 +15,7 @@ from bitplan.compress.quantizers.admm import admm
 from bitplan.compress.quantizers.dsnot import dsnot
 from bitplan.compress.quantizers.gptq import gptq
 from bitplan.compress.quantizers.hqq import hqq
+from bitplan.compress.quantizers.icbs import icbs
 from bitplan.compress.quantizers.quantease import quantease
 from bitplan.compress.quantizers.rtn import clip, rtn
 from bitplan.compress.salient import salient_apart
@@ -26,13 +27,14 @@ QUANTIZERS: dict[str, Quantizer] = {
     "gptq": gptq,
     "quantease": quantease,
     "admm": admm,
+    "icbs": icbs,
     "clip": clip,
     "dsnot": dsnot,
     "hqq": hqq,
     "rtn": rtn,
 }
 
-COMPENSATING = ("gptq", "admm", "quantease")
+COMPENSATING = ("gptq", "admm", "icbs", "quantease")
 """Quantizers that let columns make up for the errors of others."""
 
 
