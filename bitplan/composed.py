@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bitplan.formats import Packed, in_place, rest_of
+from bitplan.formats import Packed, in_place, kept_of_row, rest_of, widened
 from bitplan.modules import PackedWeight
-from bitplan.schema import BASE, COLUMNS, DOWN, SALIENT, UP
+from bitplan.schema import BASE, COLUMNS, DOWN, KEPT, SALIENT, UP, narrowed
 from bitplan.weight import AbstractWeight
 
 
@@ -22,12 +22,14 @@ def hold(packed: Packed, *, compute_dtype: torch.dtype, transposed: bool = False
 class ComposedWeight(AbstractWeight):
     """A `PackedWeight` for each part (see `bitplan.schema.parts`), with a kernel of its own.
 
-    Of salient columns it holds `columns`, as the file does. Those of the base follow from them:
-    they are worked out once, and take four bytes each beside what the file takes. The bytes of a
-    plan are those of the file.
+    Of salient columns it holds `columns`, and of those that are left out the `kept` ones, as the
+    file does. The columns of the base follow from the first, and the numbers of the others from the
+    second: they are worked out once, and take four bytes each beside what the file takes. The bytes
+    of a plan are those of the file.
     """
 
     columns: Tensor | None
+    kept: Tensor | None
 
     def __init__(
         self, packed: Packed, *, compute_dtype: torch.dtype, transposed: bool = False
@@ -37,9 +39,11 @@ class ComposedWeight(AbstractWeight):
         self.compute_dtype, self.transposed = compute_dtype, transposed
         for name, part in packed.split().items():
             self.add_module(name, PackedWeight(part, compute_dtype=compute_dtype))
-        if COLUMNS in packed.tensors:
-            self.register_buffer(COLUMNS, packed.tensors[COLUMNS])
-        self._rest: tuple[Tensor, Tensor] | None = None  # salient columns, and those that are not
+        for name in (COLUMNS, KEPT):
+            if name in packed.tensors:
+                self.register_buffer(name, packed.tensors[name])
+        # By the name of a buffer: it, and the columns that follow from it.
+        self._known: dict[str, tuple[Tensor, Tensor]] = {}
 
     def _parts(self) -> dict[str, PackedWeight]:
         return {
@@ -54,17 +58,18 @@ class ComposedWeight(AbstractWeight):
     def packed(self, expert: int | None = None) -> Packed:
         """The canonical tensors of all parts, or those of one expert."""
         packed = {name: part.packed(expert) for name, part in self._parts().items()}
-        shape, columns = tuple(self.shape), self._buffers.get(COLUMNS)
+        shape = tuple(self.shape if expert is None else self.shape[1:])
+        which = (self._buffers.get(name) for name in (COLUMNS, KEPT))
         if expert is not None:
-            shape, columns = shape[1:], None if columns is None else columns[expert]
-        return Packed.join(self.scheme, shape, packed, columns)
+            which = (None if all_ is None else all_[expert] for all_ in which)
+        return Packed.join(self.scheme, shape, packed, *which)
 
     def arrange(self, *, lookup: bool = False, kernel: str | None = None) -> None:
         """Lay each part out for the fastest implementation that it has, or for `kernel`."""
         for part in self._parts().values():
             part.arrange(lookup=lookup, kernel=kernel)
-        if (columns := self._buffers.get(COLUMNS)) is not None:
-            self._rest_of(columns)  # now, so that a product changes nothing
+        for name in (COLUMNS, KEPT):
+            self._following(name)  # now, so that a product changes nothing
 
     def multiply(
         self, inputs: Float[Tensor, "*tokens in"], expert: int | None = None
@@ -72,15 +77,16 @@ class ComposedWeight(AbstractWeight):
         """Product with the transposed weight, or an expert's: the sum of those of the parts."""
         self.check(inputs)
         parts, columns = self._parts(), self._buffers.get(COLUMNS)
-        if columns is None:
+        if (kept := self._following(KEPT)) is not None:
+            inputs = inputs.index_select(-1, kept if expert is None else kept[expert])
+        rest = self._following(COLUMNS)
+        if columns is None or rest is None:
             output = parts[BASE].multiply(inputs, expert)
         else:
-            rest = self._rest_of(columns)
             if expert is not None:
                 rest, columns = rest[expert], columns[expert]
             output = parts[BASE].multiply(inputs.index_select(-1, rest), expert)
-            kept = parts[SALIENT].multiply(inputs.index_select(-1, columns), expert)
-            output = output + kept
+            output = output + parts[SALIENT].multiply(inputs.index_select(-1, columns), expert)
         if UP in parts:
             output = output + parts[UP].multiply(parts[DOWN].multiply(inputs, expert), expert)
         return output
@@ -94,21 +100,32 @@ class ComposedWeight(AbstractWeight):
         if UP in parts:
             down = parts[DOWN].packed().decode(self.compute_dtype)
             rows = rows + parts[UP].lookup(tokens) @ down
-        return rows
+        kept = self._following(KEPT)
+        return rows if kept is None else widened(rows, kept, self.shape[-1])
 
-    def _rest_of(self, columns: Tensor) -> Tensor:
+    def _following(self, name: str) -> Tensor | None:
+        """The columns of the base, or of all parts, where they are not all of them."""
+        told = self._buffers.get(name)
+        if told is None:
+            return None
         if torch.compiler.is_compiling():  # a graph keeps nothing from one call to the next
-            return rest_of(columns, self.shape[-1])
-        if self._rest is None or self._rest[0] is not columns:
-            self._rest = columns, rest_of(columns, self.shape[-1])
-        return self._rest[1]
+            return self._worked_out(name, told)
+        if name not in self._known or self._known[name][0] is not told:
+            self._known[name] = told, self._worked_out(name, told)
+        return self._known[name][1]
+
+    def _worked_out(self, name: str, told: Tensor) -> Tensor:
+        narrow = narrowed(self.scheme, self.shape)[-1]
+        if name == COLUMNS:
+            return rest_of(told, narrow)
+        return kept_of_row(told, self.shape[-1], narrow)
 
     def _load_from_state_dict(self, *args: Any, **keywords: Any) -> None:
-        self._rest = None
+        self._known.clear()
         super()._load_from_state_dict(*args, **keywords)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ComposedWeight":
         super()._apply(fn, recurse)
-        self._rest = None
+        self._known.clear()
         self.compute_dtype = self._parts()[BASE].compute_dtype
         return self

@@ -8,7 +8,8 @@ bfloat16 numbers; or bytes, with a bfloat16 step for every 256 of them; or a sca
 codes are. Where some weights are zero the others alone have codes, and which they are takes a bit a
 weight, or in N:M sparsity as many bits a block as there are patterns to tell apart, packed
 likewise. Salient columns and low-rank terms are matrices of their own beside the base, see
-`bitplan.schema.parts`, and the number of a salient column takes four bytes.
+`bitplan.schema.parts`, and the number of a salient column takes four bytes. Where columns are left
+out, a bit a column, packed likewise, says which are not, and all else is of the others.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,7 @@ from bitplan.schema import (
     INDEX_BYTES,
     Layer,
     Scheme,
+    narrowed,
     parts,
     salient_columns,
     scheme_names,
@@ -60,9 +62,17 @@ def scheme_bytes(shape: Sequence[int], scheme: Scheme) -> int:
     387072
     >>> scheme_bytes((576, 1536), Scheme.parse("int3g64+1%int8"))  # 16 columns, and their numbers
     394048
+    >>> scheme_bytes((576, 1536), Scheme.parse("int3g64+25%ch"))  # of 1,152 columns, and 1,536 bits
+    290496
     """
     each = (_plain_bytes(of_part, plain) for plain, of_part in parts(scheme, shape).values())
-    return sum(each) + prod(shape[:-2]) * salient_columns(scheme, shape[-1]) * INDEX_BYTES
+    return sum(each) + prod(shape[:-2]) * _index_bytes(shape, scheme)
+
+
+def _index_bytes(shape: Sequence[int], scheme: Scheme) -> int:
+    """What says which columns of one matrix are salient, and which are left out."""
+    numbers = salient_columns(scheme, narrowed(scheme, shape)[-1]) * INDEX_BYTES
+    return numbers + (-(-shape[-1] // CODES_A_PACK) if scheme.channels else 0)
 
 
 def _plain_bytes(shape: Sequence[int], scheme: Scheme) -> int:

@@ -8,12 +8,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bitplan.compress.by_rows import Quantizer, by_rows, joined
+from bitplan.compress.channels import narrow, with_channels
 from bitplan.compress.curvature import Curvature
 from bitplan.compress.low_rank import add_low_rank
 from bitplan.compress.quantizers.admm import admm
 from bitplan.compress.quantizers.dsnot import dsnot
 from bitplan.compress.quantizers.gptq import gptq
 from bitplan.compress.quantizers.hqq import hqq
+from bitplan.compress.quantizers.icbs import icbs
 from bitplan.compress.quantizers.quantease import quantease
 from bitplan.compress.quantizers.rtn import clip, rtn
 from bitplan.compress.salient import salient_apart
@@ -25,13 +27,14 @@ QUANTIZERS: dict[str, Quantizer] = {
     "gptq": gptq,
     "quantease": quantease,
     "admm": admm,
+    "icbs": icbs,
     "clip": clip,
     "dsnot": dsnot,
     "hqq": hqq,
     "rtn": rtn,
 }
 
-COMPENSATING = ("gptq", "admm", "quantease")
+COMPENSATING = ("gptq", "admm", "icbs", "quantease")
 """Quantizers that let columns make up for the errors of others."""
 
 
@@ -111,6 +114,27 @@ def _render(
     curvature = None
     if covariance is not None and shrinkage is not None and reads_covariance(quantizer):
         curvature = Curvature(covariance=covariance, shrinkage=shrinkage.item())
+    made: dict[Scheme, Packed] = {}
+    for channels in dict.fromkeys(scheme.channels for scheme in schemes):
+        some = [scheme for scheme in schemes if scheme.channels == channels]
+        if channels is None:
+            made |= zip(some, _all_columns(weight, some, quantizer, curvature), strict=True)
+            continue
+        compensate = quantizer in COMPENSATING
+        left, of_left, kept = narrow(weight, channels, curvature, compensate=compensate)
+        plain = [replace(scheme, channels=None) for scheme in some]
+        for scheme, one in zip(some, _all_columns(left, plain, quantizer, of_left), strict=True):
+            made[scheme] = with_channels(scheme, one, kept, (len(weight), weight.shape[1]))
+    return [made[scheme] for scheme in schemes]
+
+
+def _all_columns(
+    weight: Float[Tensor, "out in"],
+    schemes: Sequence[Scheme],
+    quantizer: str,
+    curvature: Curvature | None,
+) -> list[Packed]:
+    """One matrix in schemes that leave no column out."""
     quantize = QUANTIZERS[quantizer]
     plain = [*dict.fromkeys(scheme.base for scheme in schemes if scheme.salient is None)]
     made = dict(zip(plain, by_rows(weight, plain, quantize, curvature), strict=True))

@@ -8,7 +8,10 @@ from bitplan.formats.cached import round_rows as round_rows
 from bitplan.formats.cached import rows_of as rows_of
 from bitplan.formats.cached import states_of as states_of
 from bitplan.formats.composed import in_place as in_place
+from bitplan.formats.composed import kept_of_row as kept_of_row
+from bitplan.formats.composed import pack_kept as pack_kept
 from bitplan.formats.composed import rest_of as rest_of
+from bitplan.formats.composed import widened as widened
 from bitplan.formats.packed import TORCH_DTYPES as TORCH_DTYPES
 from bitplan.formats.packed import Packed as Packed
 from bitplan.formats.packed import decode_codebook as decode_codebook

@@ -1,11 +1,12 @@
-"""A weight from its parts: columns put back where they were, and the low-rank term added."""
+"""A weight from its parts: the low-rank term added, and columns put back where they were."""
 
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from bitplan.formats import bits
 from bitplan.schema import BASE, DOWN, SALIENT, UP
 
 
@@ -36,11 +37,50 @@ def in_place(
     return side_by_side.take_along_dim(place.unsqueeze(-2), dim=-1)
 
 
+def pack_kept(columns: Int[Tensor, "k"], row: int) -> UInt8[Tensor, "bytes"]:
+    """The bits that say which columns of a row are not left out.
+
+    >>> pack_kept(torch.tensor([0, 2, 9]), 10).tolist()
+    [5, 2]
+    """
+    kept = torch.zeros(row, dtype=torch.uint8, device=columns.device)
+    return bits.pack(kept.index_fill_(0, columns.long(), 1), 1)
+
+
+def kept_of_row(
+    kept: UInt8[Tensor, "*experts bytes"], row: int, count: int
+) -> Int[Tensor, "*experts count"]:
+    """The columns of a row that are not left out, `count` of them, in rising order; int32.
+
+    >>> kept_of_row(torch.tensor([5, 2], dtype=torch.uint8), 10, 3).tolist()
+    [0, 2, 9]
+    """
+    order = bits.unpack(kept, 1, row).sort(dim=-1, descending=True, stable=True).indices
+    return order[..., :count].int()
+
+
+def widened(
+    narrow: Float[Tensor, "*out kept"], columns: Int[Tensor, "*experts kept"], row: int
+) -> Float[Tensor, "*out in"]:
+    """Columns that are not left out where they belong; zero elsewhere."""
+    wide = narrow.new_zeros(*narrow.shape[:-1], row)
+    if columns.dim() == 1:
+        return wide.index_copy(-1, columns.long(), narrow)
+    return wide.scatter(-1, columns.long().unsqueeze(-2).expand_as(narrow), narrow)
+
+
 def compose(
-    parts: Mapping[str, Tensor], columns: Int[Tensor, "*experts k"] | None
+    parts: Mapping[str, Tensor],
+    columns: Int[Tensor, "*experts k"] | None,
+    kept: UInt8[Tensor, "*experts bytes"] | None,
+    row: int,
 ) -> Float[Tensor, "*out in"]:
     """The dense weight of dense parts, by their names in `bitplan.schema.parts`."""
     weight = parts[BASE]
     if columns is not None:
         weight = in_place(weight, parts[SALIENT], columns)
-    return weight + parts[UP] @ parts[DOWN] if UP in parts else weight
+    if UP in parts:
+        weight = weight + parts[UP] @ parts[DOWN]
+    if kept is None:
+        return weight
+    return widened(weight, kept_of_row(kept, row, weight.shape[-1]), row)

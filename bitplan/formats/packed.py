@@ -10,7 +10,7 @@ from bitplan.formats import base3, bits, double, masks
 from bitplan.formats.codebook import codebook_of, look_up
 from bitplan.formats.composed import compose
 from bitplan.formats.scales import MATRIX_SCALE, SCALE_DTYPE, read_scale, store_scale
-from bitplan.schema import BASE, COLUMNS, DOWN, Scheme, parts
+from bitplan.schema import BASE, COLUMNS, DOWN, KEPT, Scheme, parts
 
 TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -37,6 +37,8 @@ class Packed:
 
     A scheme with salient columns or a low-rank term has the tensors of each of its parts, named
     as `base.codes` (see `bitplan.schema.parts`), and `columns`, int32 [..., k]: which are salient.
+    One that leaves columns out has the tensors of the narrower matrix, under such names too, and
+    `kept`, uint8 [..., bytes], a bit a column: which are in it.
     """
 
     scheme: Scheme
@@ -101,9 +103,13 @@ class Packed:
         scheme: Scheme,
         shape: tuple[int, ...],
         parts: "dict[str, Packed]",
-        columns: Int[Tensor, "*experts k"] | None,
+        columns: Int[Tensor, "*experts k"] | None = None,
+        kept: UInt8[Tensor, "*experts bytes"] | None = None,
     ) -> "Packed":
-        """A weight of several parts; `columns` are its salient ones, where it has any."""
+        """A weight of several parts; `columns` are its salient ones, where it has any.
+
+        `kept` says which are not left out, where some are.
+        """
         tensors = {
             f"{name}.{key}": tensor
             for name, one in parts.items()
@@ -111,6 +117,8 @@ class Packed:
         }
         if columns is not None:
             tensors[COLUMNS] = columns.to(torch.int32)
+        if kept is not None:
+            tensors[KEPT] = kept
         return cls(scheme=scheme, shape=shape, tensors=tensors)
 
     def split(self) -> "dict[str, Packed]":
@@ -137,7 +145,8 @@ class Packed:
                 for name, part in self.split().items()
             }
             shape = (*some[BASE].shape[:-1], self.shape[-1])
-            return Packed.join(self.scheme, shape, some, self.tensors.get(COLUMNS))
+            which = (self.tensors.get(name) for name in (COLUMNS, KEPT))
+            return Packed.join(self.scheme, shape, some, *which)
         tensors = {
             name: tensor if name == MATRIX_SCALE else tensor[..., rows, :]
             for name, tensor in self.tensors.items()
@@ -150,7 +159,8 @@ class Packed:
         """The dense weight, as stored."""
         if self.scheme.is_composed:
             dense = {name: part.decode() for name, part in self.split().items()}
-            return compose(dense, self.tensors.get(COLUMNS)).to(dtype)
+            columns, kept = (self.tensors.get(name) for name in (COLUMNS, KEPT))
+            return compose(dense, columns, kept, self.shape[-1]).to(dtype)
         if self.scheme.is_float:
             return self.tensors["weight"].to(dtype)
         decode = decode_integer if self.scheme.is_integer else decode_codebook

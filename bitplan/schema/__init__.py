@@ -7,6 +7,7 @@ from bitplan.schema.artefact import SCHEMA_VERSION as SCHEMA_VERSION
 from bitplan.schema.artefact import Artefact as Artefact
 from bitplan.schema.artefact import json_schema as json_schema
 from bitplan.schema.budget import Budget as Budget
+from bitplan.schema.channels import Channels as Channels
 from bitplan.schema.costs import Cost as Cost
 from bitplan.schema.costs import CostTable as CostTable
 from bitplan.schema.costs import Interaction as Interaction
@@ -26,8 +27,10 @@ from bitplan.schema.parts import BASE as BASE
 from bitplan.schema.parts import COLUMNS as COLUMNS
 from bitplan.schema.parts import DOWN as DOWN
 from bitplan.schema.parts import INDEX_BYTES as INDEX_BYTES
+from bitplan.schema.parts import KEPT as KEPT
 from bitplan.schema.parts import SALIENT as SALIENT
 from bitplan.schema.parts import UP as UP
+from bitplan.schema.parts import narrowed as narrowed
 from bitplan.schema.parts import parts as parts
 from bitplan.schema.parts import salient_columns as salient_columns
 from bitplan.schema.parts import unfit as unfit

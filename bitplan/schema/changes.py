@@ -4,15 +4,17 @@ import re
 from typing import TypeAlias
 
 from bitplan.errors import SchemeError
-from bitplan.schema import low_rank, salient, sparsity
+from bitplan.schema import channels, low_rank, salient, sparsity
+from bitplan.schema.channels import Channels
 from bitplan.schema.low_rank import LowRank
 from bitplan.schema.salient import Salient
 from bitplan.schema.sparsity import Sparsity
 
-Change: TypeAlias = Sparsity | Salient | LowRank
+Change: TypeAlias = Sparsity | Channels | Salient | LowRank
 
-CHANGES: dict[str, tuple[str, type[Sparsity] | type[Salient] | type[LowRank]]] = {
+CHANGES: dict[str, tuple[str, type[Change]]] = {
     "sparsity": (sparsity.PATTERN, Sparsity),
+    "channels": (channels.PATTERN, Channels),
     "salient": (salient.PATTERN, Salient),
     "low_rank": (low_rank.PATTERN, LowRank),
 }
@@ -31,6 +33,6 @@ def read_change(name: str) -> tuple[str, Change]:
     if ":" in name:
         return "sparsity", Sparsity.parse(name)  # which says what is wrong with it
     raise SchemeError(
-        f"{name!r} is no sparsity, share of salient columns or low-rank term. "
-        f"{sparsity.KNOWN} {salient.KNOWN} {low_rank.KNOWN}"
+        f"{name!r} is no sparsity, share of columns left out, share of salient columns or low-rank "
+        f"term. {sparsity.KNOWN} {channels.KNOWN} {salient.KNOWN} {low_rank.KNOWN}"
     )

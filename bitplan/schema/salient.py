@@ -7,8 +7,8 @@ from typing import Literal
 from bitplan.errors import SchemeError
 
 FEW, MANY = 8, 32
-"""Columns are kept in eights, so that what is left packs without padding and stays in the blocks of
-N:M sparsity; and from 32 on in 32s, which GPU kernels want of what is left."""
+"""Columns are taken out in eights, so that what is left packs without padding and stays in the
+blocks of N:M sparsity; and from 32 on in 32s, which GPU kernels want of what is left."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from bitplan.errors import SchemeError
 from bitplan.schema.changes import CHANGES, read_change
+from bitplan.schema.channels import Channels
 from bitplan.schema.family import FAMILIES, WIDE, Family
 from bitplan.schema.low_rank import LowRank
 from bitplan.schema.salient import Salient
@@ -38,8 +39,9 @@ class Scheme:
 
     A final `d` after a group says that bfloat16 scales and offsets become bytes, of which every 256
     of a row share a step (double quantization). What follows each `+`, in this order, changes a
-    coded scheme: a `Sparsity`, whose zeros take no code; a share of `Salient` columns that are kept
-    at a higher precision; and a `LowRank` term that is added. `bits` are those of a code, as it is
+    coded scheme: a `Sparsity`, whose zeros take no code; a share of `Channels`, columns that are
+    left out; a share of `Salient` columns that are kept at a higher precision; and a `LowRank` term
+    that is added. `bits` are those of a code, as it is
     packed; `symmetric` says that there is no offset.
 
     >>> Scheme.parse("int3g128s").group_size
@@ -58,6 +60,7 @@ class Scheme:
     symmetric: bool = True
     double: bool = False
     sparsity: Sparsity | None = None
+    channels: Channels | None = None
     salient: Salient | None = None
     low_rank: LowRank | None = None
 
@@ -128,13 +131,13 @@ class Scheme:
 
     @property
     def base(self) -> "Scheme":
-        """Without salient columns and a low-rank term."""
-        return replace(self, salient=None, low_rank=None)
+        """Without columns left out, salient columns and a low-rank term."""
+        return replace(self, channels=None, salient=None, low_rank=None)
 
     @property
     def is_composed(self) -> bool:
-        """Whether a matrix is stored as several: see `bitplan.schema.parts`."""
-        return self.salient is not None or self.low_rank is not None
+        """Whether a matrix is stored as several, or a narrower one: see `bitplan.schema.parts`."""
+        return any((self.channels, self.salient, self.low_rank))
 
     @property
     def is_float(self) -> bool:
@@ -164,7 +167,7 @@ class Scheme:
         free = self.group_size and self.family.group_size is None
         group = f"g{self.group_size}" if free else ""
         symmetric = "s" if self.symmetric and self.family.offset else ""
-        changes = (self.sparsity, self.salient, self.low_rank)
+        changes = (getattr(self, field) for field in CHANGES)
         added = "".join(f"+{change}" for change in changes if change)
         return f"{self.stem}{group}{symmetric}{'d' if self.double else ''}{added}"
 
@@ -223,8 +226,8 @@ def _known() -> str:
         f"optional group ({sizes}; the whole row without), the int ones with an optional s for "
         f"symmetric, as in int4g64, int8s or nf4g64; and {', '.join(fixed)}, whose groups are "
         "fixed. A final d after a group makes bytes of scales, as in nf4g64d. At the end +2:4 or "
-        "+50% leaves weights out, +2%int8 keeps a share of the columns in int8 or bf16, and +r16 "
-        "adds a term of that rank."
+        "+50% leaves weights out, +25%ch whole columns, +2%int8 keeps a share of the columns in "
+        "int8 or bf16, and +r16 adds a term of that rank."
     )
 
 

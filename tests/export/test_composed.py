@@ -9,6 +9,7 @@ from bitplan.errors import ModelError
 from bitplan.export import load, save
 
 MENU = ("int3g16+2%int8", "int4g16+r2", "nf4g16+2%bf16+r3", "int4g16+2:4+2%int8", "int2g16s")
+MENU += ("int4g16+25%ch", "int3g16+2:4+25%ch+2%int8+r2")
 MODELS = ("llama", "llama-tied", "gpt2", "mixtral", "gpt-oss", "llama4")
 
 

@@ -1,4 +1,4 @@
-"""Weights of several parts: what they decode to, column by column, and their rows."""
+"""Weights of several parts, or without some columns: what they decode to, and their rows."""
 
 import re
 
@@ -9,25 +9,43 @@ from torch import Tensor
 from bitplan import runtimes
 from bitplan.errors import SchemeError
 from bitplan.footprint import scheme_bytes
-from bitplan.formats import Packed, encode_rows, in_place, rest_of
+from bitplan.formats import (
+    Packed,
+    encode_rows,
+    in_place,
+    kept_of_row,
+    pack_kept,
+    rest_of,
+    widened,
+)
 from bitplan.schema import Scheme
 from rendered import one, random
 
 NAMES = ["int3g16+2%int8", "nf4+1%bf16", "int4g16+r3", "nvfp4+2%int8+r3", "int3g16+2:4+2%bf16+r1"]
+NAMES += ["int3g16+25%ch", "nf4g16+2:4+10%ch", "int4g16+25%ch+2%int8+r3"]
 
 
 def by_columns(packed: Packed) -> Tensor:
     """The dense weight of one matrix by the docstrings: column by column."""
     made = {name: part.decode() for name, part in packed.split().items()}
-    weight, rest = torch.empty(packed.shape), 0
+    added = made["up"] @ made["down"] if "up" in made else None
+    weight, rest, stored = torch.zeros(packed.shape), 0, 0
     columns = packed.tensors.get("columns", torch.empty(0, dtype=torch.int32)).tolist()
+    kept = packed.tensors.get("kept")
+    bits = None if kept is None else kept.int().tolist()
     for column in range(packed.shape[-1]):
-        if column in columns:
-            weight[:, column] = made["salient"][:, columns.index(column)]
+        if bits is not None and not bits[column // 8] >> column % 8 & 1:
+            continue
+        if stored in columns:
+            weight[:, column] = made["salient"][:, columns.index(stored)]
         else:
             weight[:, column] = made["base"][:, rest]
             rest += 1
-    return weight + made["up"] @ made["down"] if "up" in made else weight
+        if added is not None:
+            weight[:, column] += added[:, stored]
+        stored += 1
+    assert rest == made["base"].shape[1]
+    return weight
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -84,7 +102,16 @@ def test_columns_are_put_where_they_were():
     assert found.tolist() == [[[-1, 0, 1, 2, 3, -2]], [[4, 5, -3, -4, 6, 7]]]
 
 
-@pytest.mark.parametrize("name", ["int4g16+2%int8", "int4g16+r4"])
+def test_columns_that_are_left_out_are_zero():
+    kept = torch.stack([pack_kept(torch.tensor(some), 10) for some in ([0, 2, 9], [3, 4, 8])])
+    assert kept.tolist() == [[5, 2], [24, 1]]
+    columns = kept_of_row(kept, 10, 3)
+    assert columns.tolist() == [[0, 2, 9], [3, 4, 8]]
+    found = widened(torch.arange(1, 7.0).view(2, 1, 3), columns, 10)
+    assert found.tolist() == [[[1, 0, 2, 0, 0, 0, 0, 0, 0, 3]], [[0, 0, 0, 4, 5, 0, 0, 0, 6, 0]]]
+
+
+@pytest.mark.parametrize("name", ["int4g16+2%int8", "int4g16+r4", "int4g16+25%ch"])
 def test_neither_a_cache_nor_torchs_own_matmul_has_them(name):
     with pytest.raises(SchemeError, match=f"^{re.escape(name)} is for weights: .* int4g64"):
         encode_rows(torch.zeros(1, 2, 32), Scheme.parse(name))

@@ -11,6 +11,7 @@ from bitplan.footprint import scheme_bytes
 
 MENU = ["int2g16", "int3g16", "int3g16+2%int8", "int3g16+r2", "int4g16+2%int8+r2", "bf16"]
 MENU += ["int4g16+2:4", "int4g16+2:4+2%int8", "nf4g16+2%bf16"]
+MENU += ["int4g16+25%ch", "int4g16+25%ch+r2"]
 SIZES = Sizes(calibration=8, search=2, held_out=2, length=16)
 
 
@@ -24,6 +25,7 @@ def test_they_are_measured_chosen_applied_saved_and_generate(tiny_model, tmp_pat
             assert cost.bytes == scheme_bytes(row.layer.shape, cost.scheme)
         assert losses["bf16"] == 0 < losses["int4g16+2%int8+r2"] < losses["int3g16"]
         assert losses["int3g16+2%int8"] < losses["int3g16"] < losses["int2g16"]
+        assert losses["int4g16+25%ch+r2"] < losses["int4g16+25%ch"]
         assert losses["int3g16+r2"] < losses["int3g16"]
         assert losses["int4g16+2:4+2%int8"] < losses["int4g16+2:4"]
     assert solve(table, Budget(bytes=table.rest_bytes + 30_000)).bytes <= table.rest_bytes + 30_000

@@ -2,6 +2,7 @@
 
 from bitplan.compress.sparsifiers.admm import admm as admm
 from bitplan.compress.sparsifiers.dsnot import dsnot as dsnot
+from bitplan.compress.sparsifiers.icbs import icbs as icbs
 from bitplan.compress.sparsifiers.keep import keep as keep
 from bitplan.compress.sparsifiers.scores import magnitude as magnitude
 from bitplan.compress.sparsifiers.scores import saliency as saliency

@@ -181,7 +181,7 @@ def test_takes_any_weight(case, quantizer):
         if case == "huge" or quantizer == "quantease":
             continue  # squares overflow, or another error is minimised: just numbers are promised
         # Sane: no worse than giving up on the weight. gptq minimises another error: 1.033.
-        slack = 1.05 if quantizer in ("gptq", "admm") else 1 + 1e-6
+        slack = 1.05 if quantizer in ("gptq", "admm", "icbs") else 1 + 1e-6
         assert (decoded - weight).double().norm() <= weight.double().norm() * slack, scheme
 
 

@@ -137,7 +137,7 @@ def hard_covariances(columns: int) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("case", hard_covariances(40))
 @pytest.mark.parametrize("name", ["int2g32", "int4s"])
-@pytest.mark.parametrize("quantizer", ["gptq", "quantease", "admm"])
+@pytest.mark.parametrize("quantizer", ["gptq", "quantease", "admm", "icbs"])
 def test_any_covariance_will_do(quantizer, case, name):
     weight, covariance = random(5, 40), hard_covariances(40)[case]
     packed = one(weight, name, quantizer, covariance)
