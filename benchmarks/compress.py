@@ -2,6 +2,7 @@
 
     python benchmarks/compress.py rates      # MB/s of float32 weights, on one core
     python benchmarks/compress.py quality    # SmolLM2-135M, its linears in one scheme
+    python benchmarks/compress.py quality --quantizers gptq --schemes int3g64 bitmod3g64 ternary2g64
 
 `rates` times rounding to nearest with packing (`encode`), packing and unpacking of codes alone, and
 `decode`, in turns; a row has the median and the quartiles. Processor time is counted: on a machine
@@ -10,7 +11,8 @@ another version, that is timed in the same run, in rounds that alternate.
 
 `quality` renders linears by each quantizer: half of tr(dW H dW') a token, by which all that read H
 predict the loss, summed over layers, and its share of what zeros would lose; then KL and perplexity
-on held-out tokens of the model with these weights. Text and sizes are those of `bitplan demo`. Rows
+on held-out tokens of the model with these weights; and the bits that a weight takes, with all that
+is stored. Text and sizes are those of `bitplan demo`. Rows
 are kept in a file, a JSON object a line, and what is there is not measured again. `--layers` takes
 patterns as `*.layers.1?.*`, and `--judge loss` leaves the model out.
 """
@@ -36,7 +38,8 @@ from torch import Tensor
 from bitplan.calibration import Counts
 from bitplan.compress import QUANTIZERS, render
 from bitplan.evaluate import compare, make_reference
-from bitplan.formats.packed import pack_codes, unpack_codes
+from bitplan.footprint import scheme_bytes
+from bitplan.formats.codes import pack_codes, unpack_codes
 from bitplan.models import demo_documents, fetch, weight_of
 from bitplan.pipeline import Workspace
 from bitplan.schema import Kind, Layer, Scheme
@@ -170,6 +173,7 @@ def run_quality(args: argparse.Namespace) -> None:
             row = shared | {"scheme": name, "quantizer": quantizer}
             if _key(row) in known:
                 continue
+            row |= {"bits": _bits_a_weight(layers, Scheme.parse(name))}
             with _restored(workspace.model, layers):
                 row |= _losses(workspace.model, layers, meter, Scheme.parse(name), ARMS[quantizer])
                 if reference is not None:
@@ -178,6 +182,11 @@ def run_quality(args: argparse.Namespace) -> None:
                     row |= {"perplexity": one.perplexity}
             _append(args.out, row | {"machine": _machine()})
     _show([row for row in rows_in(args.out) if {**row, **shared} == row])
+
+
+def _bits_a_weight(layers: list[Layer], scheme: Scheme) -> float:
+    size = sum(scheme_bytes(layer.shape, scheme) for layer in layers)
+    return 8 * size / sum(layer.parameters for layer in layers)
 
 
 def _losses(model: Any, layers: list[Layer], meter: Any, scheme: Scheme, arm: Arm) -> Row:
@@ -234,9 +243,11 @@ def _machine() -> str:
 
 
 def _show(rows: list[Row]) -> None:
-    print("| scheme | quantizer | loss | of zeros | s | KL | perplexity |\n" + "|---" * 7 + "|")
-    for row in rows:
-        cells = [row["scheme"], row["quantizer"], f"{row['loss']:.5f}", f"{row['share']:.5f}"]
+    print("| scheme | bits | quantizer | loss | of zeros | s | KL | perplexity |")
+    print("|---" * 8 + "|")
+    for row in sorted(rows, key=lambda row: row["bits"]):
+        cells = [row["scheme"], f"{row['bits']:.3f}", row["quantizer"]]
+        cells += [f"{row['loss']:.5f}", f"{row['share']:.5f}"]
         cells.append(f"{row['render_s']:.1f}")
         if "kl" in row:
             cells += [f"{row['kl']:.4f} ± {row['kl_error']:.4f}", f"{row['perplexity']:.2f}"]
