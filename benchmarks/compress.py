@@ -173,7 +173,8 @@ def run_quality(args: argparse.Namespace) -> None:
             row = shared | {"scheme": name, "quantizer": quantizer}
             if _key(row) in known:
                 continue
-            row |= {"bits": _bits_a_weight(layers, Scheme.parse(name))}
+            size = sum(scheme_bytes(layer.shape, Scheme.parse(name)) for layer in layers)
+            row |= {"bits": 8 * size / sum(layer.parameters for layer in layers)}
             with _restored(workspace.model, layers):
                 row |= _losses(workspace.model, layers, meter, Scheme.parse(name), ARMS[quantizer])
                 if reference is not None:
@@ -182,11 +183,6 @@ def run_quality(args: argparse.Namespace) -> None:
                     row |= {"perplexity": one.perplexity}
             _append(args.out, row | {"machine": _machine()})
     _show([row for row in rows_in(args.out) if {**row, **shared} == row])
-
-
-def _bits_a_weight(layers: list[Layer], scheme: Scheme) -> float:
-    size = sum(scheme_bytes(layer.shape, scheme) for layer in layers)
-    return 8 * size / sum(layer.parameters for layer in layers)
 
 
 def _losses(model: Any, layers: list[Layer], meter: Any, scheme: Scheme, arm: Arm) -> Row:
