@@ -2,6 +2,7 @@
 
     python benchmarks/compress.py rates      # MB/s of float32 weights, on one core
     python benchmarks/compress.py quality    # SmolLM2-135M, its linears in one scheme
+    python benchmarks/compress.py quality --quantizers gptq --schemes int3g64 bitmod3g64 ternary2g64
 
 `rates` times rounding to nearest with packing (`encode`), packing and unpacking of codes alone, and
 `decode`, in turns; a row has the median and the quartiles. Processor time is counted: on a machine
@@ -10,7 +11,8 @@ another version, that is timed in the same run, in rounds that alternate.
 
 `quality` renders linears by each quantizer: half of tr(dW H dW') a token, by which all that read H
 predict the loss, summed over layers, and its share of what zeros would lose; then KL and perplexity
-on held-out tokens of the model with these weights. Text and sizes are those of `bitplan demo`. Rows
+on held-out tokens of the model with these weights; and the bits that a weight takes, with all that
+is stored. Text and sizes are those of `bitplan demo`. Rows
 are kept in a file, a JSON object a line, and what is there is not measured again. `--layers` takes
 patterns as `*.layers.1?.*`, and `--judge loss` leaves the model out. `--transforms` are folded into
 the model first, and the statistics gathered anew; the reference is the model without them, and with
@@ -40,7 +42,8 @@ from torch import Tensor
 from bitplan.calibration import Counts, TokenSets, tokens_digest
 from bitplan.compress import NONE, QUANTIZERS, TRANSFORMS, render
 from bitplan.evaluate import compare, make_reference
-from bitplan.formats.packed import pack_codes, unpack_codes
+from bitplan.footprint import scheme_bytes
+from bitplan.formats.codes import pack_codes, unpack_codes
 from bitplan.models import demo_documents, fetch, load_model, load_tokenizer, weight_of
 from bitplan.pipeline import Workspace, folded_workspace
 from bitplan.schema import Kind, Layer, Scheme
@@ -193,6 +196,8 @@ def _measure(args: argparse.Namespace, transform: str, rows: list[Row]) -> None:
     ]
     for row in rows:
         scheme, arm = Scheme.parse(row["scheme"]), ARMS[row["quantizer"]]
+        size = sum(scheme_bytes(layer.shape, scheme) for layer in layers)
+        row |= {"bits": 8 * size / sum(layer.parameters for layer in layers)}
         with restored(workspace.model, layers):
             found = row | _losses(workspace.model, layers, meter, scheme, arm)
             if reference is not None:
@@ -270,11 +275,12 @@ def machine() -> str:
 
 
 def show(rows: list[Row]) -> None:
-    head = "| scheme | quantizer | transform | loss | of zeros | s | KL | perplexity |\n"
-    print(head + "|---" * 8 + "|")
+    head = "| scheme | bits | quantizer | transform | loss | of zeros | s | KL | perplexity |\n"
+    print(head + "|---" * 9 + "|")
     for row in rows:
         transform = row.get("transform", NONE) + (", untied" if row.get("untied") else "")
-        cells = [row["scheme"], row["quantizer"], transform]
+        bits = f"{row['bits']:.3f}" if "bits" in row else "–"
+        cells = [row["scheme"], bits, row["quantizer"], transform]
         cells += [f"{row[name]:.5f}" if name in row else "–" for name in ("loss", "share")]
         cells.append(f"{row['render_s']:.1f}")
         if "kl" in row:

@@ -2,8 +2,9 @@
 
 A coded matrix [out, in] is packed row by row. A row of codes is padded to a multiple of 8, and 8
 codes of B bits take B bytes, so that every width from 1 to 8 bits ends on whole bytes; 5 ternary
-codes take a byte. Each group of a row has a scale, and in an asymmetric integer scheme an offset:
-bfloat16 numbers; or bytes, with a bfloat16 step for every 256 of them; or a scale of one byte.
+codes take a byte. Of two planes each is packed so, one after the other. Each group of a row has a
+scale for each plane, and in an asymmetric integer scheme an offset: bfloat16 numbers; or bytes,
+with a bfloat16 step for every 256 of them; or a scale of one byte.
 `nvfp4` has a float32 number for each matrix as well, `bitmod` 2 bits for each group, packed as
 codes are. Where some weights are zero the others alone have codes, and which they are takes a bit a
 weight, or in N:M sparsity as many bits a block as there are patterns to tell apart, packed
@@ -81,7 +82,7 @@ def _plain_bytes(shape: Sequence[int], scheme: Scheme) -> int:
         return rows * row * FLOAT_BITS[scheme.format] // 8
     family = scheme.family
     groups = -(-row // (scheme.group_size or row))
-    numbers_a_group = 1 if scheme.symmetric else 2
+    numbers_a_group = family.planes if scheme.symmetric else 2
     scales = numbers_a_group * (
         groups + -(-groups // SCALES_A_STEP) * STEP_BYTES
         if scheme.double
@@ -95,15 +96,16 @@ def _plain_bytes(shape: Sequence[int], scheme: Scheme) -> int:
 def code_bytes(row: int, scheme: Scheme) -> int:
     """Bytes of the codes of one row.
 
-    >>> code_bytes(17, Scheme.parse("int3")), code_bytes(17, Scheme.parse("ternary"))
-    (9, 4)
+    >>> [code_bytes(17, Scheme.parse(name)) for name in ("int3", "ternary", "ternary2")]
+    [9, 4, 8]
     >>> code_bytes(64, Scheme.parse("int3+2:4"))
     12
     """
     row = scheme.sparsity.columns(row) if scheme.sparsity else row
-    if scheme.format == "ternary":
-        return -(-row // TERNARY_A_BYTE)
-    return -(-row // CODES_A_PACK) * int(scheme.bits)
+    family = scheme.family
+    if family.is_ternary:
+        return family.planes * -(-row // TERNARY_A_BYTE)
+    return -(-row // CODES_A_PACK) * int(family.bits)
 
 
 def mask_bytes(row: int, scheme: Scheme) -> int:

@@ -13,6 +13,7 @@ from bitplan.kernels.codebook import triton as codebook_triton
 from bitplan.kernels.gpu import operator as gpu
 from bitplan.kernels.integer import reference as integer
 from bitplan.kernels.integer import triton as integer_triton
+from bitplan.kernels.planes import reference as planes
 from bitplan.runtimes import unfit
 from bitplan.schema import BASE, Scheme, parts
 
@@ -84,19 +85,29 @@ def choose(
 
 def reference_of(scheme: Scheme) -> ModuleType:
     """The module whose `linear` and `lookup` are the truth for a scheme that is not float."""
-    return integer if scheme.is_integer else codebook
+    return _REFERENCES[_family(scheme)]
 
 
 def arranged_for(scheme: Scheme, implementation: str) -> ModuleType:
     """The module that arranges, restores and multiplies for an implementation but the reference."""
-    return _arranged(implementation, scheme.is_integer)
+    return _arranged(implementation, _family(scheme))
+
+
+def _family(scheme: Scheme) -> str:
+    """The folder of its kernels."""
+    if scheme.is_integer:
+        return "integer"
+    return "planes" if scheme.family.planes > 1 else "codebook"
+
+
+_REFERENCES = {"integer": integer, "planes": planes, "codebook": codebook}
 
 
 @cache
-def _arranged(implementation: str, is_integer: bool) -> ModuleType:
+def _arranged(implementation: str, family: str) -> ModuleType:
     # Imported here, for compiled loops take half a second to import, which only weights need.
     if implementation == "triton":
-        return integer_triton if is_integer else codebook_triton
+        return integer_triton if family == "integer" else codebook_triton
     if implementation == "torch":
         from bitplan.kernels.integer import torch_packed
 
@@ -105,8 +116,12 @@ def _arranged(implementation: str, is_integer: bool) -> ModuleType:
         from bitplan.kernels.integer import cpu_dot
 
         return cpu_dot
-    if is_integer:
+    if family == "integer":
         from bitplan.kernels.integer import cpu
+
+        return cpu
+    if family == "planes":
+        from bitplan.kernels.planes import cpu
 
         return cpu
     from bitplan.kernels.codebook import cpu
@@ -129,12 +144,16 @@ def _cpu(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[str, str
     del shape, lookup
     if scheme.sparsity:
         return "reference", "No compiled loop leaves weights out."
-    if scheme.format == "ternary":
+    if scheme.family.is_ternary:
         return "reference", "Five codes to a byte are no codes of whole bits."
+    if scheme.family.planes > 1 and scheme.double:
+        return "reference", "Compiled loops read no plane whose scale is a byte less 128."
     if scheme.family.choices > 1:
         return "reference", "No compiled loop reads a choice of codebooks."
     if scheme.group_size and scheme.group_size % 16:
         return "reference", "Compiled loops take groups of 16, 32, 48 and so on."
+    if scheme.family.planes > 1:
+        return "cpu", "Compiled loops multiply two planes of bits, one after the other."
     is_even = scheme.is_integer or scheme.format == "bfp"
     how = "as they are packed" if is_even else "through their table"
     return "cpu", f"Compiled loops multiply {scheme.bits}-bit codes {how}."

@@ -15,6 +15,7 @@ from rendered import one, random
 NAMES = ["int3g16+2%int8", "int4g32+2%bf16", "int2g16s+r4", "nvfp4+2%int8+r4"]
 NAMES += ["int4g16d+r8", "int3g16+2:4+2%int8", "ternaryg16+2%bf16+r2", "bitmod3g16+r1"]
 NAMES += ["int4g32+25%ch", "nf4g16+2:4+25%ch", "int3g16+25%ch+2%int8+r4"]
+NAMES += ["ternary2g16d+2%int8", "binary2g16+r2"]
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 

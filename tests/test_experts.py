@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bitplan.apply import arrange_layers, held_bytes, pack_layer, pack_layers
 from bitplan.composed import hold
 from bitplan.expert import Expert
-from bitplan.formats import packed
+from bitplan.formats import decode
 from bitplan.models import find_layers, weight_of
 from bitplan.modules import PackedWeight
 from bitplan.schema import Kind, Scheme
@@ -19,7 +19,7 @@ from rendered import one, random
 
 COMPILED = ("cpu", "dot")
 COMPILED_SCHEMES = ["int3g32", "int4g32", "int4g16d", "int8s", "nf4g32", "nvfp4", "mxfp6", "bfp4"]
-OTHERS = ["ternary", "int4g32+2:4", "bitmod3g16"]
+OTHERS = ["ternary", "int4g32+2:4", "bitmod3g16", "ternary2g32"]
 COMPOSED = ["int3g16+2%int8", "int4g32+2%bf16", "nvfp4+2%int8+r4", "ternaryg16+2%bf16+r2"]
 # RMS(error) / RMS(expected), as of linears: of the product, and of a model's logits.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -57,7 +57,7 @@ def decoded(monkeypatch) -> list[str]:
 
         return call
 
-    monkeypatch.setattr(packed, "_read_codes", told(packed._read_codes, "decoded"))
+    monkeypatch.setattr(decode, "_read_codes", told(decode._read_codes, "decoded"))
     monkeypatch.setattr(PackedWeight, "packed", told(PackedWeight.packed, "restored"))
     return seen
 
@@ -195,7 +195,7 @@ def test_gradients_come_through_to_inputs_and_scales(name, transposed):
         assert not slope[0].any()
 
 
-@pytest.mark.parametrize("name", ["int4g32", "nf4g32", "ternary", "int3g16+2%int8"])
+@pytest.mark.parametrize("name", ["int4g32", "nf4g32", "ternary", "binary2g32", "int3g16+2%int8"])
 def test_a_compiler_takes_one_expert_as_a_product(name, decoded):
     experts, dense = held(name)
     decoded.clear()

@@ -342,7 +342,7 @@ def test_all_schemes_are_those_of_the_grammar():
     groups = ["g16", "g32", "g64", "g128"]
     integers = [f"int{bits}" for bits in range(2, 9)]
     free = ["sign", "ternary", "fp8", "fp8e5m2", "fp6", "fp6e3m2", "fp4", "nf4", "nf3"]
-    free += ["bitmod3", "bitmod4"]
+    free += ["bitmod3", "bitmod4", "binary2", "ternary2"]
     expected = [
         *("bf16", "fp16", "fp32"),
         *("mxfp8", "mxfp8e5m2", "mxfp6", "mxfp6e3m2", "mxfp4", "nvfp4"),

@@ -84,7 +84,7 @@ class AbstractPlane(ABC):
     ) -> Grid:
         """The grid nearest to `target` in least squares with the codes of `values` as they are.
 
-        The offset of a row moves where it has one, else its scale: one number of each group.
+        The offset of a row moves where it has one, else its scale, or those of its two planes.
         """
 
     def on_another(self, values: Float[Tensor, "group rows"], before: Grid, after: Grid) -> Tensor:

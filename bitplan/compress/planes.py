@@ -10,6 +10,7 @@ from bitplan.compress.grid import LANES
 from bitplan.compress.integer_plane import IntegerPlane
 from bitplan.compress.mixed_plane import MixedPlane
 from bitplan.compress.plane import AbstractPlane
+from bitplan.compress.two_plane import TwoPlane
 from bitplan.formats import Packed
 from bitplan.schema import Scheme, Sparsity
 
@@ -36,6 +37,8 @@ def planes(
     for scheme in schemes:
         if not scheme.is_integer and scheme.family.choices > 1:
             yield MixedPlane(weight, scheme)
+        elif not scheme.is_integer and scheme.family.planes > 1:
+            yield TwoPlane(weight, scheme)
         elif not scheme.is_integer:
             yield CodebookPlane(weight, scheme, reach)
         elif scheme.double:

@@ -4,12 +4,13 @@ With R = W - W_q and H, moving the values of a group by D changes tr(R H R') by
 
     -2 <D, (R H)_g> + tr(D H_gg D'),
 
-and a grid moves them along its unit levels, and along ones where it has an offset: least squares in
-one unknown or two for each row. What comes of it is rounded as it will be stored, and taken by the
-rows whose loss is lower then.
+and a grid moves them along its unit levels, along ones where it has an offset, or along each of two
+planes: least squares in one unknown or two for each row. What comes of it is rounded as it will be
+stored, and taken by the rows whose loss is lower then.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
@@ -47,21 +48,67 @@ def refit_range(
     """Scale and offset together; what is not `kept` stays zero, whatever they are."""
     ones = torch.ones_like(values) if kept is None else kept
     units = (values - offset).div_(scale).mul_(ones)
-    of_units, of_ones = matrix @ units, matrix @ ones
-    a, b, c = _dot(units, of_units), _dot(ones, of_units), _dot(ones, of_ones)
-    along, across = _dot(units, slope), _dot(ones, slope)
-    determinant = a * c - b * b
-    # Codes that are all the same move with the offset alone as well as with the scale.
-    joint = ~symmetric & (determinant > 1e-4 * a * c)
-    by = torch.where(joint, determinant, 1.0)
-    rise = torch.where(joint, (c * along - b * across) / by, along / torch.where(a > 0, a, 1.0))
-    shift = torch.where(joint, (a * across - b * along) / by, 0.0)
+    both = _Both.along(units, ones, slope, matrix)
+    rise, shift = both.best(~symmetric)
     wanted, moved = stored.scale(scale + rise), stored.offset(offset + shift)
     moved = torch.where(symmetric, offset, moved)
-    ds, do = wanted - scale, moved - offset
-    gain = 2 * (ds * along + do * across) - (ds * ds * a + 2 * ds * do * b + do * do * c)
-    better = (wanted > 0) & (gain > 0)
+    better = (wanted > 0) & (both.gain(wanted - scale, moved - offset) > 0)
     return torch.where(better, wanted, scale), torch.where(better, moved, offset)
+
+
+def refit_planes(
+    scales: tuple[Tensor, Tensor],
+    planes: Float[Tensor, "2 group rows"],
+    slope: Float[Tensor, "group rows"],
+    matrix: Float[Tensor, "group group"],
+    stored: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+) -> tuple[Float[Tensor, "rows"], Float[Tensor, "rows"]]:
+    """The scales of two planes together."""
+    first, second = scales
+    both = _Both.along(planes[0], planes[1], slope, matrix)
+    rise, shift = both.best()
+    wanted, other = stored(first + rise, second + shift)
+    better = both.gain(wanted - first, other - second) > 0
+    return torch.where(better, wanted, first), torch.where(better, other, second)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Both:
+    """The loss of each row along two directions: a, b and c its second derivatives."""
+
+    a: Float[Tensor, "rows"]
+    b: Float[Tensor, "rows"]
+    c: Float[Tensor, "rows"]
+    first: Float[Tensor, "rows"]
+    second: Float[Tensor, "rows"]
+
+    @classmethod
+    def along(cls, one: Tensor, other: Tensor, slope: Tensor, matrix: Tensor) -> "_Both":
+        of_one, of_other = matrix @ one, matrix @ other
+        return cls(
+            a=_dot(one, of_one),
+            b=_dot(other, of_one),
+            c=_dot(other, of_other),
+            first=_dot(one, slope),
+            second=_dot(other, slope),
+        )
+
+    def best(self, joint: Tensor | bool = True) -> tuple[Tensor, Tensor]:
+        """How far to go along both, or along the first where a row may not be `joint`."""
+        determinant = self.a * self.c - self.b * self.b
+        # Codes that are all the same move with the offset alone as well as with the scale.
+        joint = joint & (determinant > 1e-4 * self.a * self.c)
+        by = torch.where(joint, determinant, 1.0)
+        alone = self.first / torch.where(self.a > 0, self.a, 1.0)
+        rise = torch.where(joint, (self.c * self.first - self.b * self.second) / by, alone)
+        shift = torch.where(joint, (self.a * self.second - self.b * self.first) / by, 0.0)
+        return rise, shift
+
+    def gain(self, rise: Tensor, shift: Tensor) -> Float[Tensor, "rows"]:
+        """What the loss falls by."""
+        straight = 2 * (rise * self.first + shift * self.second)
+        bent = rise * rise * self.a + 2 * rise * shift * self.b + shift * shift * self.c
+        return straight - bent
 
 
 def _dot(one: Tensor, other: Tensor) -> Float[Tensor, "rows"]:

@@ -11,12 +11,20 @@ from bitplan.compress.stored import AsCodes
 from bitplan.formats import double
 
 Steps = dict[str, Float[Tensor, "rows blocks"]]
-"""`scale`, and `offset` where there is one."""
+"""`scale`, and `offset` or `second` where there is one."""
 
 
-def steps_of(cover: Callable[[slice], Grid], columns: int, group: int) -> Steps:
-    """Steps with which the largest scale, and the largest offset, of each block can be told."""
-    most = {"scale": double.MOST, "offset": double.CENTRE - 1}
+def steps_of(
+    cover: Callable[[slice], Grid],
+    columns: int,
+    group: int,
+    names: tuple[str, ...] = ("scale", "offset"),
+) -> Steps:
+    """Steps with which the largest scale, and the largest offset, of each block can be told.
+
+    `names` are those of a grid's numbers, in order.
+    """
+    most = {name: double.MOST - double.CENTRES[name] for name in names}
     found: dict[str, list[Tensor]] = {}
     for block in range(0, columns, group * double.SHARED):
         stop = min(block + group * double.SHARED, columns)

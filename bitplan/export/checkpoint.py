@@ -20,6 +20,7 @@ from bitplan.formats import Packed
 from bitplan.models import model_class
 from bitplan.registered import METHOD
 from bitplan.schema import Choice, Kind, Layer, Plan
+from bitplan.weight import AbstractWeight
 
 
 def save(
@@ -163,8 +164,15 @@ def _settings(folder: Path) -> dict[str, Any]:
 def state_of(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     """What is saved: each storage once, and the names that the others go by."""
     # Buffers that are computed, not saved, are saved all the same: they are part of what was
-    # counted and measured, down to their dtype.
-    state = dict(model.named_buffers()) | model.state_dict()
+    # counted and measured, down to their dtype. A packed weight's own may be arranged: its state
+    # has the canonical ones.
+    buffers = {
+        f"{prefix}.{name}" if prefix else name: buffer
+        for prefix, module in model.named_modules()
+        if not isinstance(module, AbstractWeight)
+        for name, buffer in module.named_buffers(recurse=False)
+    }
+    state = buffers | model.state_dict()
     kept, aliases, names = {}, {}, {}
     for name, tensor in state.items():
         storage = (tensor.data_ptr(), tensor.shape, tensor.stride())

@@ -1,7 +1,7 @@
 """Scales of groups that are codes themselves: double quantization (QLoRA, section 3).
 
 Of the scales of a row, every 256 share a step, a bfloat16 number; a scale is a byte times its step.
-An offset is a byte less 128, times a step of its own.
+An offset is a byte less 128, times a step of its own, and so is the scale of a second plane.
 """
 
 import torch
@@ -13,7 +13,7 @@ SHARED = 256
 
 MOST = 255
 CENTRE = 128
-CENTRES = {"scale": 0, "offset": CENTRE}
+CENTRES = {"scale": 0, "offset": CENTRE, "second": CENTRE}
 """What is taken from a code, by tensor."""
 
 STEP = "_step"
@@ -49,7 +49,7 @@ def round_offset(
 def store(
     numbers: Float[Tensor, "*rows groups"], steps: Float[Tensor, "*rows blocks"], *, centre: int
 ) -> UInt8[Tensor, "*rows groups"]:
-    """Codes of rounded scales (centre 0) or offsets (centre 128)."""
+    """Codes of rounded numbers, above their centre."""
     return (numbers / spread(steps, numbers.shape[-1])).round_().add_(centre).to(torch.uint8)
 
 

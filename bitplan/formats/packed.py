@@ -6,16 +6,15 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from bitplan.formats import base3, bits, double, masks
-from bitplan.formats.codebook import codebook_of, look_up
+from bitplan.formats import bits, double, masks
+from bitplan.formats.codes import pack_codes
 from bitplan.formats.composed import compose
-from bitplan.formats.scales import MATRIX_SCALE, SCALE_DTYPE, read_scale, store_scale
+from bitplan.formats.decode import decode
+from bitplan.formats.scales import CHOICE_BITS, MATRIX_SCALE, SCALE_DTYPE, store_scale
+from bitplan.formats.two_planes import SECOND
 from bitplan.schema import BASE, COLUMNS, DOWN, KEPT, Scheme, parts
 
 TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-
-CHOICE_BITS = 2
-"""Of a group's choice among four codebooks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,14 +22,15 @@ class Packed:
     """A weight [out, in] or [experts, out, in] in a scheme.
 
     `tensors` holds `weight` for a float scheme. For all others it holds `codes` (uint8 [..., out,
-    bytes], see `bits` and `base3`) and `scale` [..., out, groups] (see `scales`), with `offset`
-    [..., out, groups] for an integer scheme that is not symmetric, `matrix_scale` [..., 1, 1] for
-    `nvfp4`, and `scale_step` and `offset_step` [..., out, blocks] where scales are codes (see
-    `double`), `choice` [..., out, bytes], 2 bits a group, for `bitmod`, and `mask`
-    [..., out, bytes] where some weights are zero (see `masks`): `codes` are then of the others
-    alone. Weight i of a row, in group j, is
+    bytes], see `codes`) and `scale` [..., out, groups] (see `scales`), with `offset`
+    [..., out, groups] for an integer scheme that is not symmetric, `second` [..., out, groups] for
+    two planes, `matrix_scale` [..., 1, 1] for `nvfp4`, and a `_step` [..., out, blocks] of each
+    where scales are codes (see `double`), `choice` [..., out, bytes], 2 bits a group, for `bitmod`,
+    and `mask` [..., out, bytes] where some weights are zero (see `masks`): `codes` are then of the
+    others alone. Weight i of a row, in group j, is
 
         (code_i - 2^(bits - 1)) * scale_j + offset_j    for an integer scheme,
+        first_i * scale_j + second_i * second_j         for two planes, see `two_planes`,
         table[code_i] * scale_j                         for all others, see `codebook`,
 
     evaluated in float32, or 0 where the mask says so. The last group of a row may be shorter.
@@ -56,8 +56,9 @@ class Packed:
         steps: dict[str, Float[Tensor, "*out blocks"]] | None = None,
         choice: UInt8[Tensor, "*out groups"] | None = None,
         mask: Bool[Tensor, "*out in"] | None = None,
+        second: Float[Tensor, "*out groups"] | None = None,
     ) -> "Packed":
-        """Pack codes with their scales, and with offsets, a matrix's scale or steps if it has.
+        """Pack codes with their scales, and with whatever else the scheme stores of a group.
 
         `mask` is True where a weight is kept, which the scheme's sparsity says how often.
         """
@@ -67,18 +68,19 @@ class Packed:
             assert mask is not None
             kept = pack_codes(scheme, masks.kept_of(codes, mask))
             tensors = {"codes": kept, "mask": masks.pack_mask(mask, scheme.sparsity)}
-        numbers = (
-            {"scale": scale}
-            if offset is None or scheme.symmetric
-            else {"scale": scale, "offset": offset}
-        )
-        assert scheme.symmetric or offset is not None
+        numbers = {"scale": scale}
+        if not scheme.symmetric:
+            assert offset is not None
+            numbers["offset"] = offset
+        if scheme.family.planes > 1:
+            assert second is not None
+            numbers[SECOND] = second
         for name, number in numbers.items():
             if scheme.double:
                 assert steps is not None
                 stored = double.store(number, steps[name], centre=double.CENTRES[name])
                 tensors[name + double.STEP] = steps[name].to(SCALE_DTYPE).contiguous()
-            elif scheme.is_integer:
+            elif scheme.is_integer or name == SECOND:
                 stored = number.to(SCALE_DTYPE)
             else:
                 stored = store_scale(scheme.family.scale, number, matrix_scale)
@@ -163,98 +165,4 @@ class Packed:
             return compose(dense, columns, kept, self.shape[-1]).to(dtype)
         if self.scheme.is_float:
             return self.tensors["weight"].to(dtype)
-        decode = decode_integer if self.scheme.is_integer else decode_codebook
         return decode(self.scheme, self.shape[-1], self.tensors, dtype)
-
-
-def pack_codes(scheme: Scheme, codes: UInt8[Tensor, "*out in"]) -> UInt8[Tensor, "*out bytes"]:
-    """Codes of a scheme as they are stored."""
-    return base3.pack(codes) if scheme.format == "ternary" else bits.pack(codes, int(scheme.bits))
-
-
-def unpack_codes(
-    scheme: Scheme, packed: UInt8[Tensor, "*out bytes"], columns: int
-) -> UInt8[Tensor, "*out columns"]:
-    """The codes that `pack_codes` packed."""
-    if scheme.format == "ternary":
-        return base3.unpack(packed, columns)
-    return bits.unpack(packed, int(scheme.bits), columns)
-
-
-def decode_integer(
-    scheme: Scheme, columns: int, tensors: dict[str, Tensor], dtype: torch.dtype
-) -> Tensor:
-    """Dense weight of packed integer codes. Differentiable in scale and offset."""
-    codes, mask = _read_codes(scheme, tensors, columns)
-    scale, offset = read_number(scheme, tensors, "scale"), None
-    if not scheme.symmetric:
-        offset = read_number(scheme, tensors, "offset")
-    # One pass: q * scale + (offset - half * scale) differs from the definition in rounding only,
-    # so the definition's order is kept: the centred code is exact in float32.
-    values = _in_groups(codes, scale.shape[-1], scheme).float().sub_(2 ** (scheme.bits - 1))
-    values = (
-        values * scale.unsqueeze(-1) if scale.requires_grad else values.mul_(scale.unsqueeze(-1))
-    )
-    if offset is not None:
-        moved = offset.unsqueeze(-1)
-        needs_graph = values.requires_grad or moved.requires_grad
-        values = values + moved if needs_graph else values.add_(moved)
-    return _in_rows(values, columns, mask).to(dtype)
-
-
-def decode_codebook(
-    scheme: Scheme, columns: int, tensors: dict[str, Tensor], dtype: torch.dtype
-) -> Tensor:
-    """Dense weight of packed codes of a codebook. Differentiable in bfloat16 and float32 scales."""
-    codes, mask = _read_codes(scheme, tensors, columns)
-    scale = read_number(scheme, tensors, "scale")
-    groups = scale.shape[-1]
-    if scheme.family.choices > 1:
-        chosen = bits.unpack(tensors["choice"], CHOICE_BITS, groups).int().unsqueeze(-1)
-        tables = torch.cat([codebook_of(scheme, n).table for n in range(scheme.family.choices)])
-        index = _in_groups(codes, groups, scheme).int() + (chosen << int(scheme.bits))
-        values = look_up(tables, index)
-    else:
-        values = _in_groups(codebook_of(scheme).values_of(codes), groups, scheme)
-    values = (
-        values * scale.unsqueeze(-1) if scale.requires_grad else values.mul_(scale.unsqueeze(-1))
-    )
-    return _in_rows(values, columns, mask).to(dtype)
-
-
-def read_number(
-    scheme: Scheme, tensors: dict[str, Tensor], name: str
-) -> Float[Tensor, "*out groups"]:
-    """The `scale` or `offset` of each group, in float32."""
-    if scheme.double:
-        steps = tensors[name + double.STEP]
-        return double.read(tensors[name], steps, centre=double.CENTRES[name])
-    if name == "offset":
-        return tensors[name].float()
-    return read_scale(scheme.family.scale, tensors[name], tensors.get(MATRIX_SCALE))
-
-
-def _read_codes(
-    scheme: Scheme, tensors: dict[str, Tensor], columns: int
-) -> tuple[UInt8[Tensor, "*out in"], Bool[Tensor, "*out in"] | None]:
-    """The code of every weight, 0 where it has none, and which of them have one; None: all."""
-    if scheme.sparsity is None:
-        return unpack_codes(scheme, tensors["codes"], columns), None
-    mask = masks.unpack_mask(tensors["mask"], scheme.sparsity, columns)
-    kept = unpack_codes(scheme, tensors["codes"], scheme.sparsity.columns(columns))
-    return masks.spread(kept, mask), mask
-
-
-def _in_rows(
-    values: Float[Tensor, "*out groups group"], columns: int, mask: Tensor | None
-) -> Float[Tensor, "*out in"]:
-    row = values.flatten(-2)[..., :columns]
-    return row if mask is None else masks.only_kept(row, mask)
-
-
-def _in_groups(row: Tensor, groups: int, scheme: Scheme) -> Tensor:
-    """[..., groups, group], the last one filled up with zeros."""
-    group = scheme.group_size or row.shape[-1]
-    if lacking := groups * group - row.shape[-1]:
-        row = torch.nn.functional.pad(row, (0, lacking))
-    return row.unflatten(-1, (groups, group))

@@ -23,6 +23,9 @@ E8M0_NAN = 255
 MATRIX_SCALE = "matrix_scale"
 """Name of the tensor that a matrix has one number of: [..., 1, 1]."""
 
+CHOICE_BITS = 2
+"""Of a group's choice among four codebooks."""
+
 MATRIX_SCALE_BITS = 16
 """Significant bits of a matrix's scale. Its product with a block's scale and a level is then exact
 in float32, in whichever order a runtime multiplies them."""

@@ -9,12 +9,13 @@ class Family:
     """What is stored of a matrix whose weights are codes.
 
     Args:
-        bits: of a code, as it is packed.
+        bits: of a weight's code, or of its codes in all planes, as they are packed.
         scale: what a group's scale is stored in: bfloat16; e8m0, a power of two; or e4m3, which
             multiplies one float32 of the whole matrix.
         group_size: weights that share a scale, where the format fixes it; None: a scheme says.
         offset: whether a group may have an offset beside its scale.
         choices: lists of values that each group has the choice of.
+        planes: that a weight is the sum of, each with a code and a scale of its own.
     """
 
     bits: float
@@ -22,6 +23,7 @@ class Family:
     group_size: int | None = None
     offset: bool = False
     choices: int = 1
+    planes: int = 1
 
     @property
     def can_double(self) -> bool:
@@ -32,6 +34,11 @@ class Family:
     def scale_bytes(self) -> int:
         """Bytes of a scale."""
         return 2 if self.scale == "bf16" else 1
+
+    @property
+    def is_ternary(self) -> bool:
+        """Whether a code is one of three, which takes no whole bits."""
+        return self.bits == self.planes * TERNARY_BITS
 
     @property
     def matrix_bytes(self) -> int:
@@ -47,6 +54,8 @@ FAMILIES: dict[str, Family] = {
     **{f"int{bits}": Family(bits=bits, offset=True) for bits in INT_BITS},
     "sign": Family(bits=1),
     "ternary": Family(bits=TERNARY_BITS),
+    "binary2": Family(bits=2, planes=2),
+    "ternary2": Family(bits=2 * TERNARY_BITS, planes=2),
     "fp8": Family(bits=8),
     "fp8e5m2": Family(bits=8),
     "fp6": Family(bits=6),

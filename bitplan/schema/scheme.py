@@ -30,6 +30,8 @@ class Scheme:
     - `intBgG`: integers of B bits with an offset beside the scale; an `s` makes them symmetric: no
       offset;
     - `sign` and `ternary`: -1 and 1; -1, 0 and 1, five in a byte;
+    - `binary2` and `ternary2`: a sum of two planes, of 0 and 1, or of -1, 0 and 1, each with a
+      scale of its own;
     - `fp8`, `fp6`, `fp4`: floating-point codes e4m3, e2m3 and e2m1; `fp8e5m2`, `fp6e3m2`;
     - `nf4`, `nf3`: quantiles of the normal distribution;
     - `bitmod4`, `bitmod3`: of four lists of floating-point values the one that suits the group;

@@ -27,8 +27,10 @@ def unfit(scheme: Scheme, columns: int) -> str | None:
     """
     if scheme.sparsity:
         return "no Triton kernel leaves weights out"
-    if scheme.format == "ternary":
+    if scheme.family.is_ternary:
         return "five codes to a byte are no codes of whole bits"
+    if scheme.family.planes > 1:
+        return "no Triton kernel adds two planes"
     if scheme.family.choices > 1:
         return "no Triton kernel reads a choice of codebooks"
     if scheme.double and scheme.group_size and columns > SHARED * scheme.group_size:

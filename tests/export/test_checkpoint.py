@@ -90,6 +90,7 @@ def test_all_families_are_saved_side_by_side(tmp_path, packed, said, name, turn)
     stems = [
         *FAMILIES,
         "ternaryg16",
+        "ternary2g16d",
         "fp8g16",
         "nf4g16",
         "bfp4g16",

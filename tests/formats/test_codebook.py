@@ -8,7 +8,7 @@ import torch
 from bitplan.formats.codebook import AT_ONCE, Codebook, codebook_of
 from bitplan.schema import FAMILIES, Scheme
 
-STEMS = [s for s, family in FAMILIES.items() if not family.offset and family.choices == 1]
+STEMS = [s for s, f in FAMILIES.items() if not f.offset and f.choices == f.planes == 1]
 FLOATS = {
     "fp8": (ml_dtypes.float8_e4m3fn, 448),
     "mxfp8": (ml_dtypes.float8_e4m3fn, 448),

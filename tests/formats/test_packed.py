@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from bitplan.footprint import scheme_bytes
-from bitplan.formats import MATRIX_SCALE, Packed, decode_codebook, decode_integer, double
+from bitplan.formats import MATRIX_SCALE, Packed, double
 from bitplan.formats.codebook import codebook_of
+from bitplan.formats.decode import decode
+from bitplan.formats.two_planes import VALUES
 from bitplan.schema import FLOAT_BITS, Scheme, scheme_names
 
 ALL = scheme_names()
@@ -20,8 +22,9 @@ def some(name: str, shape: tuple[int, ...]) -> Packed:
     if scheme.is_float:
         return Packed.cast(scheme, torch.randn(shape, generator=generator))
     groups = -(-shape[-1] // (scheme.group_size or shape[-1]))
-    if scheme.is_integer:
-        codes = torch.randint(0, 2**scheme.bits, shape, generator=generator, dtype=torch.uint8)
+    if scheme.is_integer or scheme.format in VALUES:
+        known = 2 ** int(scheme.bits) if scheme.is_integer else len(VALUES[scheme.format]) ** 2
+        codes = torch.randint(0, known, shape, generator=generator, dtype=torch.uint8)
     else:
         known = codebook_of(scheme).table.isfinite().nonzero().flatten().to(torch.uint8)
         codes = known[torch.randint(0, len(known), shape, generator=generator)]
@@ -33,7 +36,7 @@ def some(name: str, shape: tuple[int, ...]) -> Packed:
         blocks = -(-groups // double.SHARED)
         steps = {
             name: (torch.rand(*shape[:-1], blocks, generator=generator) * 0.01).bfloat16().float()
-            for name in ("scale", "offset")
+            for name in ("scale", "second" if scheme.format in VALUES else "offset")
         }
         scale, offset = (
             torch.randint(1, 128, scale.shape, generator=generator) * double.spread(step, groups)
@@ -51,11 +54,17 @@ def some(name: str, shape: tuple[int, ...]) -> Packed:
         torch.randint(0, 4, (*shape[:-1], groups), generator=generator, dtype=torch.uint8)
         if scheme.family.choices > 1
         else None,
+        second=offset if scheme.format in VALUES else None,
     )
 
 
 def codes_of(data: np.ndarray, columns: int, scheme: Scheme) -> list[int]:
     """Codes from bits, or digits, read one by one."""
+    if scheme.format in VALUES:
+        plain = Scheme.parse("ternary" if scheme.format == "ternary2" else "sign")
+        first, second = (codes_of(plane, columns, plain) for plane in np.split(data, 2))
+        base = len(VALUES[scheme.format])
+        return [one + base * other for one, other in zip(first, second, strict=True)]
     if scheme.format == "ternary":
         return [int(data[i // 5]) // 3 ** (i % 5) % 3 for i in range(columns)]
     stream = np.unpackbits(data, bitorder="little")
@@ -70,7 +79,7 @@ def numbers_of(packed: Packed, name: str) -> np.ndarray:
     if packed.scheme.double:
         steps = packed.tensors[f"{name}_step"].float().numpy()
         steps = steps[..., np.arange(scale.shape[-1]) // 256]
-        return (scale.numpy().astype(np.float32) - {"scale": 0, "offset": 128}[name]) * steps
+        return (scale.numpy().astype(np.float32) - (0 if name == "scale" else 128)) * steps
     if kind is None:
         return scale.float().numpy()
     values = scale.numpy().view(kind).astype(np.float32)
@@ -91,17 +100,24 @@ def decoded_by_loops(packed: Packed) -> np.ndarray:
     *rows, columns = packed.shape
     scales = numbers_of(packed, "scale")
     offsets = None if scheme.symmetric else numbers_of(packed, "offset")
+    seconds = numbers_of(packed, "second") if scheme.format in VALUES else None
     weight = np.empty(packed.shape, dtype=np.float32)
     for row in np.ndindex(*rows):
         for i, code in enumerate(codes_of(packed.tensors["codes"][row].numpy(), columns, scheme)):
             j = i // scheme.group_size if scheme.group_size else 0
+            other = np.float32(0)
             if scheme.is_integer:
                 value = np.float32(code - 2 ** (scheme.bits - 1))
+            elif seconds is not None:
+                values = VALUES[scheme.format]
+                other, value = (np.float32(values[d]) for d in divmod(code, len(values)))
             else:
                 value = codebook_of(scheme, choice_of(packed, row, j)).table.numpy()[code]
             value = value * scales[row][j]
             if offsets is not None:
                 value = value + offsets[row][j]
+            if seconds is not None:
+                value = value + other * seconds[row][j]
             weight[(*row, i)] = value
     return weight
 
@@ -137,7 +153,7 @@ def test_rows_decode_to_the_rows_of_the_whole(name):
                 assert tensor.untyped_storage().data_ptr() == owner.data_ptr()
 
 
-@pytest.mark.parametrize("name", ["int4g16d", "nf4g16d"])
+@pytest.mark.parametrize("name", ["int4g16d", "nf4g16d", "ternary2g16d"])
 def test_many_scales_of_a_row_have_steps_of_their_own(name):
     packed = some(name, (2, 16 * 256 + 5))
     assert packed.tensors["scale_step"].shape == (2, 2)
@@ -183,13 +199,14 @@ def test_decode_does_not_change_what_is_stored():
         "nvfp4",
         "int4g16d",
         "nf4g16d",
+        "ternary2g16",
+        "binary2g16d",
     ],
 )
 def test_gradients_of_scale_and_offset_are_finite_differences(name):
     packed = some(name, (2, 40))
     tuned = {k: t.double() for k, t in packed.tensors.items() if t.is_floating_point()}
     fixed = {k: t for k, t in packed.tensors.items() if not t.is_floating_point()}
-    decode = decode_integer if packed.scheme.is_integer else decode_codebook
     seen = torch.randn(2, 40, generator=torch.Generator().manual_seed(0))
 
     def loss(values: dict[str, torch.Tensor]) -> torch.Tensor:

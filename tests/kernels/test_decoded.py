@@ -17,6 +17,8 @@ TUNED = {
     "int4g32d": ("scale_step", "offset_step"),
     "fp8": ("scale",),
     "ternaryg16": ("scale",),
+    "ternary2g16": ("scale", "second"),
+    "binary2g32d": ("scale_step", "second_step"),
     "nf4g64": ("scale",),
     "nvfp4": ("matrix_scale",),
     "mxfp4": (),

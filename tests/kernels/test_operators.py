@@ -65,7 +65,8 @@ def packed_llama(kernel: str | None = None) -> nn.Module:
         use_cache=False,
     )
     model = LlamaForCausalLM(config).eval()
-    names = ["int3g64", "int4g64", "nf4g32", "ternary", "int4g64+2:4", "int3g32+5%int8+r4"]
+    names = ["int3g64", "int4g64", "nf4g32", "ternary2", "binary2g32", "int4g64+2:4"]
+    names += ["int3g32+5%int8+r4"]
     layers = find_layers(model)
     schemes = {layer: Scheme.parse(names[at % len(names)]) for at, layer in enumerate(layers)}
 

@@ -1,4 +1,4 @@
-"""Every quantizer in every family that has a codebook."""
+"""Every quantizer in every family that has a codebook, or two planes."""
 
 import pytest
 import torch
@@ -7,13 +7,14 @@ from torch import Tensor
 from bitplan.compress import QUANTIZERS, render
 from bitplan.compress.codebook_plane import CodebookPlane
 from bitplan.footprint import scheme_bytes
-from bitplan.formats import MATRIX_SCALE, Packed, unpack
+from bitplan.formats import MATRIX_SCALE, Packed, read_number, unpack
 from bitplan.formats.codebook import codebook_of
-from bitplan.formats.packed import read_number, unpack_codes
+from bitplan.formats.codes import unpack_codes
 from bitplan.schema import FAMILIES, Scheme
 from rendered import correlated, expected_loss, one, random
 
 DOUBLED = ["bitmod3g16d", "bitmod4g64d", "nf4g16d", "fp4g64d", "signg16d", "ternaryg64d"]
+DOUBLED += ["ternary2g16d", "binary2g64d"]
 STEMS = [stem for stem, family in FAMILIES.items() if not family.offset]
 NAMES = [
     f"{stem}{group}"
@@ -23,8 +24,8 @@ NAMES = [
 ]
 NAMES += DOUBLED
 SOME = ["sign", "ternaryg16", "fp8", "fp6g16", "nf4", "bfp4g16", "mxfp4", "nvfp4"]
-SOME += ["bitmod3g16", "nf4g16d"]
-ONE_BOOK = [name for name in NAMES if not name.startswith("bitmod")]
+SOME += ["bitmod3g16", "nf4g16d", "ternary2g16", "binary2"]
+ONE_BOOK = [name for name in NAMES if not name.startswith(("bitmod", "ternary2", "binary2"))]
 
 
 def scales(packed: Packed) -> Tensor:
@@ -52,7 +53,7 @@ def test_any_shape(quantizer, shape):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(
-    "name", [name for name in NAMES if name in ONE_BOOK or not name.endswith("d")]
+    "name", [*ONE_BOOK, *(name for name in NAMES if name[:3] == "bit" and name[-1] != "d")]
 )
 def test_what_was_encoded_once_is_encoded_to_itself(name, dtype):
     weight = (random(9, 150) * torch.logspace(-3, 1, 9)[:, None]).to(dtype)
@@ -120,7 +121,8 @@ def test_gptq_lowers_the_expected_loss(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["fp4g64", "mxfp4", "nvfp4", "nf4", "ternaryg16", "sign", "bfp4", "bitmod4"]
+    "name",
+    ["fp4g64", "mxfp4", "nvfp4", "nf4", "ternaryg16", "sign", "bfp4", "bitmod4", "binary2g16"],
 )
 def test_gptq_without_correlations_is_clip(name):
     weight = random(10, 100)

@@ -12,6 +12,7 @@ from bitplan.schema import Scheme
 from rendered import correlated, expected_loss, one, random
 
 NAMES = ["int2g64", "int3g64", "int4", "int3g64s", "nf4g64", "mxfp4", "nvfp4", "bitmod3g64"]
+NAMES += ["ternary2g64", "binary2g64d"]
 SPARSE = ["int4g64+2:4", "int3g64+50%", "nf4g64+2:4"]
 
 

@@ -21,6 +21,8 @@ NAMES = [
     "mxfp4+50%",
     "nvfp4+2:4",
     "bitmod3g64+25%",
+    "ternary2g64+50%",
+    "binary2g16d+2:4",
 ]
 ROWS, COLUMNS = 20, 168
 

@@ -19,6 +19,8 @@ from interpreted import interpret
         ("int4g64+2:4", 128, "leaves weights out"),
         ("bitmod4g16", 128, "choice of codebooks"),
         ("ternaryg16", 160, "five codes to a byte"),
+        ("ternary2g16", 160, "five codes to a byte"),
+        ("binary2g16", 160, "adds two planes"),
     ],
 )
 def test_what_fits(name, columns, reason):

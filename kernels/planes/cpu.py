@@ -1,0 +1,92 @@
+"""Weights of two planes of bits on the CPU: by compiled loops, one plane after the other.
+
+Each plane is a weight of its own to them, of 1-bit codes that stand for 0 and 1.
+"""
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bitplan.formats.two_planes import SECOND, VALUES
+from bitplan.kernels.native import weight
+from bitplan.schema import Scheme
+
+CODES = "second_codes"
+"""Name of the second plane's codes when both lie apart."""
+
+
+def arrange(tensors: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[str, Tensor]:
+    """From canonical tensors to those that the loops read, each plane's codes by themselves."""
+    del scheme, columns
+    first, second = (
+        weight.arrange({"codes": codes, "scale": tensors[scale]}, 1)
+        for codes, scale in zip(tensors["codes"].chunk(2, dim=-1), ("scale", SECOND), strict=True)
+    )
+    return {**first, CODES: second["codes"], SECOND: second["scale"]}
+
+
+def restore(arranged: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[str, Tensor]:
+    """From the loops' tensors to the canonical ones."""
+    first, second = (
+        weight.restore(plane, columns, 1, scheme.group_size) for plane in _planes(arranged)
+    )
+    codes = torch.cat([first["codes"], second["codes"]], dim=-1)
+    return {"codes": codes, "scale": first["scale"], SECOND: second["scale"]}
+
+
+def linear(
+    inputs: Float[Tensor, "*tokens in"], arranged: dict[str, Tensor], scheme: Scheme
+) -> Float[Tensor, "*tokens out"]:
+    """Product with the transposed weight, in the inputs' dtype."""
+    return _added(arranged, scheme, lambda plane, of: weight.multiply(inputs, plane, **of))
+
+
+def linear_back(
+    gradient: Float[Tensor, "*tokens out"],
+    arranged: dict[str, Tensor],
+    scheme: Scheme,
+    columns: int,
+) -> Float[Tensor, "*tokens in"]:
+    """Product with the weight itself: the gradient at the inputs of `linear`."""
+    return _added(
+        arranged, scheme, lambda plane, of: weight.multiply_back(gradient, plane, columns, **of)
+    )
+
+
+def lookup(
+    tokens: Int[Tensor, "*tokens"],
+    arranged: dict[str, Tensor],
+    scheme: Scheme,
+    columns: int,
+    dtype: torch.dtype,
+) -> Float[Tensor, "*tokens hidden"]:
+    """Rows of an embedding; only those asked for are decoded."""
+    return _added(
+        arranged,
+        scheme,
+        lambda plane, of: weight.chosen_rows(tokens, plane, columns, torch.float32, **of),
+    ).to(dtype)
+
+
+def _planes(arranged: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """The tensors of each plane, by the names that the loops know."""
+    return [
+        {"codes": arranged["codes"], "scale": arranged["scale"]},
+        {"codes": arranged[CODES], "scale": arranged[SECOND]},
+    ]
+
+
+def _added(
+    arranged: dict[str, Tensor], scheme: Scheme, product: Callable[..., Tensor]
+) -> Float[Tensor, "..."]:
+    of = {"bits": 1, "group": scheme.group_size, "table": _values(scheme.format)}
+    first, second = (product(plane, of) for plane in _planes(arranged))
+    return first.add_(second)
+
+
+@cache
+def _values(format: str) -> Float[Tensor, "2"]:
+    return torch.tensor(VALUES[format])

@@ -1,0 +1,69 @@
+"""Compiled products with planes of bits, beside the weight decoded and multiplied."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from bitplan.compress import render
+from bitplan.formats import Packed
+from bitplan.kernels.planes import cpu, reference
+from bitplan.schema import Scheme
+
+# RMS(error) / RMS(expected): measured, and doubled. Of bfloat16 each plane's product is rounded.
+TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 7e-3, torch.float64: 1e-6}
+NAMES = ["binary2", "binary2g16", "binary2g64"]
+SHAPES = [(64, 64), (70, 200), (48, 33)]
+
+
+def packed(name: str, rows: int, columns: int) -> Packed:
+    weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0))
+    return render(weight, [Scheme.parse(name)], quantizer="rtn")[Scheme.parse(name)]
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return ((found - expected).square().mean() / expected.square().mean()).sqrt().item()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_product_is_the_references(name, dtype):
+    for rows, columns in SHAPES:
+        weight = packed(name, rows, columns)
+        held = cpu.arrange(weight.tensors, weight.scheme, columns)
+        for tokens in ((), (3,), (2, 20), (0,)):
+            inputs = torch.randn(*tokens, columns, generator=torch.Generator().manual_seed(1))
+            inputs = inputs.to(dtype)
+            output = cpu.linear(inputs, held, weight.scheme)
+            assert output.dtype == dtype
+            assert output.shape == (*tokens, rows)
+            if output.numel():
+                expected = inputs.double() @ weight.decode().double().t()
+                assert relative_error(output.double(), expected) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_way_back_is_the_references(name):
+    for rows, columns in SHAPES:
+        weight = packed(name, rows, columns)
+        held = cpu.arrange(weight.tensors, weight.scheme, columns)
+        gradient = torch.randn(5, rows, generator=torch.Generator().manual_seed(1))
+        found = cpu.linear_back(gradient, held, weight.scheme, columns)
+        expected = gradient.double() @ weight.decode().double()
+        assert relative_error(found.double(), expected) < TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_and_restored_tensors_are_exact(name):
+    for rows, columns in SHAPES:
+        weight = packed(name, rows, columns)
+        held = cpu.arrange(weight.tensors, weight.scheme, columns)
+        assert sum(tensor.nbytes for tensor in held.values()) == weight.nbytes
+        restored = cpu.restore(held, weight.scheme, columns)
+        assert restored.keys() == weight.tensors.keys()
+        assert all(torch.equal(restored[key], weight.tensors[key]) for key in restored)
+        tokens = torch.tensor([[0, rows - 1], [5, 5]])
+        found = cpu.lookup(tokens, held, weight.scheme, columns, torch.bfloat16)
+        expected = reference.lookup(tokens, weight.tensors, weight.scheme, columns, torch.bfloat16)
+        assert torch.equal(found, expected)
+        with pytest.raises(IndexError):
+            cpu.lookup(torch.tensor([rows]), held, weight.scheme, columns, torch.float32)
