@@ -16,6 +16,7 @@ from bitplan.compress.quantizers.gptq import gptq
 from bitplan.compress.quantizers.hqq import hqq
 from bitplan.compress.quantizers.quantease import quantease
 from bitplan.compress.quantizers.rtn import clip, rtn
+from bitplan.compress.quantizers.signround import signround
 from bitplan.compress.salient import salient_apart
 from bitplan.errors import InputError, SchemeError
 from bitplan.formats import Packed
@@ -24,6 +25,7 @@ from bitplan.schema import Scheme, unfit
 QUANTIZERS: dict[str, Quantizer] = {
     "gptq": gptq,
     "quantease": quantease,
+    "signround": signround,
     "admm": admm,
     "clip": clip,
     "dsnot": dsnot,
@@ -31,7 +33,7 @@ QUANTIZERS: dict[str, Quantizer] = {
     "rtn": rtn,
 }
 
-COMPENSATING = ("gptq", "admm", "quantease")
+COMPENSATING = ("gptq", "admm", "quantease", "signround")
 """Quantizers that let columns make up for the errors of others."""
 
 
