@@ -81,8 +81,8 @@ class EffortOptions:
     quantizer: Annotated[
         str | None,
         typer.Option(
-            help="gptq, quantease, signround, clip; hqq or rtn, which read no text; admm (gptq with "
-            "sparse weights solved first) or dsnot (clip with better masks).",
+            help="gptq, quantease, signround, clip; hqq or rtn, which read no text; admm (gptq "
+            "with sparse weights solved first) or dsnot (clip with better masks).",
             show_default="the effort's",
         ),
     ] = None
