@@ -31,7 +31,7 @@ from bitplan.tune.streams import Stream
 from bitplan.tune.tuner import Tuned
 from bitplan.tune.window import Lesson, Reconstruction, Window
 
-RATE = 2e-3
+BLOCK_RATE = 2e-3
 """The largest step of scales; codes move `bitplan.tune.latent.UNIT` times as far."""
 
 
@@ -62,7 +62,7 @@ def tune_blocks(
     *,
     epochs: float,
     window: int = 1,
-    rate: float = RATE,
+    rate: float = BLOCK_RATE,
     seed: int = 0,
     folder: Path | None = None,
     progress: Progress = quiet,
@@ -119,8 +119,13 @@ def chain_of(model: nn.Module, inputs: Inputs) -> Chain:
 @torch.no_grad()
 def restore_blocks(model: nn.Module, folder: Path) -> list[Tuned]:
     """Give a packed model what `tune_blocks` kept in a folder: for each window, as it gave."""
-    found = [_load(model, file) for file in sorted(folder.glob("[0-9]*.safetensors"))]
+    found = [_load(model, file) for file in block_files(folder)]
     return [one for one in found if one is not None]
+
+
+def block_files(folder: Path) -> list[Path]:
+    """What is kept of the windows that came to their end, in order."""
+    return sorted(folder.glob("[0-9]*.safetensors"))
 
 
 @dataclass(frozen=True, kw_only=True)
