@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from bitplan.apply import PackedOf, pack_layers
@@ -27,9 +26,10 @@ from bitplan.progress import Progress, quiet, remark
 from bitplan.schema import Layer, Scheme
 from bitplan.tensors import load_tensors, save_tensors
 from bitplan.tune.descent import SEQUENCES_A_LOOK, Descent, laid_out
+from bitplan.tune.lessons import Lesson, Lessons
 from bitplan.tune.streams import Stream
 from bitplan.tune.tuner import Tuned
-from bitplan.tune.window import Lesson, Reconstruction, Window
+from bitplan.tune.window import Reconstruction, Window
 
 BLOCK_RATE = 2e-3
 """The largest step of scales; codes move `bitplan.tune.latent.UNIT` times as far."""
@@ -37,19 +37,6 @@ BLOCK_RATE = 2e-3
 
 TOLD = "told"
 """Beside the tensors of a window: its error before and after, and steps."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Lessons:
-    """Sequences, and how much an error at each position of each block's output matters."""
-
-    inputs: Inputs
-    matters: Float[Tensor, "blocks sequences *positions"]
-
-    def first(self, sequences: int) -> "Lessons":
-        """So many of them."""
-        some = slice(sequences)
-        return Lessons(inputs=self.inputs[some], matters=self.matters[:, some])
 
 
 @torch.no_grad()

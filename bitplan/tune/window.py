@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -16,20 +15,8 @@ from bitplan.models.chain import Chain
 from bitplan.modules import PackedWeight
 from bitplan.tune.descent import take_gradients, trained
 from bitplan.tune.latent import Latent, learnable
+from bitplan.tune.lessons import Lesson
 from bitplan.tune.numbers import numbers_of, packed_weights
-from bitplan.tune.streams import Stream
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lesson:
-    """What goes into a window, what should come out, and how much that matters.
-
-    `matters` has a mean of 1 and the shape of the hidden states, but for their width.
-    """
-
-    stream: Stream
-    wanted: Float[Tensor, "sequences *positions width"]
-    matters: Float[Tensor, "sequences *positions"]
 
 
 class Window:

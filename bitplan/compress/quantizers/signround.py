@@ -26,6 +26,8 @@ from bitplan.formats import Packed
 from bitplan.schema import Scheme
 
 STEPS = 100
+"""Of 21 linears of SmolLM2-135M they leave 0.993 of GPTQ's loss at 3 bits and 0.989 at 2, where
+coordinate descent (`quantease`) leaves 0.834 and 0.810 in a fifth of the time."""
 
 FARTHEST = 0.5
 """How far V and the factors can go: the sum of all rates."""
