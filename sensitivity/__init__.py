@@ -1,5 +1,6 @@
 """Model + candidate schemes + calibration tokens -> cost table."""
 
+from bitplan.sensitivity.block_outputs import block_outputs as block_outputs
 from bitplan.sensitivity.caches import cache_rows as cache_rows
 from bitplan.sensitivity.engines import ENGINES as ENGINES
 from bitplan.sensitivity.engines import AbstractEngine as AbstractEngine

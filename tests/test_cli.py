@@ -104,6 +104,22 @@ def test_apply_tunes_and_says_what_that_did(bitplan, tiny_folder):
     assert "--tune-epochs" in said.err
 
 
+def test_apply_trains_blocks_and_says_what_that_did(bitplan, tiny_folder):
+    folder = tiny_folder("llama-tied")
+    good(bitplan("allocate", folder, *SIZES, "--budget-gb", budget_of(folder), "--no-verify"))
+    apply = ("apply", folder, "plan.json", "--out", "small", "--block-epochs", 2)
+    told = good(bitplan(*apply, "--json")).json
+    assert "tuning" not in told
+    blocks = told["blocks"]
+    said = good(bitplan(*apply)).out
+    assert f"Trained {blocks['bettered']} of {blocks['windows']} blocks: " in said
+    assert f"{blocks['error_before']:.4f} -> {blocks['error_after']:.4f} of its output" in said
+    assert f"perplexity {blocks['perplexity']:.2f}." in said
+    refused = bitplan(*apply, "--block-window", 0)
+    assert refused.code == 2
+    assert "--block-window" in refused.err
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_whole_path(name, bitplan, tiny_folder, tiny_tokenizer, tmp_path):
     folder = tiny_folder(name)

@@ -35,6 +35,17 @@ def apply(
             show_default="the effort's",
         ),
     ] = None,
+    block_epochs: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Passes over the calibration tokens for each block on its own, before that: codes "
+            "are learned too, and no byte is added.",
+        ),
+    ] = 0,
+    block_window: Annotated[
+        int, typer.Option(min=1, help="Neighbouring blocks that are trained together.")
+    ] = 1,
     workdir: Workdir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -54,20 +65,36 @@ def apply(
             calibration=sources_of(calibration),
             effort=effort,
             tune_epochs=tune_epochs,
+            block_epochs=block_epochs,
+            block_window=block_window,
             progress=bars,
         )
     save(applied.model, folder, loaded, tokenizer=find_tokenizer(model))
-    size, tuning = held_bytes(applied.model), applied.tuning
+    size, tuning, blocks = held_bytes(applied.model), applied.tuning, applied.blocks
     told: dict[str, Any] = {"folder": str(folder), "bytes": size}
+    if blocks is not None:
+        told["blocks"] = blocks.model_dump()
     if tuning is not None:
         told["tuning"] = tuning.model_dump()
     show(
         json.dumps(told),
         as_json,
         lambda: [
+            *([] if blocks is None else [_trained(blocks)]),
             *([] if tuning is None else [_tuned(tuning)]),
             f"{size:,} bytes of parameters and buffers, saved in {folder}.{_cache(loaded)}",
         ],
+    )
+
+
+def _trained(blocks: Any) -> str:
+    text = (
+        f"Trained {blocks.bettered} of {blocks.windows} blocks: error of a block on other tokens "
+        f"{blocks.error_before:.4f} -> {blocks.error_after:.4f} of its output, KL on "
+        f"{blocks.tokens:,} held-out tokens {blocks.kl:.4f} nats per token"
+    )
+    return (
+        f"{text}." if blocks.perplexity is None else f"{text}, perplexity {blocks.perplexity:.2f}."
     )
 
 

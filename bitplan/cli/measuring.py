@@ -81,7 +81,7 @@ class EffortOptions:
     quantizer: Annotated[
         str | None,
         typer.Option(
-            help="gptq, quantease, clip; hqq or rtn, which read no text; admm or icbs "
+            help="gptq, quantease, signround, clip; hqq or rtn, which read no text; admm or icbs "
             "(gptq with sparse weights solved first) or dsnot (clip with better masks).",
             show_default="the effort's",
         ),

@@ -101,6 +101,14 @@ class CodebookPlane(AbstractPlane):
         fitted = self._stored(group)(along / torch.where(squares > 0, squares, 1.0))
         return (torch.where(along > 0, fitted, scale), *grid[1:])
 
+    def step(self, grid: Grid) -> Tensor:
+        """Levels of most codebooks do not lie evenly."""
+        return grid[0] * ((self.book.highest - self.book.lowest) / (len(self.book.levels) - 1))
+
+    def stretched(self, group: slice, grid: Grid, low: Tensor, high: Tensor) -> Grid:
+        """Another scale."""
+        return (self._stored(group)(grid[0] * ((low + high) / 2)), *grid[1:])
+
     def codes(self, weight: Tensor, grid: Grid) -> Tensor:
         """The nearest codes."""
         return self.book.codes_at(self._nearest(weight, grid[0]))

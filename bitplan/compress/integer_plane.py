@@ -64,6 +64,31 @@ class IntegerPlane(AbstractPlane):
         fitted = levels.stored.positive_scale(along / torch.where(squares > 0, squares, 1.0))
         return torch.where(symmetric & (along > 0), fitted, scale), moved
 
+    def step(self, grid: Grid) -> Tensor:
+        """The scale."""
+        return grid[0]
+
+    def stretched(self, group: slice, grid: Grid, low: Tensor, high: Tensor) -> Grid:
+        """Another scale and offset."""
+        scale, offset = grid
+        levels, half, symmetric = self._levels(group), self.levels.half, self.levels.symmetric
+        lowest = (offset - half * scale) * low
+        ranged = ((offset + (half - 1) * scale) * high - lowest) / (2 * half - 1)
+        wanted = torch.where(symmetric, scale * ((low + high) / 2), ranged)
+        # Ends of one sign may pass each other; and a row that is not stretched stays to the bit.
+        moved = (wanted > 0) & ((low != 1) | (high != 1))
+        shifted = torch.where(symmetric, offset, levels.stored.offset(lowest + half * wanted))
+        found = levels.stored.positive_scale(wanted)
+        return torch.where(moved, found, scale), torch.where(moved, shifted, offset)
+
+    def of_ends(self, values: Tensor, before: Grid, after: Grid) -> tuple[Tensor, Tensor]:
+        """Each end moves the values beside it most, and those at the other not at all."""
+        half, symmetric = self.levels.half, self.levels.symmetric
+        share = (values - after[1]).div_(after[0]).add_(half).div_(2 * half - 1)
+        low = (before[1] - half * before[0]) * (1 - share)
+        high = (before[1] + (half - 1) * before[0]) * share
+        return torch.where(symmetric, values, low), torch.where(symmetric, values, high)
+
     def on_another(self, values: Tensor, before: Grid, after: Grid) -> Tensor:
         """The same of the scale and the offset."""
         return (values - before[1]).div_(before[0]).mul_(after[0]).add_(after[1])

@@ -54,6 +54,14 @@ class MixedPlane(AbstractPlane):
         """Another scale for the codebook that each row has."""
         return self.planes[0].toward(group, grid, values, target)
 
+    def step(self, grid: Grid) -> Tensor:
+        """Of the codebook that each row has."""
+        return self._chosen([plane.step(grid) for plane in self.planes], grid[1])
+
+    def stretched(self, group: slice, grid: Grid, low: Tensor, high: Tensor) -> Grid:
+        """Another scale for the codebook that each row has."""
+        return self.planes[0].stretched(group, grid, low, high)
+
     def codes(self, weight: Tensor, grid: Grid) -> Tensor:
         """The nearest codes."""
         scale, choice = grid

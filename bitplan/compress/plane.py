@@ -87,6 +87,26 @@ class AbstractPlane(ABC):
         The offset of a row moves where it has one, else its scale, or those of its two planes.
         """
 
+    @abstractmethod
+    def step(self, grid: Grid) -> Float[Tensor, "rows"]:
+        """How far apart its values lie, on average."""
+
+    @abstractmethod
+    def stretched(
+        self, group: slice, grid: Grid, low: Float[Tensor, "rows"], high: Float[Tensor, "rows"]
+    ) -> Grid:
+        """The grid whose lowest and highest values are so many times what they are.
+
+        Of a row without an offset it is the scale that is, by the mean of the two.
+        """
+
+    def of_ends(
+        self, values: Float[Tensor, "group rows"], before: Grid, after: Grid
+    ) -> tuple[Tensor, Tensor]:
+        """How `values` on a stretched grid go with each of the two factors, up to a factor."""
+        del before, after
+        return values, values
+
     def on_another(self, values: Float[Tensor, "group rows"], before: Grid, after: Grid) -> Tensor:
         """Within rounding what the codes of `values` decode to when the scale is another."""
         return values / torch.where(before[0] > 0, before[0], 1.0) * after[0]

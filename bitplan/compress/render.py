@@ -18,6 +18,7 @@ from bitplan.compress.quantizers.hqq import hqq
 from bitplan.compress.quantizers.icbs import icbs
 from bitplan.compress.quantizers.quantease import quantease
 from bitplan.compress.quantizers.rtn import clip, rtn
+from bitplan.compress.quantizers.signround import signround
 from bitplan.compress.salient import salient_apart
 from bitplan.errors import InputError, SchemeError
 from bitplan.formats import Packed
@@ -26,6 +27,7 @@ from bitplan.schema import Scheme, unfit
 QUANTIZERS: dict[str, Quantizer] = {
     "gptq": gptq,
     "quantease": quantease,
+    "signround": signround,
     "admm": admm,
     "icbs": icbs,
     "clip": clip,
@@ -34,7 +36,7 @@ QUANTIZERS: dict[str, Quantizer] = {
     "rtn": rtn,
 }
 
-COMPENSATING = ("gptq", "admm", "icbs", "quantease")
+COMPENSATING = ("gptq", "admm", "icbs", "quantease", "signround")
 """Quantizers that let columns make up for the errors of others."""
 
 

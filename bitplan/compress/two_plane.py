@@ -100,6 +100,16 @@ class TwoPlane(AbstractPlane):
         planes = self._planes(group, values, grid)
         return self._stored(group, *_least_squares(planes, target, torch.ones_like(target[:, :1])))
 
+    def step(self, grid: Grid) -> Tensor:
+        """The sums of two planes do not lie evenly."""
+        values = _sum(self.units.unsqueeze(-1), grid)
+        return (values.amax(0) - values.amin(0)) / (len(values) - 1)
+
+    def stretched(self, group: slice, grid: Grid, low: Tensor, high: Tensor) -> Grid:
+        """Other scales of both planes."""
+        factor = (low + high) / 2
+        return self._stored(group, *(scale * factor for scale in grid))
+
     def on_another(self, values: Tensor, before: Grid, after: Grid) -> Tensor:
         """The sum of the same planes."""
         return _sum(self._units_of(self.codes(values, before)), after)

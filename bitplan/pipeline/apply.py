@@ -15,7 +15,7 @@ from bitplan.errors import CalibrationError, InputError, PlanError
 from bitplan.models import Source, weight_of
 from bitplan.pipeline.caches import caches_of
 from bitplan.pipeline.transform import folded_workspace
-from bitplan.pipeline.tuning import Tuning, tuned
+from bitplan.pipeline.tuning import BlockTuning, Passes, Tuning, tuned
 from bitplan.pipeline.workspace import Workspace
 from bitplan.progress import Progress, quiet, track
 from bitplan.schema import Layer, Plan
@@ -23,10 +23,11 @@ from bitplan.schema import Layer, Plan
 
 @dataclass(frozen=True, kw_only=True)
 class Applied:
-    """A model with packed layers, and what tuning did if it was asked for."""
+    """A model with packed layers, and what tuning and training its blocks did, if asked for."""
 
     model: nn.Module
     tuning: Tuning | None = None
+    blocks: BlockTuning | None = None
 
 
 def apply_plan(
@@ -38,6 +39,8 @@ def apply_plan(
     tokenizer: Any = None,
     effort: str = STANDARD,
     tune_epochs: float | None = None,
+    block_epochs: float = 0,
+    block_window: int = 1,
     progress: Progress = quiet,
 ) -> nn.Module:
     """Put packed layers in place of dense ones.
@@ -50,6 +53,9 @@ def apply_plan(
     `bitplan.tune`). It takes no bytes, goes over the calibration tokens, forward and back,
     `tune_epochs` times, and needs their text in the same way. The work folder keeps how far it is.
 
+    Before that each block may be trained on its own, codes too, to give what it gave in the model
+    that was: `block_epochs` times over the same tokens (see `bitplan.tune.blocks`).
+
     Args:
         model: a module, a local folder, a .gguf file or a hub id.
         plan: what `allocate` gave.
@@ -59,13 +65,17 @@ def apply_plan(
         effort: a name of `bitplan.effort.EFFORTS`, which says how long to tune; "standard" does
             not.
         tune_epochs: 0: no tuning. 8 is enough. None: the effort's.
+        block_epochs: 0: blocks are not trained.
+        block_window: neighbouring blocks that are trained together, all but one of them again
+            with the next. With 2 it takes about twice as long.
         progress: told how far each stage is.
 
     Raises:
         PlanError: the plan was made for another model.
         CalibrationError: the calibration text is needed, and not given.
-        InputError: there is no such effort, `tune_epochs` is below zero, or there is nothing to
-            tune.
+        InputError: there is no such effort, one of the epochs is below zero, or there is nothing
+            to tune.
+        ModelError: its blocks are to be trained, and it is no chain of blocks.
     """
     return run_apply(
         model,
@@ -75,6 +85,8 @@ def apply_plan(
         tokenizer=tokenizer,
         effort=effort,
         tune_epochs=tune_epochs,
+        block_epochs=block_epochs,
+        block_window=block_window,
         progress=progress,
     ).model
 
@@ -88,13 +100,12 @@ def run_apply(
     tokenizer: Any = None,
     effort: str = STANDARD,
     tune_epochs: float | None = None,
+    block_epochs: float = 0,
+    block_window: int = 1,
     progress: Progress = quiet,
 ) -> Applied:
     """As `apply_plan`, and says what tuning did."""
-    if tune_epochs is None:
-        tune_epochs = get_effort(effort).tune_epochs
-    if not 0 <= tune_epochs < math.inf:
-        raise InputError(f"tune_epochs is {tune_epochs}; it must be 0 or more.")
+    passes = _passes(effort, tune_epochs, block_epochs, block_window)
     workspace = Workspace.open(
         model, workdir=workdir, dtype=plan.provenance.dtype, tokenizer=tokenizer, progress=progress
     )
@@ -120,15 +131,13 @@ def run_apply(
     if missing:
         _render(workspace, plan, missing, calibration, progress)
 
-    def pack() -> nn.Module:
-        return pack_layers(workspace.model, schemes, store.require, progress=progress)
-
-    if not tune_epochs:
-        return Applied(model=pack_caches_of(pack(), plan))
-    packed, tuning = tuned(
+    if not passes.epochs and not passes.block_epochs:
+        packed = pack_layers(workspace.model, schemes, store.require, progress=progress)
+        return Applied(model=pack_caches_of(packed, plan))
+    found = tuned(
         workspace,
         plan,
-        pack,
+        schemes,
         lambda: _tokens_of(
             workspace,
             plan,
@@ -137,10 +146,25 @@ def run_apply(
             why="To tune it",
             advice="Give that text as calibration, or leave tuning out.",
         ),
-        epochs=tune_epochs,
+        passes,
         progress=progress,
     )
-    return Applied(model=pack_caches_of(packed, plan), tuning=tuning)
+    model = pack_caches_of(found.model, plan)
+    return Applied(model=model, tuning=found.tuning, blocks=found.blocks)
+
+
+def _passes(
+    effort: str, tune_epochs: float | None, block_epochs: float, block_window: int
+) -> Passes:
+    """What is asked for, or else the effort's."""
+    if tune_epochs is None:
+        tune_epochs = get_effort(effort).tune_epochs
+    for name, number in (("tune_epochs", tune_epochs), ("block_epochs", block_epochs)):
+        if not 0 <= number < math.inf:
+            raise InputError(f"{name} is {number}; it must be 0 or more.")
+    if block_window < 1:
+        raise InputError(f"block_window is {block_window}; it must be 1 or more.")
+    return Passes(epochs=tune_epochs, block_epochs=block_epochs, block_window=block_window)
 
 
 def _folded(

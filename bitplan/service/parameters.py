@@ -87,6 +87,8 @@ class Compress(Allocate):
 
     kind: Literal["compress"] = "compress"  # type: ignore[assignment]
     tune_epochs: float | None = Field(default=None, ge=0, le=1000)
+    block_epochs: float = Field(default=0, ge=0, le=1000)
+    block_window: int = Field(default=1, ge=1, le=1000)
 
 
 class Apply(Record):
@@ -98,6 +100,8 @@ class Apply(Record):
     calibration: Name | None = None
     effort: Name = "standard"
     tune_epochs: float | None = Field(default=None, ge=0, le=1000)
+    block_epochs: float = Field(default=0, ge=0, le=1000)
+    block_window: int = Field(default=1, ge=1, le=1000)
 
 
 Parameters: TypeAlias = Describe | Measure | Allocate | Compress | Apply

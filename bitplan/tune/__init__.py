@@ -1,5 +1,10 @@
-"""What of a compressed model's bytes is a number, tuned on what the reference model says."""
+"""A compressed model, tuned on what the reference gives: block by block, and end to end."""
 
+from bitplan.tune.blocks import BLOCK_RATE as BLOCK_RATE
+from bitplan.tune.blocks import block_files as block_files
+from bitplan.tune.blocks import restore_blocks as restore_blocks
+from bitplan.tune.blocks import tune_blocks as tune_blocks
+from bitplan.tune.lessons import Lessons as Lessons
 from bitplan.tune.tuner import RATE as RATE
 from bitplan.tune.tuner import Tuned as Tuned
 from bitplan.tune.tuner import is_ended as is_ended

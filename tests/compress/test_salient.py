@@ -37,7 +37,7 @@ def test_the_columns_that_lose_most_are_chosen():
 
 
 @pytest.mark.parametrize("name", ["int3g64+2%int8", "int2g32+2%bf16", "nvfp4+2%int8"])
-@pytest.mark.parametrize("quantizer", ["gptq", "quantease", "clip"])
+@pytest.mark.parametrize("quantizer", ["gptq", "quantease", "signround", "clip"])
 def test_they_are_worth_more_than_their_bytes(quantizer, name):
     weight, covariance = with_outliers()
     plain = one(weight, name.split("+")[0], quantizer, covariance)
@@ -85,7 +85,7 @@ def test_gptq_is_that_of_the_order_with_salient_columns_last(shrinkage):
     torch.testing.assert_close(made["salient"].decode(), expected, rtol=0.01, atol=0.01)
 
 
-@pytest.mark.parametrize("quantizer", ["gptq", "quantease"])
+@pytest.mark.parametrize("quantizer", ["gptq", "quantease", "signround"])
 def test_salient_columns_are_where_the_loss_is_least(quantizer):
     weight, covariance = with_outliers()
     packed = one(weight, "int3g64+2%bf16", quantizer, covariance)

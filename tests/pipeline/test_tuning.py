@@ -89,3 +89,40 @@ def test_epochs_that_are_none(epochs, tiny_model, tmp_path):
     plan = plan_for(build, tmp_path, verify=False)
     with pytest.raises(InputError, match="tune_epochs is"):
         apply_plan(build(), plan, workdir=tmp_path, tune_epochs=epochs)
+
+
+def test_blocks_are_trained_once_and_read_again(tiny_model, tmp_path):
+    build = lambda: tiny_model("llama-tied", torch.bfloat16)  # noqa: E731
+    plan = plan_for(build, tmp_path / "work")
+    asked = {"workdir": tmp_path / "work", "block_epochs": 3, "tune_epochs": 2}
+    first = run_apply(build(), plan, **asked)
+    assert first.blocks is not None
+    assert first.tuning is not None
+    assert first.blocks.windows == 2
+    assert 0 < first.blocks.error_after <= first.blocks.error_before
+    assert first.blocks.tokens == 6 * 16
+    assert first.tuning.kl_before == first.blocks.kl
+    assert held_bytes(first.model) == plan.bytes
+    stages = set()
+    again = run_apply(build(), plan, **asked, progress=lambda *told: stages.add(told[0]))
+    assert stages == {"load", "apply"}
+    assert (again.blocks, again.tuning) == (first.blocks, first.tuning)
+    one, two = first.model.state_dict(), again.model.state_dict()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    alone = run_apply(build(), plan, **{**asked, "tune_epochs": 0})
+    assert (alone.blocks, alone.tuning) == (first.blocks, None)
+    [damaged, *_] = (tmp_path / "work").rglob("blocks/*/0000.safetensors")
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    mended = run_apply(build(), plan, **{**asked, "tune_epochs": 0})
+    assert mended.blocks == first.blocks
+    assert (damaged.parent / "0000.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    "asked", [{"block_epochs": -1}, {"block_epochs": math.nan}, {"block_window": 0}], ids=str
+)
+def test_block_settings_that_are_none(asked, tiny_model, tmp_path):
+    build = lambda: tiny_model("llama", torch.bfloat16)  # noqa: E731
+    plan = plan_for(build, tmp_path, verify=False)
+    with pytest.raises(InputError, match="must be"):
+        apply_plan(build(), plan, workdir=tmp_path, **asked)

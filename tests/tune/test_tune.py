@@ -92,7 +92,7 @@ def test_the_same_call_gives_the_same_bytes(tiny_model):
 
 @pytest.mark.parametrize("stop", [1, 3, 5])
 def test_stopped_anywhere_it_goes_on_to_the_same_bytes(stop, tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr("bitplan.tune.tuner.SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr("bitplan.tune.descent.SAVE_EVERY_S", 0.0)
     model, lessons, judged = ground(tiny_model("llama"), "int2g16")
     whole = tune(model, lessons, judged, epochs=3)
     expected = numbers(model)

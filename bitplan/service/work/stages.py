@@ -87,11 +87,14 @@ def _save_applied(plan: Plan, asked: Apply | Compress, desk: Desk) -> None:
         workdir=desk.task.workdir,
         effort=asked.effort,
         tune_epochs=asked.tune_epochs,
+        block_epochs=asked.block_epochs,
+        block_window=asked.block_window,
         progress=desk,
         **text,
     )
-    if applied.tuning is not None:
-        desk.put("tuning.json", (applied.tuning.model_dump_json(indent=2) + "\n").encode())
+    for name, record in (("tuning", applied.tuning), ("blocks", applied.blocks)):
+        if record is not None:
+            desk.put(f"{name}.json", (record.model_dump_json(indent=2) + "\n").encode())
     folder = desk.task.out / MODEL
     desk("save", 0, 1)
     save(applied.model, folder, plan, tokenizer=text.get("tokenizer") or find_tokenizer(source))

@@ -49,7 +49,7 @@ function showFields(form) {
   const plans = kind === "allocate" || kind === "compress";
   for (const id of ["budget-field", "runtime-field", "fuse-field", "verify-field"]) byId(id).hidden = !plans;
   byId("effort-field").hidden = kind === "describe";
-  byId("tune-field").hidden = kind !== "compress";
+  for (const name of ["tune-field", "block-field"]) byId(name).hidden = kind !== "compress";
 }
 
 async function fillModels() {
@@ -79,7 +79,7 @@ export function request(form, budgetBytes) {
     if (fields.fuse.checked) constraints.fuse = true;
     if (Object.keys(constraints).length) sent.constraints = constraints;
   }
-  if (kind === "compress") put(sent, "tune_epochs", number(fields.tune_epochs));
+  if (kind === "compress") for (const name of ["tune_epochs", "block_epochs"]) put(sent, name, number(fields.namedItem(name)));
   const limits = {};
   for (const name of ["time_s", "memory_gb"]) put(limits, name, number(fields.namedItem(name)));
   return { parameters: sent, limits, label: fields.label.value.trim(), priority: number(fields.priority) ?? 0 };

@@ -1,0 +1,34 @@
+"""What blocks are trained on."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from bitplan.models import Inputs
+from bitplan.tune.streams import Stream
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Lessons:
+    """Sequences, and how much an error at each position of each block's output matters."""
+
+    inputs: Inputs
+    matters: Float[Tensor, "blocks sequences *positions"]
+
+    def first(self, sequences: int) -> "Lessons":
+        """So many of them."""
+        some = slice(sequences)
+        return Lessons(inputs=self.inputs[some], matters=self.matters[:, some])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What goes into a window, what should come out, and how much that matters.
+
+    `matters` has a mean of 1 and the shape of the hidden states, but for their width.
+    """
+
+    stream: Stream
+    wanted: Float[Tensor, "sequences *positions width"]
+    matters: Float[Tensor, "sequences *positions"]
