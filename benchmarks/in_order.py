@@ -9,8 +9,9 @@ gradient at the layer's output in the model as it was):
 
 - `apart`: sum w x x', as `allocate` renders: layers know nothing of each other;
 - `in_order`: sum w y y' (Frantar et al., 2023, GPTQ as published);
-- `corrected`: the same H, and the weight W becomes W + W C H^-1, C = sum w (x - y) y', before it is
-  rendered: that with which y gives most nearly what W gave of x (Li et al., 2025, GPTAQ).
+- `corrected`: the same, and the weight W becomes W + W C K^-1, C = sum (x - y) y' and K = sum y y',
+  before it is rendered: that with which y gives most nearly what W gave of x (Li et al., 2025,
+  GPTAQ). All tokens count alike there: few have most of the weight, and a fit to few holds for few.
 
 Rows are kept in a file, a JSON object a line, and what is there is not measured again.
 """
@@ -184,23 +185,30 @@ class Renderer:
         self, layer: Layer, scheme: Scheme, before: Sequence[Tensor], now: Sequence[Tensor]
     ) -> None:
         moment, weights = MOMENTS["covariance"], self.weights[layer.name]
-        sums, crossed = moment.zeros(layer, len(weights)), torch.zeros(layer.shape[1:] * 2)
-        pairs = zip(torch.cat(list(before)), torch.cat(list(now)), weights, strict=True)
-        for sequence, (was, inputs, weight) in enumerate(pairs):
-            inputs, root = inputs.float(), weight.sqrt()[:, None]
+        sums, inputs = moment.zeros(layer, len(weights)), torch.cat(list(now)).float()
+        for sequence, (each, weight) in enumerate(zip(inputs, weights, strict=True)):
             generator = torch.Generator().manual_seed(sequence)
-            moment.add(sums, inputs, root, sequence=sequence, generator=generator)
-            crossed += ((was.float() - inputs) * weight[:, None]).mT @ inputs
-        covariance, share = sums["covariance"], shrinkage(sums)
+            root = weight.sqrt()[:, None]
+            moment.add(sums, each, root, sequence=sequence, generator=generator)
         target = weight_of(self.workspace.model, layer).float()
         if self.corrects:
-            curvature = Curvature(covariance=covariance, shrinkage=share.item())
-            scale = covariance.diagonal().mean()
-            target = target + target @ torch.linalg.solve(curvature.matrix, crossed.mT / scale).mT
+            target = target + target @ _gone(torch.cat(list(before)).float(), inputs)
         found = render(
-            target, [scheme], quantizer=self.quantizer, covariance=covariance, shrinkage=share
+            target,
+            [scheme],
+            quantizer=self.quantizer,
+            covariance=sums["covariance"],
+            shrinkage=shrinkage(sums),
         )
         weight_of(self.workspace.model, layer).copy_(found[scheme].decode())
+
+
+def _gone(before: Tensor, now: Tensor) -> Tensor:
+    """What of each input is lost, by what is there: C H^-1, all tokens alike."""
+    y, lost = now.flatten(0, 1), (before - now).flatten(0, 1)
+    matrix = Curvature(covariance=y.mT @ y).matrix
+    mean = y.square().sum(0).mean()
+    return torch.linalg.solve(matrix, (y.mT @ lost) / mean).mT
 
 
 @contextmanager
