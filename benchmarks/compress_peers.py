@@ -38,7 +38,7 @@ LOOKAHEAD = 16
 """Tokens by which a text goes on: AutoRound drops what tokenizes to less than it asks for."""
 
 INTEGERS = ((4, 64), (3, 64), (2, 64))
-"""Bits and groups; llm-compressor takes no group that does not divide the columns, here 576 and 1536."""
+"""Bits and groups; llm-compressor takes none that does not divide the columns, 576 and 1536."""
 SPARSE = {"int8g64+50%": "0:0", "int8g64+2:4": "2:4"}
 
 
