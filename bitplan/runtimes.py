@@ -44,8 +44,7 @@ def any_scheme(layer: Layer, scheme: Scheme) -> str | None:
     """What `bitplan.load` reads and runs: every layer in every scheme.
 
     On the CPU, compiled loops multiply linears, embeddings and experts as they are packed, but
-    those of `ternary`, `ternary2` and `bitmod`, which are decoded as they are used, like
-    convolutions.
+    those of `bitmod`, which are decoded as they are used, like convolutions.
     """
     del layer, scheme
     return None

@@ -144,8 +144,6 @@ def _cpu(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[str, str
     del shape, lookup
     if scheme.sparsity:
         return "reference", "No compiled loop leaves weights out."
-    if scheme.family.is_ternary:
-        return "reference", "Five codes to a byte are no codes of whole bits."
     if scheme.family.planes > 1 and scheme.double:
         return "reference", "Compiled loops read no plane whose scale is a byte less 128."
     if scheme.family.choices > 1:
@@ -153,7 +151,10 @@ def _cpu(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[str, str
     if scheme.group_size and scheme.group_size % 16:
         return "reference", "Compiled loops take groups of 16, 32, 48 and so on."
     if scheme.family.planes > 1:
-        return "cpu", "Compiled loops multiply two planes of bits, one after the other."
+        what = "ternary codes" if scheme.family.is_ternary else "bits"
+        return "cpu", f"Compiled loops multiply two planes of {what}, one after the other."
+    if scheme.family.is_ternary:
+        return "cpu", "Compiled loops multiply ternary codes as they are packed, five to a byte."
     is_even = scheme.is_integer or scheme.format == "bfp"
     how = "as they are packed" if is_even else "through their table"
     return "cpu", f"Compiled loops multiply {scheme.bits}-bit codes {how}."

@@ -1,6 +1,6 @@
 """Weights of a codebook on the CPU by compiled loops, which look each code up in a table.
 
-Block floating point needs none: its codes are integers, and multiplied as such.
+Block floating point and ternary codes need none: they are integers, and multiplied as such.
 """
 
 from functools import cache
@@ -14,19 +14,20 @@ from bitplan.formats import MATRIX_SCALE
 from bitplan.formats.codebook import codebook_of
 from bitplan.formats.scales import read_scale
 from bitplan.kernels.native import weight
+from bitplan.kernels.native.trits import TERNARY
 from bitplan.schema import Scheme
 
 
 def arrange(tensors: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[str, Tensor]:
     """From canonical tensors to those that the loops read, by the same names, each of one axis."""
     del columns
-    return weight.arrange(tensors, int(scheme.bits), _flip(scheme))
+    return weight.arrange(tensors, _bits(scheme), _flip(scheme))
 
 
 def restore(arranged: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[str, Tensor]:
     """From the loops' tensors to the canonical ones."""
-    bits, group = int(scheme.bits), scheme.group_size
-    return weight.restore(arranged, columns, bits, group, _flip(scheme))
+    group, flip = scheme.group_size, _flip(scheme)
+    return weight.restore(arranged, columns, _bits(scheme), group, flip)
 
 
 def linear(
@@ -59,11 +60,15 @@ def lookup(
 
 def _numbers(arranged: dict[str, Tensor], scheme: Scheme) -> dict[str, Any]:
     return {
-        "bits": int(scheme.bits),
+        "bits": _bits(scheme),
         "group": scheme.group_size,
         "table": _values(scheme),
         "scale_table": _scales(arranged, scheme),
     }
+
+
+def _bits(scheme: Scheme) -> int:
+    return TERNARY if scheme.family.is_ternary else int(scheme.bits)
 
 
 def _flip(scheme: Scheme) -> int:
@@ -74,7 +79,8 @@ def _flip(scheme: Scheme) -> int:
 @cache
 def _values(scheme: Scheme) -> Float[Tensor, "codes"] | None:
     """The value of each code; None for evenly spaced ones, which need no table."""
-    return None if scheme.format == "bfp" else codebook_of(scheme).table.float().contiguous()
+    is_even = scheme.format == "bfp" or scheme.family.is_ternary
+    return None if is_even else codebook_of(scheme).table.float().contiguous()
 
 
 def _scales(arranged: dict[str, Tensor], scheme: Scheme) -> Float[Tensor, "256"] | None:

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bitplan.kernels.native import dot_rows, layout, rows
+from bitplan.kernels.native import dot_rows, layout, rows, trit_rows
 from bitplan.kernels.native import job as fields
+from bitplan.kernels.native.trits import TERNARY
 
 TILE_NUMBERS = 1 << 19
 """Numbers that are decoded at once for many vectors: what stays in a processor's cache."""
@@ -31,7 +32,12 @@ def tiles(
     """Rows, decoded and transposed; a tile lives until the next one."""
     step = max(layout.LANES, TILE_NUMBERS // columns // layout.LANES * layout.LANES)
     quads, half = job[fields.QUADS], dtype == torch.bfloat16
-    function = dot_rows.transposed(job[fields.BITS], int(half)) if quads else rows.transposed()
+    if quads:
+        function = dot_rows.transposed(job[fields.BITS], int(half))
+    elif job[fields.BITS] == TERNARY:
+        function = trit_rows.transposed()
+    else:
+        function = rows.transposed()
     memory = torch.empty(columns * min(step, height), dtype=dtype if quads else torch.float32)
     for start in range(0, height, step):
         count = min(step, height - start)

@@ -9,13 +9,14 @@ from torch import Tensor
 from bitplan.errors import InputError
 from bitplan.formats import MATRIX_SCALE
 from bitplan.kernels.native import arrange as moves
-from bitplan.kernels.native import dot, dot_product, product, rows, spans
+from bitplan.kernels.native import dot, dot_product, product, rows, spans, trit_product, trit_rows
 from bitplan.kernels.native import job as fields
 from bitplan.kernels.native.tiles import dtype_of_many, has_bfloat16, multiply_many, tiles
+from bitplan.kernels.native.trits import TERNARY
 
-FEW, FEW_BY_TABLE = 16, 4
-"""Vectors that are multiplied with codes, and with those that a table is looked up for; for more,
-rows are decoded and left to torch."""
+FEW, FEW_BY_TABLE, FEW_OF_TERNARY = 16, 4, 8
+"""Vectors that are multiplied with codes, with those that a table is looked up for, and with
+ternary ones; for more, rows are decoded and left to torch."""
 
 ALL = 1 << 40
 """A group that no row is longer than."""
@@ -27,7 +28,7 @@ def arrange(
     """From canonical tensors to arranged ones, by the same names, each of one axis."""
     return {
         name: moves.arrange_codes(tensor, bits, flip, quads=quads)
-        if name == "codes"
+        if name == "codes" and bits != TERNARY
         else tensor
         if name == MATRIX_SCALE
         else moves.arrange_grid(tensor)
@@ -48,7 +49,7 @@ def restore(
     height = _height(arranged, columns, group)
     return {
         name: moves.restore_codes(tensor, height, columns, bits, flip, quads=quads)
-        if name == "codes"
+        if name == "codes" and bits != TERNARY
         else tensor
         if name == MATRIX_SCALE
         else moves.restore_grid(tensor, height)
@@ -71,7 +72,7 @@ def multiply(
     Args:
         inputs: of any floating-point dtype.
         tensors: `codes` and the grid, arranged (see `layout`).
-        bits: of a code.
+        bits: of a code, or TERNARY.
         group: columns that share a scale, a multiple of 16; None: all.
         table: float32 value of each code; None: evenly spaced ones.
         scale_table: float32 value of each byte of `scale`; None: bfloat16, or steps beside it.
@@ -86,7 +87,8 @@ def multiply(
     count = flat.numel() // columns if columns else 0
     job, height = _job(tensors, columns, bits, group, table, scale_table, quads)
     shape = (*inputs.shape[:-1], height)
-    most = FEW if table is None else FEW_BY_TABLE
+    few = FEW_OF_TERNARY if bits == TERNARY else FEW
+    most = few if table is None else FEW_BY_TABLE
     if count > most and not (quads and _digits_are_quicker(dtype)):
         output = multiply_many(flat.view(count, columns), job, height).view(shape)
     else:
@@ -94,7 +96,9 @@ def multiply(
         job[fields.INPUTS], job[fields.COUNT] = flat.data_ptr(), count
         job[fields.OUTPUT] = output.data_ptr()
         job[fields.INPUT_IS_BFLOAT16] = job[fields.OUTPUT_IS_BFLOAT16] = dtype == torch.bfloat16
-        if quads:
+        if bits == TERNARY:
+            fields.run(trit_product.product(), job, count * height * columns)
+        elif quads:
             _dot(job, columns, count, digits=3 if inputs.dtype.itemsize > 2 else 2)
         else:
             job[fields.ADD_SPANS] = spans.add_spans(bits, table is not None).address
@@ -142,7 +146,8 @@ def chosen_rows(
     output = torch.empty((*tokens.shape, columns))
     job[fields.INPUTS], job[fields.COUNT] = numbers.data_ptr(), numbers.numel()
     job[fields.OUTPUT] = output.data_ptr()
-    fields.run(rows.chosen(), job, output.numel())
+    function = trit_rows.chosen() if bits == TERNARY else rows.chosen()
+    fields.run(function, job, output.numel())
     if job[fields.IS_MISSING]:
         raise IndexError(f"row {job[fields.FIRST]} is looked up in a weight of {height} rows")
     return output.to(dtype)

@@ -1,6 +1,6 @@
-"""Weights of two planes of bits on the CPU: by compiled loops, one plane after the other.
+"""Weights of two planes on the CPU: by compiled loops, one plane after the other.
 
-Each plane is a weight of its own to them, of 1-bit codes that stand for 0 and 1.
+Each plane is a weight of its own to them, of 1-bit codes for 0 and 1, or of ternary ones.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bitplan.formats.two_planes import SECOND, VALUES
 from bitplan.kernels.native import weight
+from bitplan.kernels.native.trits import TERNARY
 from bitplan.schema import Scheme
 
 CODES = "second_codes"
@@ -20,9 +21,9 @@ CODES = "second_codes"
 
 def arrange(tensors: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[str, Tensor]:
     """From canonical tensors to those that the loops read, each plane's codes by themselves."""
-    del scheme, columns
+    del columns
     first, second = (
-        weight.arrange({"codes": codes, "scale": tensors[scale]}, 1)
+        weight.arrange({"codes": codes, "scale": tensors[scale]}, _bits(scheme))
         for codes, scale in zip(tensors["codes"].chunk(2, dim=-1), ("scale", SECOND), strict=True)
     )
     return {**first, CODES: second["codes"], SECOND: second["scale"]}
@@ -31,7 +32,8 @@ def arrange(tensors: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[st
 def restore(arranged: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[str, Tensor]:
     """From the loops' tensors to the canonical ones."""
     first, second = (
-        weight.restore(plane, columns, 1, scheme.group_size) for plane in _planes(arranged)
+        weight.restore(plane, columns, _bits(scheme), scheme.group_size)
+        for plane in _planes(arranged)
     )
     codes = torch.cat([first["codes"], second["codes"]], dim=-1)
     return {"codes": codes, "scale": first["scale"], SECOND: second["scale"]}
@@ -82,11 +84,16 @@ def _planes(arranged: dict[str, Tensor]) -> list[dict[str, Tensor]]:
 def _added(
     arranged: dict[str, Tensor], scheme: Scheme, product: Callable[..., Tensor]
 ) -> Float[Tensor, "..."]:
-    of = {"bits": 1, "group": scheme.group_size, "table": _values(scheme.format)}
+    of = {"bits": _bits(scheme), "group": scheme.group_size, "table": _values(scheme)}
     first, second = (product(plane, of) for plane in _planes(arranged))
     return first.add_(second)
 
 
+def _bits(scheme: Scheme) -> int:
+    return TERNARY if scheme.family.is_ternary else 1
+
+
 @cache
-def _values(format: str) -> Float[Tensor, "2"]:
-    return torch.tensor(VALUES[format])
+def _values(scheme: Scheme) -> Float[Tensor, "2"] | None:
+    """The value of each code; None for ternary ones, which need no table."""
+    return None if scheme.family.is_ternary else torch.tensor(VALUES[scheme.format])

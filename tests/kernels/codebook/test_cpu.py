@@ -12,6 +12,7 @@ from bitplan.schema import Scheme
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float64: 1e-6}
 NAMES = ["sign", "fp8", "fp6g32", "fp4g64", "nf4g64", "nf3g16", "bfp3g16", "bfp8", "nf4g16d"]
 NAMES += ["fp8e5m2g128", "mxfp4", "mxfp6", "mxfp8e5m2", "nvfp4"]
+NAMES += ["ternary", "ternaryg16", "ternaryg64", "ternaryg16d"]
 SHAPES = [(64, 64), (70, 200), (48, 33)]
 
 

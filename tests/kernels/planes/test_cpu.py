@@ -1,4 +1,4 @@
-"""Compiled products with planes of bits, beside the weight decoded and multiplied."""
+"""Compiled products with two planes, beside the weight decoded and multiplied."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from bitplan.schema import Scheme
 
 # RMS(error) / RMS(expected): measured, and doubled. Of bfloat16 each plane's product is rounded.
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 7e-3, torch.float64: 1e-6}
-NAMES = ["binary2", "binary2g16", "binary2g64"]
+NAMES = ["binary2", "binary2g16", "binary2g64", "ternary2", "ternary2g16", "ternary2g64"]
 SHAPES = [(64, 64), (70, 200), (48, 33)]
 
 
