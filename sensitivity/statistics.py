@@ -241,13 +241,18 @@ class StatisticsFolder:
         return found is not None and found.is_complete and found.tokens > 0
 
     def lacking(self, layers: Iterable[Layer], moments: Iterable[str]) -> dict[Layer, list[str]]:
-        """The moments that are not there, or not complete, by layer."""
-        names = tuple(moments)
-        return {
-            layer: missing
-            for layer in layers
-            if (missing := [name for name in names if not self.has(layer, name)])
-        }
+        """The moments that are not there, or not complete, by layer.
+
+        Of those that are, what an interrupt has left of the way there is removed.
+        """
+        names, found = tuple(moments), dict[Layer, list[str]]()
+        for layer in layers:
+            for name in names:
+                if self.has(layer, name):
+                    self.partial(layer, name).unlink(missing_ok=True)
+                else:
+                    found.setdefault(layer, []).append(name)
+        return found
 
     def save(self, layer: Layer, sums: Sums) -> None:
         """Write a moment, whole or as far as it came."""

@@ -115,6 +115,18 @@ def test_only_what_is_lacking_is_gathered(tiny_model, some_tokens, tmp_path):
     assert not told
 
 
+def test_an_interrupt_between_a_whole_file_and_the_end_of_its_parts_leaves_nothing(
+    tiny_model, some_tokens, tmp_path
+):
+    model, tokens = tiny_model("llama"), some_tokens(3)
+    run(model, tokens, tmp_path)
+    expected = files_under(tmp_path)
+    for path in list(tmp_path.rglob("*.safetensors")):
+        path.with_name(f"{path.stem}.partial.safetensors").write_bytes(path.read_bytes())
+    run(model, tokens, tmp_path)
+    assert files_under(tmp_path) == expected
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
