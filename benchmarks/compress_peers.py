@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compress import COUNTS, Row, append, key_of, machine, restored, rows_in, show
+from compress_quality import COUNTS, key_of, restored, show
 from peer_environment import PeerError, plain_folder, python_of, run
+from row_files import Row, append, machine, rows_in
 from safetensors.torch import load_file, save_file
 
 from bitplan.calibration import TokenSets

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compress import append, machine, rows_in
+from row_files import append, machine, rows_in
 from torch import Tensor
 from tuning import plan_of_name
 
