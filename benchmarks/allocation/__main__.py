@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from arms import ARMS, SEARCHES, Bench
 from ground import Ground
+from heuristics import NoPlan
 from models import Subject, subject_of
 from peer_environment import PeerError
 from report import write_report
@@ -90,7 +91,7 @@ def _row(bench: Bench, arm: str, bits: float) -> Row:
     row = _key(ground, arm, bits)
     try:
         made = ARMS[arm](bench, bits)
-    except PeerError as error:
+    except (PeerError, NoPlan) as error:
         return row | {"failed": str(error)}
     plan = ground.plan(made.assignment, bits, arm)
     return row | {

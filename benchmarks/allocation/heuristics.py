@@ -10,6 +10,10 @@ from bitplan.schema import Layer
 END_BITS = 8
 
 
+class NoPlan(Exception):
+    """A budget that is too small for what an arm insists on."""
+
+
 def uniform(ground: Ground, bits: float) -> Assignment:
     """The two widths around the budget, evenly in turn: one width where the budget is one."""
     return _spread(ground, {}, bits)
@@ -31,7 +35,7 @@ def _spread(ground: Ground, fixed: Assignment, bits: float) -> Assignment:
             plan = {**fixed, **_in_turn(free, low, high, count)}
             if ground.size_of(plan) <= ground.budget(bits).total_bytes:
                 return plan
-    raise ValueError(f"{bits} bits hold no mixture of two widths.")
+    raise NoPlan(f"{bits:g} bits hold no even mixture beside what is fixed")
 
 
 def _in_turn(layers: Sequence[Layer], low: int, high: int, count: int) -> Assignment:
