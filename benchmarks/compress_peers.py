@@ -20,9 +20,16 @@ from typing import Any
 
 import torch
 from compress_quality import COUNTS, key_of, restored, show
-from peer_environment import PeerError, plain_folder, python_of, run
+from peer_environment import (
+    PeerError,
+    plain_folder,
+    python_of,
+    run,
+    write_texts,
+    write_tokens,
+)
 from row_files import Row, append, machine, rows_in
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from bitplan.calibration import TokenSets
 from bitplan.evaluate import compare, make_reference
@@ -35,9 +42,6 @@ PACKAGES = {
     "llmcompressor": ("torch==2.13.0", "llmcompressor==0.14.0.1"),
     "autoround": ("torch==2.13.0", "auto-round==0.16.1"),
 }
-LOOKAHEAD = 16
-"""Tokens by which a text goes on: AutoRound drops what tokenizes to less than it asks for."""
-
 INTEGERS = ((4, 64), (3, 64), (2, 64))
 """Bits and groups; llm-compressor takes none that does not divide the columns, 576 and 1536."""
 SPARSE = {"int8g64+50%": "0:0", "int8g64+2:4": "2:4"}
@@ -124,22 +128,13 @@ def _rendered(
 
 
 def _tokens(source: str, tokens: TokenSets, folder: Path) -> tuple[Path, tuple[object, ...]]:
-    path = folder / "tokens.safetensors"
-    save_file({"tokens": _ids(tokens).contiguous()}, path)
-    return path, ()
+    return write_tokens(_ids(tokens), folder / "tokens.safetensors"), ()
 
 
 def _texts(source: str, tokens: TokenSets, folder: Path) -> tuple[Path, tuple[object, ...]]:
-    """One text a sequence, which tokenizes to the sequence and a little more."""
-    tokenizer, ids = load_tokenizer(source), _ids(tokens)
-    flat, length = ids.flatten(), ids.shape[1]
-    texts = [
-        tokenizer.decode(flat[start : start + length + LOOKAHEAD])
-        for start in range(0, len(flat), length)
-    ]
-    path = folder / "texts.jsonl"
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    return path, ("--sequences", len(ids), "--length", length)
+    ids = _ids(tokens)
+    path = write_texts(ids, load_tokenizer(source), folder / "texts.jsonl")
+    return path, ("--sequences", len(ids), "--length", ids.shape[1])
 
 
 def _ids(tokens: TokenSets) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """Environments of peers, one virtual environment for each set of packages, and what they read."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,8 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import save_torch_state_dict
+from safetensors.torch import save_file
+from torch import Tensor
 
 from bitplan.models import load_model, load_tokenizer
+
+LOOKAHEAD = 16
+"""Tokens by which a text goes on: AutoRound drops what tokenizes to less than it asks for."""
 
 
 class PeerError(Exception):
@@ -58,3 +64,18 @@ def plain_folder(source: str, folder: Path) -> Path:
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(folder)
     return folder
+
+
+def write_tokens(tokens: Tensor, path: Path) -> Path:
+    """Sequences [sequences, length], by the name `tokens`."""
+    save_file({"tokens": tokens.contiguous()}, path)
+    return path
+
+
+def write_texts(tokens: Tensor, tokenizer: Any, path: Path) -> Path:
+    """One text a sequence, which tokenizes to the sequence and a little more."""
+    flat, length = tokens.flatten(), tokens.shape[1]
+    starts = range(0, len(flat), length)
+    texts = [tokenizer.decode(flat[start : start + length + LOOKAHEAD]) for start in starts]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path

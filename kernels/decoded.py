@@ -5,7 +5,7 @@ Neither way keeps the dense weight: what autograd would save for the way back is
 is trained, with LoRA or by its own scales, in the memory that it was promised.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,21 +14,20 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from bitplan.formats import MATRIX_SCALE
+from bitplan.formats.decode import decode
 from bitplan.runtimes import ROWS_AT_ONCE
 from bitplan.schema import Scheme
 
 Tensors = Mapping[str, Tensor]
-Decode = Callable[[Scheme, int, dict[str, Tensor], torch.dtype], Tensor]
-"""(scheme, columns, tensors, dtype) -> dense weight [rows, columns]"""
 
 
 def linear(
-    inputs: Float[Tensor, "*tokens in"], tensors: Tensors, scheme: Scheme, decode: Decode
+    inputs: Float[Tensor, "*tokens in"], tensors: Tensors, scheme: Scheme
 ) -> Float[Tensor, "*tokens out"]:
     """Product with the transposed weight, in the inputs' dtype."""
     if torch.is_grad_enabled() and any(t.requires_grad for t in (inputs, *tensors.values())):
-        return _Linear.apply(inputs, scheme, decode, tuple(tensors), *tensors.values())
-    return _forward(inputs, tensors, scheme, decode)
+        return _Linear.apply(inputs, scheme, tuple(tensors), *tensors.values())
+    return _forward(inputs, tensors, scheme)
 
 
 def linear_back(
@@ -36,7 +35,6 @@ def linear_back(
     tensors: Tensors,
     scheme: Scheme,
     columns: int,
-    decode: Decode,
 ) -> Float[Tensor, "*tokens in"]:
     """Product with the weight itself: the gradient at the inputs of `linear`."""
     products = [
@@ -52,7 +50,6 @@ def lookup(
     scheme: Scheme,
     columns: int,
     dtype: torch.dtype,
-    decode: Decode,
 ) -> Float[Tensor, "*tokens hidden"]:
     """Rows of an embedding; only those asked for are decoded."""
     # Not by indexing: that takes a negative token for a row from the end.
@@ -63,7 +60,7 @@ def lookup(
     return decode(scheme, columns, rows, dtype).reshape(*tokens.shape, columns)
 
 
-def _forward(inputs: Tensor, tensors: Tensors, scheme: Scheme, decode: Decode) -> Tensor:
+def _forward(inputs: Tensor, tensors: Tensors, scheme: Scheme) -> Tensor:
     parts = [
         torch.nn.functional.linear(inputs, decode(scheme, inputs.shape[-1], part, inputs.dtype))
         for _, part in _parts(tensors)
@@ -86,16 +83,15 @@ class _Linear(torch.autograd.Function):
         ctx: Any,
         inputs: Tensor,
         scheme: Scheme,
-        decode: Decode,
         names: tuple[str, ...],
         *values: Tensor,
     ) -> Tensor:
         """See `linear`."""
-        ctx.scheme, ctx.decode, ctx.names = scheme, decode, names
+        ctx.scheme, ctx.names = scheme, names
         ctx.columns = inputs.shape[-1]
         # The inputs are needed only where the weight itself is tuned.
-        ctx.save_for_backward(inputs if any(ctx.needs_input_grad[4:]) else None, *values)
-        return _forward(inputs, dict(zip(names, values, strict=True)), scheme, decode)
+        ctx.save_for_backward(inputs if any(ctx.needs_input_grad[3:]) else None, *values)
+        return _forward(inputs, dict(zip(names, values, strict=True)), scheme)
 
     # The decorator's result has no keywords, says pyright; torch gives none.
     @staticmethod
@@ -107,14 +103,14 @@ class _Linear(torch.autograd.Function):
         [gradient] = gradients
         inputs, *values = ctx.saved_tensors
         tensors = dict(zip(ctx.names, values, strict=True))
-        tuned = [name for name, n in zip(ctx.names, ctx.needs_input_grad[4:], strict=True) if n]
+        tuned = [name for name, n in zip(ctx.names, ctx.needs_input_grad[3:], strict=True) if n]
         of_inputs = None
         of_weight: dict[str, list[Tensor]] = {name: [] for name in tuned}
         for some, part in _parts(tensors):
             for name in tuned:
                 part[name] = part[name].detach().requires_grad_()
             with torch.enable_grad():
-                dense = ctx.decode(ctx.scheme, ctx.columns, part, gradient.dtype)
+                dense = decode(ctx.scheme, ctx.columns, part, gradient.dtype)
             piece = gradient[..., some]
             if ctx.needs_input_grad[0]:
                 product = piece @ dense.detach()
@@ -131,4 +127,4 @@ class _Linear(torch.autograd.Function):
             name: torch.stack(found).sum(0) if name == MATRIX_SCALE else torch.cat(found)
             for name, found in of_weight.items()
         }
-        return of_inputs, None, None, None, *(joined.get(name) for name in ctx.names)
+        return of_inputs, None, None, *(joined.get(name) for name in ctx.names)

@@ -16,19 +16,16 @@ from typing import Any
 
 from ground import GROUP, WIDTHS
 from models import Subject
-from safetensors.torch import save_file
 from texts import CALIBRATION, LENGTH, calibration_of
 
 from bitplan.models import load_tokenizer
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent))
-from peer_environment import plain_folder, python_of, run  # noqa: E402
+from peer_environment import plain_folder, python_of, run, write_texts, write_tokens  # noqa: E402
 
 KL_SEQUENCES = 2
 """Of the calibration sample: kl_div runs the model once for each group, width and sequence."""
-LOOKAHEAD = 16
-"""Tokens by which a text goes on: AutoRound drops what tokenizes to less than it asks for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,18 +113,11 @@ def scores_of(name: str, subject: Subject, seed: int, folder: Path) -> Scores:
 
 
 def _tokens(subject: Subject, seed: int, folder: Path) -> Path:
-    path = folder / f"tokens-{seed}.safetensors"
     tokens = calibration_of(subject.documents, load_tokenizer(subject.source), seed)
-    save_file({"tokens": tokens.contiguous()}, path)
-    return path
+    return write_tokens(tokens, folder / f"tokens-{seed}.safetensors")
 
 
 def _texts(subject: Subject, seed: int, folder: Path) -> Path:
-    """One text a sequence, which tokenizes to the sequence and a little more."""
     tokenizer = load_tokenizer(subject.source)
-    flat = calibration_of(subject.documents, tokenizer, seed).flatten()
-    starts = range(0, len(flat), LENGTH)
-    texts = [tokenizer.decode(flat[start : start + LENGTH + LOOKAHEAD]) for start in starts]
-    path = folder / f"texts-{seed}.jsonl"
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    return path
+    tokens = calibration_of(subject.documents, tokenizer, seed)
+    return write_texts(tokens, tokenizer, folder / f"texts-{seed}.jsonl")

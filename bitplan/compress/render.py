@@ -11,14 +11,13 @@ from bitplan.compress.by_rows import Quantizer, by_rows, joined
 from bitplan.compress.channels import narrow, with_channels
 from bitplan.compress.curvature import Curvature
 from bitplan.compress.low_rank import add_low_rank
-from bitplan.compress.quantizers.admm import admm
 from bitplan.compress.quantizers.dsnot import dsnot
 from bitplan.compress.quantizers.gptq import gptq
 from bitplan.compress.quantizers.hqq import hqq
-from bitplan.compress.quantizers.icbs import icbs
 from bitplan.compress.quantizers.quantease import quantease
 from bitplan.compress.quantizers.rtn import clip, rtn
 from bitplan.compress.quantizers.signround import signround
+from bitplan.compress.quantizers.solved import admm, icbs
 from bitplan.compress.salient import salient_apart
 from bitplan.errors import InputError, SchemeError
 from bitplan.formats import Packed

@@ -12,9 +12,6 @@ from bitplan.formats.composed import kept_of_row as kept_of_row
 from bitplan.formats.composed import pack_kept as pack_kept
 from bitplan.formats.composed import rest_of as rest_of
 from bitplan.formats.composed import widened as widened
-from bitplan.formats.decode import decode_codebook as decode_codebook
-from bitplan.formats.decode import decode_integer as decode_integer
-from bitplan.formats.decode import decode_planes as decode_planes
 from bitplan.formats.decode import read_number as read_number
 from bitplan.formats.packed import TORCH_DTYPES as TORCH_DTYPES
 from bitplan.formats.packed import Packed as Packed

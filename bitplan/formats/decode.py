@@ -15,12 +15,12 @@ from bitplan.schema import Scheme
 def decode(scheme: Scheme, columns: int, tensors: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
     """Dense weight of packed codes, of whatever format that is one part."""
     if scheme.is_integer:
-        return decode_integer(scheme, columns, tensors, dtype)
-    by = decode_planes if scheme.family.planes > 1 else decode_codebook
+        return _decode_integer(scheme, columns, tensors, dtype)
+    by = _decode_planes if scheme.family.planes > 1 else _decode_codebook
     return by(scheme, columns, tensors, dtype)
 
 
-def decode_integer(
+def _decode_integer(
     scheme: Scheme, columns: int, tensors: dict[str, Tensor], dtype: torch.dtype
 ) -> Tensor:
     """Dense weight of packed integer codes. Differentiable in scale and offset."""
@@ -41,7 +41,7 @@ def decode_integer(
     return _in_rows(values, columns, mask).to(dtype)
 
 
-def decode_codebook(
+def _decode_codebook(
     scheme: Scheme, columns: int, tensors: dict[str, Tensor], dtype: torch.dtype
 ) -> Tensor:
     """Dense weight of packed codes of a codebook. Differentiable in bfloat16 and float32 scales."""
@@ -61,7 +61,7 @@ def decode_codebook(
     return _in_rows(values, columns, mask).to(dtype)
 
 
-def decode_planes(
+def _decode_planes(
     scheme: Scheme, columns: int, tensors: dict[str, Tensor], dtype: torch.dtype
 ) -> Tensor:
     """Dense weight of packed codes of two planes. Differentiable in bfloat16 scales."""
