@@ -11,7 +11,7 @@ from pathlib import Path
 from activations import Activations
 from models import Subject
 from progress import told
-from texts import calibration_of, other_text, sets_of
+from texts import at_most, calibration_of, other_text, sets_of
 
 from bitplan import Budget
 from bitplan.allocator import plan_of
@@ -83,6 +83,8 @@ class Ground:
         table, meter, tokens, seconds = _measured(workspace, settings)
         activations = Activations.of(workspace, tokens, table, quantizer)
         sets = {"held_out": tokens.held_out, "other": other_text(tokenizer)}
+        if subject.longest is not None:
+            sets = {name: at_most(subject.longest, each) for name, each in sets.items()}
         if searches:
             sets |= {"search": tokens.search, "choice": choice, "calibration": lessons_of(tokens)}
         if quantizer == "rtn":  # reads no calibration: what is measured is so for every seed

@@ -18,11 +18,15 @@ MINILM = Asset(
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A model by the name that rows know it by, where it lies, and the text it is measured on."""
+    """A model by the name that rows know it by, where it lies, and the text it is measured on.
+
+    `longest`: tokens that it reads at once, where it was made for so few.
+    """
 
     name: str
     source: str
     documents: list[str]
+    longest: int | None = None
 
 
 def subject_of(model: str) -> Subject:
@@ -32,7 +36,10 @@ def subject_of(model: str) -> Subject:
     if model == "smollm2":
         return Subject(name="SmolLM2-135M", source=str(files.gguf), documents=documents)
     if model == "minilm":
-        return Subject(name="MiniLM-L6", source=str(_unzipped(MINILM)), documents=documents)
+        # By its sentence_bert_config.json; its later positions were never trained on sentences.
+        return Subject(
+            name="MiniLM-L6", source=str(_unzipped(MINILM)), documents=documents, longest=256
+        )
     return Subject(name=Path(model).stem, source=model, documents=documents)
 
 

@@ -47,7 +47,8 @@ byte model, scales and offsets counted, fits the same budget, and is rendered by
 groups of 64; embeddings and norms stay as they are. A budget is named by the average bits of the
 codes of all linears. Calibration is 32 x 256 tokens of Wikipedia summaries, other ones for every
 seed; judged are 16 x 512 tokens of other summaries, and 4 x 512 of the docstrings of Python's
-standard library. Cells are means over seeds.
+standard library (of MiniLM, which reads 256 at once, as many in sequences half as long). Cells are
+means over seeds.
 
 Peers score in their own environments, with the same calibration text (ModelOpt's kl_div with its
 first two sequences, since it runs the model once for each group, width and sequence), at 2, 3, 4,

@@ -53,6 +53,11 @@ def other_text(tokenizer: Any) -> Tensor:
     return tokenize(documents, tokenizer, OTHER, JUDGED_LENGTH)
 
 
+def at_most(length: int, tokens: Tensor) -> Tensor:
+    """The same tokens [sequences, tokens] in shorter sequences, where these are longer."""
+    return tokens.reshape(-1, min(length, tokens.shape[1]))
+
+
 def _docstrings(folder: Path) -> list[str]:
     found: set[str] = set()
     for path in sorted(folder.glob("*.py")):
