@@ -33,6 +33,8 @@ class Bench:
         """A peer's scores, made once."""
         if peer not in self._scores:
             ground = self.ground
+            if not ground.predicts_text:
+                raise heuristics.NoPlan("it scores by the loss of a language model")
             self._scores[peer] = scores_of(peer, ground.subject, ground.seed, self.folder)
         return self._scores[peer]
 

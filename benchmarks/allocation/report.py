@@ -55,8 +55,9 @@ first two sequences, since it runs the model once for each group, width and sequ
 5, 6 and 8 bits in groups of 64. Their scores go to our exact solver at our bytes, with the groups
 that they tie tied: their scores, an exact solver. The integer program of ModelOpt and the dynamic
 program of AutoRound are exact too, over counts of bytes of their own. ModelOpt does not sum its
-kl_div but holds every group under a threshold, a row of its own. The rows in ExLlama's and NNCF's
-style are written after them, and score what our quantizer rendered, as ours do.
+kl_div but holds every group under a threshold, a row of its own. Both read the loss of a language
+model, so they have no rows of an encoder. The rows in ExLlama's and NNCF's style are written after
+them, and score what our quantizer rendered, as ours do.
 
 Searches accept on 32 x 256 tokens of summaries that nothing else sees. EvoPress's starts from the
 uniform plan, as published; "from ours" from our solved plan, and so is none of a peer's. Ours
