@@ -10,7 +10,7 @@ from bitplan.allocator.problem import Problem, Status
 from bitplan.schema import CostTable, Plan
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Curve:
     """The lower convex hull of all plans' (bytes, predicted KL), from the smallest to the largest.
 
@@ -25,6 +25,13 @@ class Curve:
     bytes: np.ndarray  # [points] int64, of the whole model, rising
     loss: np.ndarray  # [points] float64, nats per token, falling
     price: np.ndarray  # [points] nats per token and byte that the next point saves; 0 at the last
+
+    def __repr__(self) -> str:
+        """How far it reaches; the points are too many to print."""
+        ends = (
+            f"bytes={self.bytes[0]}..{self.bytes[-1]}, loss={self.loss[0]:.4g}..{self.loss[-1]:.4g}"
+        )
+        return f"Curve(points={len(self.bytes)}, {ends})"
 
     @classmethod
     def of(cls, table: CostTable, problem: Problem, hull: Hull) -> "Curve":

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from bitplan.allocator import frontier, largest_bytes, solve
 from bitplan.errors import BudgetError, InputError, OutputError, PlanError, SchemeError, TableError
 from bitplan.schema import (
     FAMILIES,
@@ -35,6 +36,7 @@ from bitplan.schema import (
     scheme_names,
 )
 from bitplan.schema.artefact import digest_of
+from costs import table_of
 
 GOLDEN = Path(__file__).parent / "data" / "plan.json"
 EMBEDDING = Layer(name="embed", kind=Kind.EMBEDDING, shape=(96, 32), tied=("head",))
@@ -510,3 +512,14 @@ def test_records_are_frozen_and_know_their_fields():
     for loss in (math.nan, math.inf, -1e-9):
         with pytest.raises(ValidationError):
             Cost(scheme=Scheme.parse("bf16"), bytes=1, loss=loss, standard_error=0.0)
+
+
+def test_what_is_large_prints_on_a_line():
+    table = table_of(blocks=8)
+    plan = solve(table, Budget(bytes=largest_bytes(table)))
+    curve = frontier(table, points=None)
+    for one in (table, plan, curve):
+        assert repr(one).startswith(type(one).__name__)
+        assert len(repr(one)) < 700
+    assert f"layers={len(table.rows)}" in repr(table)
+    assert f"bytes={plan.bytes}" in repr(plan)

@@ -1,7 +1,7 @@
 """The cost table: what every scheme does to every layer."""
 
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
 
 from pydantic import Field, FiniteFloat, NonNegativeFloat, NonNegativeInt, model_validator
 
@@ -72,6 +72,15 @@ class CostTable(Artefact):
         default=(),
         description="between layers; each pair of (layer, scheme) once, either way round",
     )
+
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        """What tells tables apart at a prompt; the rows are too many to print."""
+        made = self.provenance
+        yield "model", made.model
+        yield "layers", len(self.rows)
+        yield "schemes", len({cost.scheme for row in self.rows for cost in row.costs})
+        yield "estimator", made.estimator
+        yield "quantizer", made.quantizer
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

@@ -1,6 +1,7 @@
 """Layer by layer, the scheme to store it in."""
 
-from typing import Self
+from collections.abc import Iterator
+from typing import Any, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
@@ -48,6 +49,13 @@ class Plan(Artefact):
     )
     evidence: Evidence | None = Field(default=None, description="None: not measured")
     choices: tuple[Choice, ...] = Field(min_length=1)
+
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        """What tells plans apart at a prompt; the layers are too many to print."""
+        yield "model", self.provenance.model
+        for name in ("bytes", "budget_bytes", "predicted_kl", "gap", "solver"):
+            yield name, getattr(self, name)
+        yield "layers", len(self.choices)
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
