@@ -81,8 +81,8 @@ class EffortOptions:
     quantizer: Annotated[
         str | None,
         typer.Option(
-            help="gptq, quantease, signround, clip; hqq or rtn, which read no text; admm or icbs "
-            "(gptq with sparse weights solved first) or dsnot (clip with better masks).",
+            help="gptq, quantease, signround, discquant, clip; hqq or rtn, which read no text; "
+            "admm or icbs (gptq with sparse weights solved first) or dsnot (clip, better masks).",
             show_default="the effort's",
         ),
     ] = None

@@ -11,6 +11,7 @@ from bitplan.compress.by_rows import Quantizer, by_rows, joined
 from bitplan.compress.channels import narrow, with_channels
 from bitplan.compress.curvature import Curvature
 from bitplan.compress.low_rank import add_low_rank
+from bitplan.compress.quantizers.discquant import discquant
 from bitplan.compress.quantizers.dsnot import dsnot
 from bitplan.compress.quantizers.gptq import gptq
 from bitplan.compress.quantizers.hqq import hqq
@@ -27,6 +28,7 @@ QUANTIZERS: dict[str, Quantizer] = {
     "gptq": gptq,
     "quantease": quantease,
     "signround": signround,
+    "discquant": discquant,
     "admm": admm,
     "icbs": icbs,
     "clip": clip,
@@ -35,7 +37,7 @@ QUANTIZERS: dict[str, Quantizer] = {
     "rtn": rtn,
 }
 
-COMPENSATING = ("gptq", "admm", "icbs", "quantease", "signround")
+COMPENSATING = ("gptq", "admm", "icbs", "quantease", "signround", "discquant")
 """Quantizers that let columns make up for the errors of others."""
 
 

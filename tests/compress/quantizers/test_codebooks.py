@@ -180,7 +180,7 @@ def test_takes_any_weight(case, quantizer):
         is_apart = quantizer in ("rtn", "clip")  # columns do not make up for one another
         if case == "a group of zeros" and is_apart and scheme.group_size in (16, 32):
             assert not decoded[:, 32:64].any(), scheme
-        if case == "huge" or quantizer in ("quantease", "signround"):
+        if case == "huge" or quantizer in ("quantease", "signround", "discquant"):
             continue  # squares overflow, or another error is minimised: just numbers are promised
         # Sane: no worse than giving up on the weight. gptq minimises another error: 1.033.
         slack = 1.05 if quantizer in ("gptq", "admm", "icbs") else 1 + 1e-6

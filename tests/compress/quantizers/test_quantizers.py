@@ -33,7 +33,7 @@ def test_weights_on_an_asymmetric_grid_come_back_exactly(quantizer, bits):
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])  # with more, refits may settle beside the grid
-@pytest.mark.parametrize("quantizer", ["clip", "gptq", "quantease", "signround"])
+@pytest.mark.parametrize("quantizer", ["clip", "gptq", "quantease", "signround", "discquant"])
 def test_weights_on_a_symmetric_grid_come_back_exactly_from_a_search(quantizer, bits):
     codes = torch.randint(0, 2**bits, (9, 64), generator=torch.Generator().manual_seed(bits))
     codes[:, [0, 32]], codes[:, [1, 33]] = 0, 2**bits - 1
@@ -137,7 +137,9 @@ def hard_covariances(columns: int) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("case", hard_covariances(40))
 @pytest.mark.parametrize("name", ["int2g32", "int4s"])
-@pytest.mark.parametrize("quantizer", ["gptq", "quantease", "signround", "admm", "icbs"])
+@pytest.mark.parametrize(
+    "quantizer", ["gptq", "quantease", "signround", "discquant", "admm", "icbs"]
+)
 def test_any_covariance_will_do(quantizer, case, name):
     weight, covariance = random(5, 40), hard_covariances(40)[case]
     packed = one(weight, name, quantizer, covariance)
