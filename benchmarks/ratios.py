@@ -7,9 +7,11 @@ and sizes are those of `bitplan demo`. The budget is that of 50% everywhere.
   percent of its weights, the more of |W_ij| |x_j| is above five times its mean;
 - `cfsp` (Wang et al., 2024), its coarse half: what a block keeps is in proportion to a sigmoid of
   the angle between its input and its output, less the mean angle;
+- `besa` (Xu et al., 2024): every block loses as much, its linears what gradients say: `besa.py`;
 - `ours`: one solve over the costs of some percents, whole linears each with its own.
 
-The first two take a forward pass, ours the cost table. Which weights go, and what makes up for
+The first two take a forward pass, BESA several forward and back through each block, ours the cost
+table. Which weights go, and what makes up for
 them, is the quantizer's choice in all of them.
 
     python benchmarks/ratios.py [--quantizer gptq] [--percents 30 40 50 60 70] [--workdir DIR]
@@ -18,13 +20,14 @@ them, is the quantizer's choice in all of them.
 import argparse
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from besa import learned_shares
 from torch import Tensor, nn
 
 from bitplan import Budget
@@ -75,13 +78,16 @@ def main() -> None:
     table, meter, _ = measure_in(workspace, settings)
     linears = [layer for layer in workspace.layers if layer.kind is Kind.LINEAR]
     others = {layer.name: "bf16" for layer in workspace.layers if layer.kind is not Kind.LINEAR}
-    outliers, angles = scores_of(workspace.model, linears, Inputs.of(tokens.calibration))
+    calibration = Inputs.of(tokens.calibration)
+    squares, outliers, angles = scores_of(workspace.model, linears, calibration)
+    learned = learned_shares(workspace.model, linears, calibration, squares, MEAN)
     uniform = {layer.name: f"{BASE}+50%" for layer in linears}
     budget = sum(scheme_bytes(layer.shape, Scheme.parse(f"{BASE}+50%")) for layer in linears)
     arms: dict[str, Mapping[str, Any]] = {
         "uniform": uniform,
-        "owl": whole(linears, by_outliers(outliers), budget),
-        "cfsp": whole(linears, by_angles(angles), budget),
+        "owl": whole(linears, of_blocks(linears, by_outliers(outliers)), budget),
+        "cfsp": whole(linears, of_blocks(linears, by_angles(angles)), budget),
+        "besa": whole(linears, learned, budget),
         "ours": solve(sparse(table), Budget(bytes=_in_all(table, budget)), pins=others).schemes,
     }
     judge = Judge(workspace=workspace, meter=meter, tokens={"held_out": tokens.held_out})
@@ -106,8 +112,11 @@ def main() -> None:
 @torch.no_grad()
 def scores_of(
     model: nn.Module, layers: list[Layer], tokens: Inputs
-) -> tuple[np.ndarray, np.ndarray]:
-    """Of each block the share of outliers, and the mean angle that it turns a token by, over pi."""
+) -> tuple[dict[str, Tensor], np.ndarray, np.ndarray]:
+    """The squares of each layer's inputs; of each block the share of outliers and its mean angle.
+
+    That is the angle that it turns a token by, over pi.
+    """
     squares: dict[str, Tensor] = {}
     turned = [0.0] * len(blocks_of(model))
     with ExitStack() as stack:
@@ -124,7 +133,7 @@ def scores_of(
         scores = [weight_of(model, one).abs().float() * squares[one.name].sqrt() for one in within]
         every = torch.cat([score.flatten() for score in scores])
         shares.append((every > TIMES_MEAN * every.mean()).double().mean().item())
-    return np.array(shares), np.array(turned) / len(tokens)
+    return squares, np.array(shares), np.array(turned) / len(tokens)
 
 
 def _adds(squares: dict[str, Tensor], name: str):
@@ -165,31 +174,30 @@ def by_angles(angles: np.ndarray) -> np.ndarray:
     return 1 - (1 - MEAN) * weight / weight.mean()
 
 
-def whole(layers: list[Layer], gone: np.ndarray, budget: int) -> dict[str, str]:
-    """Schemes of whole percents, block by block nearest to what is to go within the budget."""
-    percents = np.ceil(100 * gone).clip(1, 99).astype(int)
+def of_blocks(layers: list[Layer], gone: np.ndarray) -> dict[str, float]:
+    """What goes of each layer, from what goes of each block."""
+    return {layer.name: float(gone[layer.block or 0]) for layer in layers}
 
-    def schemes() -> dict[str, str]:
-        return {one.name: f"{BASE}+{percents[one.block or 0]}%" for one in layers}
+
+def whole(layers: list[Layer], gone: Mapping[str, float], budget: int) -> dict[str, str]:
+    """Schemes of whole percents, nearest to what is to go of each layer within the budget."""
+    percents = {name: min(99, max(1, math.ceil(100 * share))) for name, share in gone.items()}
+    sizes = {
+        (layer.name, percent): scheme_bytes(layer.shape, Scheme.parse(f"{BASE}+{percent}%"))
+        for layer in layers
+        for percent in range(1, 100)
+    }
 
     def size() -> int:
-        named = schemes()
-        return sum(scheme_bytes(one.shape, Scheme.parse(named[one.name])) for one in layers)
+        return sum(sizes[item] for item in percents.items())
 
     while size() > budget:  # codes are padded, and some were at an end of the percents there are
-        percents = (percents + 1).clip(1, 99)
-    for block in _by_excess(percents, gone):
-        percents[block] -= 1
-        if size() > budget:
-            percents[block] += 1
-            break
-    return schemes()
-
-
-def _by_excess(percents: np.ndarray, gone: np.ndarray) -> Iterator[int]:
-    """Blocks that lose more than they are to, those by most first."""
-    excess = percents - 100 * gone
-    yield from (int(block) for block in np.argsort(-excess) if percents[block] > 1)
+        percents = {name: min(99, percent + 1) for name, percent in percents.items()}
+    for name in sorted(percents, key=lambda name: 100 * gone[name] - percents[name]):
+        spare = budget - size() + sizes[name, percents[name]]
+        if percents[name] > 1 and sizes[name, percents[name] - 1] <= spare:
+            percents[name] -= 1
+    return {name: f"{BASE}+{percent}%" for name, percent in percents.items()}
 
 
 def sparse(table: CostTable) -> CostTable:
