@@ -1,4 +1,7 @@
-"""Where a model comes from: a folder, a GGUF file or the hub, told apart and checked beforehand."""
+"""Where a model comes from: a folder, a GGUF file or the hub, told apart and checked beforehand.
+
+Without torch, whose import takes seconds: a path that is not there is refused before.
+"""
 
 import json
 import re
@@ -7,12 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from torch import nn
 
 from bitplan.errors import ModelError
-
-Source = nn.Module | str | Path
-"""A model, or a local folder, a .gguf file or a hub id to load one from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +36,6 @@ class Place:
         return {"gguf_file": self.gguf_file} if self.gguf_file else {}
 
 
-def source_name(source: Source) -> str:
-    """A short name of a model, for people."""
-    if isinstance(source, nn.Module):
-        known = getattr(source, "name_or_path", "")
-        return known if isinstance(known, str) and known else type(source).__name__
-    return locate(source).name
-
-
 def locate(source: str | Path) -> Place:
     """Tell a folder, a GGUF file and a hub id apart. Raises `ModelError` for anything else."""
     text, path = str(source), Path(source).expanduser()
@@ -63,6 +54,11 @@ def locate(source: str | Path) -> Place:
             "owner/name."
         )
     return Place(source=text, location=text)
+
+
+def check_source(source: str) -> None:
+    """Raise `ModelError` for what can be seen to be no model before anything is loaded."""
+    check_folder(locate(source))
 
 
 def check_folder(place: Place) -> None:
@@ -91,7 +87,7 @@ def check_folder(place: Place) -> None:
 
 def _check_safetensors(file: Path) -> None:
     try:
-        with safe_open(file, framework="pt"):
+        with safe_open(file, framework="numpy"):  # "pt" imports torch
             pass
     except (SafetensorError, OSError) as error:
         raise ModelError(

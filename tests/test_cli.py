@@ -1,5 +1,6 @@
 """Each verb as a user calls it: what it prints and where, its exit code, and what it refuses."""
 
+import importlib.metadata
 import json
 import logging
 import re
@@ -88,6 +89,65 @@ def budget_of(folder: Path, share: float = 0.3) -> str:
     found = describe(load_model(folder))
     size = found.smallest_bytes + share * (found.bytes - found.smallest_bytes)
     return f"{size / 1e9:.9f}"
+
+
+def test_the_version(bitplan):
+    expected = importlib.metadata.version("bitplan")
+    assert good(bitplan("--version")).out == f"bitplan {expected}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("describe models/lama", "There is no folder or file"),
+        ("measure models/lama", "There is no folder or file"),
+        ("measure models/llama --out models", "models is a folder"),
+        ("allocate models/llama", "Nothing says how small"),
+        ("allocate models/llama --budget-gb 0", "The budget is 0.0 GB"),
+        ("allocate models/llama --budget-gb 1e300", "more bytes than can be counted"),
+        ("allocate models/lama --budget-gb 1", "There is no folder or file"),
+        ("allocate models/llama --budget-gb 1 --start none.json", "Cannot read none.json"),
+        ("allocate models/llama --budget-gb 1 --table models", "models is a folder"),
+        ("apply models/llama none.json --out small", "Cannot read none.json"),
+        ("apply models/lama none.json --out small", "There is no folder or file"),
+        ("evaluate models/llama --text none.txt", "Cannot read none.txt"),
+        ("evaluate models/lama --text text.txt", "There is no folder or file"),
+        ("evaluate models/llama --reference models/lama --text text.txt", "no folder or file"),
+    ],
+)
+def test_slips_are_refused_before_torch_is_imported(arguments, message, tmp_path, tiny_folder):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "llama").symlink_to(tiny_folder("llama-tied"))
+    (tmp_path / "text.txt").touch()
+    code = f"""
+import sys
+from bitplan.cli import main
+sys.argv = ["bitplan", *{arguments.split()!r}]
+try:
+    main()
+finally:
+    print("torch" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert done.stdout == "False\n"
+
+
+def test_allocate_keeps_the_table_that_explain_reads(bitplan, tiny_folder, tmp_path):
+    folder = tmp_path / "my models" / "tiny[v2]"
+    shutil.copytree(tiny_folder("llama-tied"), folder)
+    allocate = ("allocate", folder, *SIZES, "--budget-gb", budget_of(folder), "--no-verify")
+    said = good(bitplan(*allocate))
+    assert "Plan for tiny[v2]" in said.out
+    assert f"Next: bitplan apply '{folder}' plan.json --out DIR\n" in said.out
+    refused(bitplan("explain", "plan.json"), "no cost table costs.json", "--table")
+    refused(bitplan("explain", "none.json"), "Cannot read none.json")
+    good(bitplan(*allocate, "--table", "costs.json"))
+    explained = good(bitplan("explain", "plan.json", "--json")).json
+    assert explained["bytes"] == Plan.load("plan.json").bytes
 
 
 def test_apply_tunes_and_says_what_that_did(bitplan, tiny_folder):
@@ -220,6 +280,7 @@ def test_presets_are_listed_and_make_plans(bitplan, tiny_folder):
     assert [one["name"] for one in listed] == list(PRESETS)
     assert all(one["source"] and one["estimators"] and one["objective"] for one in listed)
     said = good(bitplan("presets")).out
+    assert "[dim]" not in said
     assert all(name in said for name in PRESETS)
     folder = tiny_folder("llama")
     good(bitplan("measure", folder, *SIZES))
