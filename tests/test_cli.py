@@ -588,7 +588,7 @@ def test_text_without_a_tokenizer_is_refused(bitplan, tiny_folder, tmp_path):
         (["solve", "file.txt", "--budget-gb", "1"], "not the JSON of a CostTable"),
         (["solve", "null.json", "--budget-gb", "1"], "is not a CostTable"),
         (["frontier", "missing.json"], "Cannot read missing.json"),
-        (["explain", "missing.json"], "Cannot read costs.json"),
+        (["explain", "missing.json"], "Cannot read missing.json"),
         (["apply", "{llama}", "missing.json", "--out", "small"], "Cannot read missing.json"),
         (["apply", "{llama}", "file.txt", "--out", "small"], "not the JSON of a Plan"),
         (["evaluate", "./missing", "--text", "file.txt"], "There is no folder or file"),
@@ -693,6 +693,23 @@ def test_an_old_plan_outlives_a_failure(bitplan, tiny_folder, tmp_path):
     refused(bitplan("solve", "missing.json", "--budget-gb", "1"))
     assert plan.read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "plan.json"]
+
+
+def test_an_interrupt_while_modules_are_imported_is_no_traceback():
+    code = """
+import signal, sys
+from bitplan.cli import main
+
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupts())
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Stopped.\n")
 
 
 def test_an_interrupt_says_that_the_work_is_kept(bitplan, tiny_folder, monkeypatch, tmp_path):

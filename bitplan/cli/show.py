@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 import typer
 from rich.console import Console, RenderableType
 
-out = Console()
+out = Console(markup=False)
+"""Without markup: a name may have brackets, as model[v2]."""
 
 
 class Command(str):
@@ -24,5 +25,4 @@ def show(text: str, as_json: bool, renderables: Callable[[], Iterable[Renderable
         typer.echo(text.rstrip("\n"))
         return
     for renderable in renderables():
-        # No markup: a name may have brackets, as model[v2].
-        out.print(renderable, markup=False, soft_wrap=isinstance(renderable, Command))
+        out.print(renderable, soft_wrap=isinstance(renderable, Command))
