@@ -695,6 +695,21 @@ def test_an_old_plan_outlives_a_failure(bitplan, tiny_folder, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "plan.json"]
 
 
+def test_a_warning_of_the_hub_is_heard_once():
+    code = """
+import sys
+from bitplan.cli import main
+sys.argv = ["bitplan", "efforts"]
+try:
+    main()
+finally:
+    from huggingface_hub.utils import logging
+    logging.get_logger("huggingface_hub.file_download").warning("retrying")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == "retrying\n"
+
+
 def test_an_interrupt_while_modules_are_imported_is_no_traceback():
     code = """
 import signal, sys
