@@ -695,6 +695,15 @@ def test_an_old_plan_outlives_a_failure(bitplan, tiny_folder, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "plan.json"]
 
 
+def test_apply_refuses_the_place_of_another_model_before_its_work(bitplan, tiny_folder, tmp_path):
+    folder = tiny_folder("llama-tied")
+    good(bitplan("allocate", folder, *SIZES, "--budget-gb", budget_of(folder), "--no-verify"))
+    shutil.copytree(folder, tmp_path / "mine")
+    # A workdir that cannot be would stop the work itself.
+    work = ("--workdir", "plan.json/no")
+    refused(bitplan("apply", folder, "plan.json", "--out", "mine", *work), "holds another model")
+
+
 def test_a_warning_of_the_hub_is_heard_once():
     code = """
 import sys

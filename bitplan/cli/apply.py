@@ -56,10 +56,11 @@ def apply(
     loaded = Plan.load(plan)
     make_folder(folder)
     from bitplan.apply import held_bytes
-    from bitplan.export import save
+    from bitplan.export import folder_to_save_in, save
     from bitplan.models import find_tokenizer
     from bitplan.pipeline import run_apply
 
+    folder_to_save_in(folder)  # before the work, which may take hours
     with Bars(hidden=as_json) as bars:
         applied = run_apply(
             model,
