@@ -17,10 +17,10 @@ from bitplan.errors import InputError, OutputError
 def make_folder(path: str | Path) -> Path:
     """Make a folder and its parents; raises `OutputError` where that is not possible."""
     path = Path(path)
-    for part in (path, *path.parents):
-        if part.is_file():
-            raise OutputError(f"Cannot make the folder {path}: {part} is a file. Name another.")
     try:
+        for part in (path, *path.parents):
+            if part.is_file():
+                raise OutputError(f"Cannot make the folder {path}: {part} is a file. Name another.")
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"Cannot make the folder {path}: {error.strerror}. {_ADVICE}") from error

@@ -32,6 +32,11 @@ def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
             make_folder(path)
 
 
+def test_a_folder_of_too_long_a_name_is_refused(tmp_path):
+    with pytest.raises(OutputError, match=r"Cannot make the folder .*: File name too long"):
+        make_folder(tmp_path / ("a" * 300))
+
+
 def test_what_cannot_be_read_is_said_beforehand(tmp_path):
     (tmp_path / "there").touch()
     check_readable(tmp_path, tmp_path / "there")
