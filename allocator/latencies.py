@@ -74,8 +74,9 @@ class Latencies(_Record):
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read a JSON file. Raises `InputError` where there is none, or no latency table."""
+        text = read_text(path)  # its error is a ValueError, too
         try:
-            content = json.loads(read_text(path))
+            content = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise TableError(f"{path} is not the JSON of a latency table: {error}.") from None
         return cls._read(content, str(path))

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from bitplan.service.client import AsyncClient as AsyncClient
     from bitplan.service.client import Client as Client
 
+    __version__: str
+
 # Where each name lives. A name is imported when it is first asked for: `import bitplan` is quick,
 # and the allocator can be used without torch.
 _HOMES = {
@@ -75,13 +77,18 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        # Not at the top: that import takes as long as all of `import bitplan`.
+        from importlib.metadata import version
+
+        return version(__name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "__version__"})
 
 
 class _Package(ModuleType):

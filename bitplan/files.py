@@ -18,6 +18,9 @@ def make_folder(path: str | Path) -> Path:
     """Make a folder and its parents; raises `OutputError` where that is not possible."""
     path = Path(path)
     try:
+        for part in (path, *path.parents):
+            if part.is_file():
+                raise OutputError(f"Cannot make the folder {path}: {part} is a file. Name another.")
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"Cannot make the folder {path}: {error.strerror}. {_ADVICE}") from error
@@ -99,6 +102,15 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def check_readable(*paths: str | Path) -> None:
+    """Raise `InputError` now for files and folders that could not be read later."""
+    for path in paths:
+        try:
+            Path(path).stat()
+        except (OSError, ValueError) as error:  # ValueError: a path with a null character
+            raise _unreadable(path, error) from error
+
+
 def read_text(path: str | Path) -> str:
     """Read UTF-8 text; raises `InputError` where there is none."""
     try:
@@ -106,8 +118,12 @@ def read_text(path: str | Path) -> str:
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text ({error.reason}). Convert it first.") from error
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"Cannot read {path}: {reason}. Check the path.") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str | Path, error: Exception) -> InputError:
+    reason = getattr(error, "strerror", None) or error
+    return InputError(f"Cannot read {path}: {reason}. Check the path.")
 
 
 _HOST = re.sub(r"[^\w-]", "-", socket.gethostname())

@@ -76,7 +76,7 @@ def main() -> int:
 
 def cli_page() -> str:
     """The command line, verb by verb."""
-    app = importlib.import_module("bitplan.cli").app
+    app = importlib.import_module("bitplan.cli.app").app
     command = typer.main.get_command(app)
     return f"{GENERATED}\n# Command line\n" + "".join(_verb(command, "bitplan", parent=None))
 

@@ -1,5 +1,6 @@
 """Each verb as a user calls it: what it prints and where, its exit code, and what it refuses."""
 
+import importlib.metadata
 import json
 import logging
 import re
@@ -88,6 +89,65 @@ def budget_of(folder: Path, share: float = 0.3) -> str:
     found = describe(load_model(folder))
     size = found.smallest_bytes + share * (found.bytes - found.smallest_bytes)
     return f"{size / 1e9:.9f}"
+
+
+def test_the_version(bitplan):
+    expected = importlib.metadata.version("bitplan")
+    assert good(bitplan("--version")).out == f"bitplan {expected}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("describe models/lama", "There is no folder or file"),
+        ("measure models/lama", "There is no folder or file"),
+        ("measure models/llama --out models", "models is a folder"),
+        ("allocate models/llama", "Nothing says how small"),
+        ("allocate models/llama --budget-gb 0", "The budget is 0.0 GB"),
+        ("allocate models/llama --budget-gb 1e300", "more bytes than can be counted"),
+        ("allocate models/lama --budget-gb 1", "There is no folder or file"),
+        ("allocate models/llama --budget-gb 1 --start none.json", "Cannot read none.json"),
+        ("allocate models/llama --budget-gb 1 --table models", "models is a folder"),
+        ("apply models/llama none.json --out small", "Cannot read none.json"),
+        ("apply models/lama none.json --out small", "There is no folder or file"),
+        ("evaluate models/llama --text none.txt", "Cannot read none.txt"),
+        ("evaluate models/lama --text text.txt", "There is no folder or file"),
+        ("evaluate models/llama --reference models/lama --text text.txt", "no folder or file"),
+    ],
+)
+def test_slips_are_refused_before_torch_is_imported(arguments, message, tmp_path, tiny_folder):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "llama").symlink_to(tiny_folder("llama-tied"))
+    (tmp_path / "text.txt").touch()
+    code = f"""
+import sys
+from bitplan.cli import main
+sys.argv = ["bitplan", *{arguments.split()!r}]
+try:
+    main()
+finally:
+    print("torch" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert done.stdout == "False\n"
+
+
+def test_allocate_keeps_the_table_that_explain_reads(bitplan, tiny_folder, tmp_path):
+    folder = tmp_path / "my models" / "tiny[v2]"
+    shutil.copytree(tiny_folder("llama-tied"), folder)
+    allocate = ("allocate", folder, *SIZES, "--budget-gb", budget_of(folder), "--no-verify")
+    said = good(bitplan(*allocate))
+    assert "Plan for tiny[v2]" in said.out
+    assert f"Next: bitplan apply '{folder}' plan.json --out DIR\n" in said.out
+    refused(bitplan("explain", "plan.json"), "no cost table costs.json", "--table")
+    refused(bitplan("explain", "none.json"), "Cannot read none.json")
+    good(bitplan(*allocate, "--table", "costs.json"))
+    explained = good(bitplan("explain", "plan.json", "--json")).json
+    assert explained["bytes"] == Plan.load("plan.json").bytes
 
 
 def test_apply_tunes_and_says_what_that_did(bitplan, tiny_folder):
@@ -220,6 +280,7 @@ def test_presets_are_listed_and_make_plans(bitplan, tiny_folder):
     assert [one["name"] for one in listed] == list(PRESETS)
     assert all(one["source"] and one["estimators"] and one["objective"] for one in listed)
     said = good(bitplan("presets")).out
+    assert "[dim]" not in said
     assert all(name in said for name in PRESETS)
     folder = tiny_folder("llama")
     good(bitplan("measure", folder, *SIZES))
@@ -527,7 +588,7 @@ def test_text_without_a_tokenizer_is_refused(bitplan, tiny_folder, tmp_path):
         (["solve", "file.txt", "--budget-gb", "1"], "not the JSON of a CostTable"),
         (["solve", "null.json", "--budget-gb", "1"], "is not a CostTable"),
         (["frontier", "missing.json"], "Cannot read missing.json"),
-        (["explain", "missing.json"], "Cannot read costs.json"),
+        (["explain", "missing.json"], "Cannot read missing.json"),
         (["apply", "{llama}", "missing.json", "--out", "small"], "Cannot read missing.json"),
         (["apply", "{llama}", "file.txt", "--out", "small"], "not the JSON of a Plan"),
         (["evaluate", "./missing", "--text", "file.txt"], "There is no folder or file"),
@@ -632,6 +693,47 @@ def test_an_old_plan_outlives_a_failure(bitplan, tiny_folder, tmp_path):
     refused(bitplan("solve", "missing.json", "--budget-gb", "1"))
     assert plan.read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "plan.json"]
+
+
+def test_apply_refuses_the_place_of_another_model_before_its_work(bitplan, tiny_folder, tmp_path):
+    folder = tiny_folder("llama-tied")
+    good(bitplan("allocate", folder, *SIZES, "--budget-gb", budget_of(folder), "--no-verify"))
+    shutil.copytree(folder, tmp_path / "mine")
+    # A workdir that cannot be would stop the work itself.
+    work = ("--workdir", "plan.json/no")
+    refused(bitplan("apply", folder, "plan.json", "--out", "mine", *work), "holds another model")
+
+
+def test_a_warning_of_the_hub_is_heard_once():
+    code = """
+import sys
+from bitplan.cli import main
+sys.argv = ["bitplan", "efforts"]
+try:
+    main()
+finally:
+    from huggingface_hub.utils import logging
+    logging.get_logger("huggingface_hub.file_download").warning("retrying")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == "retrying\n"
+
+
+def test_an_interrupt_while_modules_are_imported_is_no_traceback():
+    code = """
+import signal, sys
+from bitplan.cli import main
+
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupts())
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Stopped.\n")
 
 
 def test_an_interrupt_says_that_the_work_is_kept(bitplan, tiny_folder, monkeypatch, tmp_path):

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from bitplan.errors import InputError, OutputError
 from bitplan.files import (
+    check_readable,
     check_writable,
     make_folder,
     read_text,
@@ -21,6 +22,27 @@ from bitplan.files import (
     replacing,
     write_text,
 )
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    for path in (file, file / "folder"):
+        with pytest.raises(OutputError, match=f"{file} is a file. Name another"):
+            make_folder(path)
+
+
+def test_a_folder_of_too_long_a_name_is_refused(tmp_path):
+    with pytest.raises(OutputError, match=r"Cannot make the folder .*: File name too long"):
+        make_folder(tmp_path / ("a" * 300))
+
+
+def test_what_cannot_be_read_is_said_beforehand(tmp_path):
+    (tmp_path / "there").touch()
+    check_readable(tmp_path, tmp_path / "there")
+    for path in (tmp_path / "missing", "a\0b"):
+        with pytest.raises(InputError, match=r"Cannot read .* Check the path"):
+            check_readable(tmp_path, path)
 
 
 def names_in(folder: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """What a user installs: one import name, all three rooms in it, nothing heavy until needed."""
 
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -153,7 +154,15 @@ def test_public_names(site):
     code = "import bitplan; print(*sorted(bitplan.__all__)); print(*dir(bitplan))"
     names, everything = installed(site, code).splitlines()
     assert names.split() == PUBLIC
-    assert set(PUBLIC) <= set(everything.split())
+    assert {*PUBLIC, "__version__"} <= set(everything.split())
+
+
+def test_the_version_is_that_of_the_package_and_costs_no_import(site):
+    code = """
+import sys, bitplan
+print("importlib.metadata" in sys.modules, bitplan.__version__)
+"""
+    assert installed(site, code) == f"False {importlib.metadata.version('bitplan')}"
 
 
 def test_every_public_name_is_there_without_starting_cuda(site):

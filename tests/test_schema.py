@@ -486,9 +486,9 @@ def test_a_budget_in_gigabytes_does_not_lose_a_byte_to_rounding(gb):
     assert Budget(gb=gb).total_bytes == round(gb * 1e9)
 
 
-@pytest.mark.parametrize("amount", [0, -1, math.nan, math.inf, -math.inf, "4", None, [4]])
+@pytest.mark.parametrize("amount", [0, -1, math.nan, math.inf, -math.inf, 1e300, "4", None, [4]])
 def test_a_budget_that_is_no_number_above_zero_is_refused(amount):
-    with pytest.raises(BudgetError, match=r"must be a number above zero|needs either"):
+    with pytest.raises(BudgetError, match=r"must be a number|needs either"):
         Budget(gb=amount)
     with pytest.raises(BudgetError):
         Budget.of(amount)

@@ -49,6 +49,12 @@ def split_documents(
         "search": tokenize(judging[border:], tokenizer, counts["search"], length),
     }
     if any(counts[part] and not len(parts[part]) for part in SETS):
+        if len(documents) < len(SETS):
+            raise CalibrationError(
+                f"{name} is {len(documents)} document{'s' * (len(documents) > 1)}, but three are "
+                "needed at least: to calibrate, to search and to judge on, none the same. Set "
+                "documents apart by blank lines, or give more."
+            )
         raise CalibrationError(
             f"{name} is too short: of {len(documents):,} documents, one half must have "
             f"{length:,} tokens to calibrate on, and the other twice as many, in documents of "

@@ -10,9 +10,11 @@ from bitplan.cli.constraints import ConstraintOptions, OptionalBudgetGb
 from bitplan.cli.groups import grouped
 from bitplan.cli.measuring import EffortOptions, MenuOptions, PlaceOptions
 from bitplan.cli.options import AsJson, Model, PlanOut, Preset, Solver
-from bitplan.cli.show import show
+from bitplan.cli.show import command, show
 from bitplan.console import Bars
-from bitplan.files import check_writable
+from bitplan.files import check_readable, check_writable
+from bitplan.place import check_source
+from bitplan.schema import Budget
 
 
 @grouped
@@ -22,6 +24,13 @@ def allocate(
     budget_gb: OptionalBudgetGb = None,
     file: PlanOut = Path("plan.json"),
     report: Annotated[Path, typer.Option(help="Where the HTML report goes.")] = Path("report.html"),
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the cost table goes, for explain, solve and frontier.",
+            show_default="not kept",
+        ),
+    ] = None,
     menu: MenuOptions,
     given: ConstraintOptions,
     effort: EffortOptions,
@@ -47,12 +56,17 @@ def allocate(
     as_json: AsJson = False,
 ) -> None:
     """Fit a model into a budget: measure, solve, refine, and check against the uniform plan."""
+    # What is seen to be wrong is refused before torch is imported, which takes seconds.
+    constraints = given.read(budget_gb)
+    if budget_gb is not None:
+        Budget(gb=budget_gb)
+    check_source(model)
+    check_readable(*(start or ()))
+    check_writable(file, report, *([] if table is None else [table]))
     from bitplan.allocator import spending
     from bitplan.pipeline import run
     from bitplan.report import evidence_table, plan_table, write_report
 
-    constraints = given.read(budget_gb)
-    check_writable(file, report)
     with Bars(hidden=as_json) as bars:
         outcome = run(
             model,
@@ -72,6 +86,8 @@ def allocate(
     plan = outcome.plan
     plan.save(file)
     write_report(report, plan, outcome.table)
+    if table is not None:
+        outcome.table.save(table)
     show(
         plan.to_json(),
         as_json,
@@ -80,7 +96,7 @@ def allocate(
             evidence_table(plan),
             *spending(outcome.table, plan, constraints),
             plan.status,
-            f"The plan is in {file}, the report in {report}. "
-            f"Next: bitplan apply {model} {file} --out DIR",
+            f"The plan is in {file}, the report in {report}.",
+            command("Next", "bitplan", "apply", model, file, "--out", "DIR"),
         ],
     )

@@ -1,5 +1,7 @@
 """The commands, in the order in which help lists them."""
 
+from typing import Annotated
+
 import typer
 
 from bitplan.cli.allocate import allocate
@@ -34,6 +36,28 @@ app = typer.Typer(
     "budget, check the plan on the model, and run the result.",
     epilog="Start with: bitplan demo",
 )
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        # Read when asked for: no other command needs it.
+        from bitplan import __version__
+
+        typer.echo(f"bitplan {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_say_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
 
 for verb in (
     demo,

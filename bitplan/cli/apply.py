@@ -11,6 +11,7 @@ from bitplan.cli.options import AsJson, Effort, Model, Workdir
 from bitplan.cli.show import show
 from bitplan.console import Bars
 from bitplan.files import make_folder
+from bitplan.place import check_source
 from bitplan.schema import Plan
 
 
@@ -50,13 +51,16 @@ def apply(
     as_json: AsJson = False,
 ) -> None:
     """Compress a model by a plan and save it: safetensors, with the plan inside config.json."""
+    # What is seen to be wrong is refused before torch is imported, which takes seconds.
+    check_source(model)
+    loaded = Plan.load(plan)
+    make_folder(folder)
     from bitplan.apply import held_bytes
-    from bitplan.export import save
+    from bitplan.export import folder_to_save_in, save
     from bitplan.models import find_tokenizer
     from bitplan.pipeline import run_apply
 
-    loaded = Plan.load(plan)
-    make_folder(folder)
+    folder_to_save_in(folder)  # before the work, which may take hours
     with Bars(hidden=as_json) as bars:
         applied = run_apply(
             model,

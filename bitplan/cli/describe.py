@@ -3,6 +3,7 @@
 from bitplan.cli.options import AsJson, Batch, Context, Dtype, Model
 from bitplan.cli.show import show
 from bitplan.console import Bars
+from bitplan.place import check_source
 
 
 def describe(
@@ -13,11 +14,13 @@ def describe(
     as_json: AsJson = False,
 ) -> None:
     """List a model's layers: kinds, shapes, bytes, ties, and what stays in full precision."""
-    from bitplan.models import describe, load_model
+    # What is seen to be wrong is refused before torch is imported, which takes seconds.
+    check_source(model)
+    from bitplan.models import describe, load_outline
     from bitplan.report import description_table
 
     with Bars(hidden=as_json) as bars:
         bars("load", 0, 1)
-        description = describe(load_model(model, dtype=dtype), context=context, batch=batch)
+        description = describe(load_outline(model, dtype=dtype), context=context, batch=batch)
         bars("load", 1, 1)
     show(description.model_dump_json(indent=2), as_json, lambda: [description_table(description)])

@@ -8,6 +8,8 @@ import typer
 from bitplan.cli.options import AsJson, Dtype
 from bitplan.cli.show import show
 from bitplan.console import Bars
+from bitplan.files import check_readable
+from bitplan.place import check_source
 
 
 def evaluate(
@@ -22,6 +24,11 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Perplexity, KL to the reference, tokens per second and peak memory, side by side."""
+    # What is seen to be wrong is refused before torch is imported, which takes seconds.
+    check_readable(text)
+    for source in (model, reference):
+        if source is not None:
+            check_source(source)
     from bitplan.evaluate import evaluate
     from bitplan.report import evaluation_table
 

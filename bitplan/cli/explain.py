@@ -8,6 +8,7 @@ import typer
 from bitplan.cli.constraints import Fuse, Pins, pins_of
 from bitplan.cli.options import AsJson, Seed
 from bitplan.cli.show import show
+from bitplan.errors import TableError
 from bitplan.schema import CostTable, Plan
 
 EXACT_S, QUICK_S = 60.0, 0.5
@@ -42,9 +43,15 @@ def explain(
     from bitplan.allocator import explain
     from bitplan.report import explanation_tables
 
+    chosen = Plan.load(plan)
+    if not table.exists():
+        raise TableError(
+            f"There is no cost table {table}. Name it with --table. bitplan allocate --table FILE "
+            "keeps it; given again with that, it takes what it has measured from its work."
+        )
     found = explain(
         CostTable.load(table),
-        Plan.load(plan),
+        chosen,
         layers=layer,
         pins=pins_of(pins),
         fuse=fuse,

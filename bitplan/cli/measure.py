@@ -11,6 +11,7 @@ from bitplan.cli.options import AsJson, Model
 from bitplan.cli.show import show
 from bitplan.console import Bars
 from bitplan.files import check_writable
+from bitplan.place import check_source
 
 
 @grouped
@@ -26,10 +27,12 @@ def measure(
     as_json: AsJson = False,
 ) -> None:
     """Measure what every layer would lose in every scheme: a cost table, solved in milliseconds."""
+    # What is seen to be wrong is refused before torch is imported, which takes seconds.
+    check_source(model)
+    check_writable(file)
     from bitplan.pipeline import measure
     from bitplan.report import costs_table
 
-    check_writable(file)
     with Bars(hidden=as_json) as bars:
         settings = {**menu.settings(), **effort.settings(), **place.settings()}
         table = measure(model, **settings, progress=bars)

@@ -20,6 +20,8 @@ def main() -> None:
     # it is imported, which is later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
+    # It has a handler of its own, and would be heard twice.
+    handler.addFilter(lambda record: not record.name.startswith("huggingface_hub"))
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     err = Console(stderr=True)
     interrupts: list[int] = []

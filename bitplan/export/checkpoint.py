@@ -43,7 +43,7 @@ def save(
             f"{type(model).__name__} has no transformers config, so it cannot be saved as a "
             "folder. Save its state_dict() with safetensors instead."
         )
-    folder = _folder_for(folder)
+    folder = folder_to_save_in(folder)
     state, aliases = state_of(model)
     try:
         (folder / "config.json").unlink(missing_ok=True)  # it must not name half of the weights
@@ -94,8 +94,8 @@ def load(folder: str | Path) -> nn.Module:
     return pack_caches_of(model, plan).eval().requires_grad_(False)
 
 
-def _folder_for(folder: str | Path) -> Path:
-    """The folder to write to; none that holds a model which is not packed."""
+def folder_to_save_in(folder: str | Path) -> Path:
+    """Make the folder; raises `OutputError` where it holds a model which is not packed."""
     folder = make_folder(folder)
     if (folder / "config.json").is_file() and not is_packed(folder):
         raise OutputError(

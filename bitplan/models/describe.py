@@ -16,8 +16,9 @@ from bitplan.footprint import (
 from bitplan.models.caches import Cached, find_caches, why_no_cache
 from bitplan.models.classify import Why
 from bitplan.models.layers import layers_of
+from bitplan.models.load import load_outline
 from bitplan.models.scan import scan
-from bitplan.models.source import source_name
+from bitplan.models.source import Source, source_name
 from bitplan.schema import Layer, Record
 
 
@@ -72,12 +73,16 @@ class Description(Record):
         return self
 
 
-def describe(model: nn.Module, *, context: int = 0, batch: int = 1) -> Description:
+def describe(model: Source, *, context: int = 0, batch: int = 1) -> Description:
     """Describe a model, parameters and buffers, persistent or not: all of them take memory.
 
-    With a context, what it caches for `batch` sequences of so many tokens is counted too. A model
-    without layers can be described too. Raises `InputError` for a context longer than the model's.
+    Of a folder, a .gguf file or a hub id no weights are read. With a context, what it caches for
+    `batch` sequences of so many tokens is counted too. A model without layers can be described too.
+    Raises `ModelError` for what cannot be loaded, `InputError` for a context longer than the
+    model's.
     """
+    if not isinstance(model, nn.Module):
+        model = load_outline(model)
     found = scan(model)
     layers = [
         StoredLayer(layer=layer, dtype=_dtype(weight.slot.tensor), bytes=weight.slot.tensor.nbytes)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from bitplan.errors import ModelError
-from bitplan.models.source import Place
+from bitplan.place import Place
 
 
 @contextlib.contextmanager

@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 
 from bitplan.errors import ModelError
 from bitplan.models.failures import explained_failures, quiet_transformers
-from bitplan.models.source import Place, Source, check_folder, locate
+from bitplan.models.source import Source
+from bitplan.place import Place, check_folder, locate
 
 log = logging.getLogger(__name__)
 

@@ -50,7 +50,7 @@ def which_estimator(
     Raises:
         InputError: a model, text or setting that cannot be used.
     """
-    chosen = Settings(**settings)
+    chosen = Settings.of(settings)
     workspace = Workspace.open(
         model,
         workdir=chosen.workdir,

@@ -1,12 +1,13 @@
 """What a caller may choose, in one place, with its defaults."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from bitplan.allocator import Constraints, Pins, check_preset, check_search, check_solver
+from bitplan.allocator.wildcards import closest
 from bitplan.calibration import (
     Calibration,
     Sizes,
@@ -36,7 +37,8 @@ class Settings:
             by layer (`bitplan.sensitivity.law`); None: all are measured.
         calibration: a text, JSONL or .safetensors file (its `input_ids`), a folder of data sets,
             documents, tokens [sequences, length]; a list of `Source`, or path -> weight, for
-            several; None: text sampled from the model itself.
+            several; tensors by name, as {"pixel_values": images}, for a model that reads no text;
+            None: text sampled from the model itself.
         temperature: at which text is sampled from the model.
         sizes: sequences to calibrate, search and judge on, and their length.
         time_limit_s: how long measuring may take, apart from loading, refinement and verification:
@@ -142,6 +144,18 @@ class Settings:
         check_temperature(self.temperature)
         if self.time_limit_s is not None:
             self._check_time_limit(self.time_limit_s)
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """Settings by their names. Raises `TypeError` for a name that is none, as a call does."""
+        known = [field.name for field in fields(cls)]
+        for name in given:
+            if name not in known:
+                raise TypeError(
+                    f"There is no setting {name!r}. {closest(name, known)} How many sequences, and "
+                    "how long, is said by sizes=bitplan.calibration.Sizes(...)."
+                )
+        return cls(**given)
 
     @property
     def all_constraints(self) -> Constraints:

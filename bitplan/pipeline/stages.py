@@ -60,7 +60,7 @@ def measure(model: Source, *, progress: Progress = quiet, **settings: Any) -> Co
     Raises:
         InputError: a model, text or setting that cannot be used.
     """
-    chosen = Settings(**settings)
+    chosen = Settings.of(settings)
     workspace = _open(model, chosen, progress)
     return measure_in(*transformed(workspace, chosen, progress), progress)[0]
 
@@ -101,7 +101,7 @@ def run(
     **settings: Any,
 ) -> Outcome:
     """As `allocate`, and gives the table and the model as well."""
-    chosen = Settings(**settings)
+    chosen = Settings.of(settings)
     given = chosen.all_constraints
     budget = given_budget(budget_gb, given)
     workspace = _open(model, chosen, progress)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from bitplan.allocator import Preset
 
@@ -16,8 +17,13 @@ def presets_table(presets: Iterable[Preset]) -> Table:
     for preset in presets:
         view.add_row(
             preset.name,
-            f"{preset.objective}\n"
-            f"[dim]measured by[/] {', '.join(preset.estimators)} [dim]in[/] {preset.menu}\n"
-            f"[dim]{preset.source}[/]\n",
+            Text.assemble(
+                f"{preset.objective}\n",
+                ("measured by", "dim"),
+                f" {', '.join(preset.estimators)} ",
+                ("in", "dim"),
+                f" {preset.menu}\n",
+                (f"{preset.source}\n", "dim"),
+            ),
         )
     return view

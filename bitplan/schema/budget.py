@@ -25,6 +25,11 @@ class Budget(Record):
         amount, unit = (gb, "GB") if bytes is None else (bytes, "bytes")
         if not (isinstance(amount, int | float) and math.isfinite(amount) and amount > 0):
             raise BudgetError(f"The budget is {amount!r} {unit}; it must be a number above zero.")
+        if gb is not None and not math.isfinite(gb * 1e9):
+            raise BudgetError(
+                f"The budget is {gb!r} GB, more bytes than can be counted; it must be a number of "
+                "gigabytes."
+            )
         values: dict[str, Any] = {"gb": gb, "bytes": bytes}
         super().__init__(**values)
 

@@ -287,6 +287,11 @@ def test_files_that_are_no_latency_table(content, message, tmp_path) -> None:
         Latencies.load(file)
 
 
+def test_a_latency_table_that_is_not_there_is_named_as_any_file_is(tmp_path):
+    with pytest.raises(InputError, match=r"^Cannot read .*missing.json: .* Check the path\.$"):
+        Latencies.load(tmp_path / "missing.json")
+
+
 def test_a_latency_table_of_another_model() -> None:
     other = Latencies.of({("*", "int8s"): 1.0}, model_digest="x" * 64)
     with pytest.raises(TableError, match="timed on another model, of digest xxxxxxxxxxxx"):

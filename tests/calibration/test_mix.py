@@ -138,7 +138,7 @@ def test_a_weight_too_small_for_a_sequence_is_said(mixed, caplog):
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        (["w1 w2", "w3"], r"talk is too short: of 2 documents"),
+        (["w1 w2", "w3"], r"talk is 2 documents, but three"),
         (documents_of(CODE), r"talk has no text that is not in an earlier source"),
         (torch.zeros((40, 16), dtype=torch.int64), r"The tokens of talk have shape \[1, 16\]"),
         (torch.zeros((0, 16), dtype=torch.int64), r"shape \[0, 16\]"),

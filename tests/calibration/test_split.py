@@ -101,18 +101,18 @@ def test_too_little_text_shrinks_all_sets_in_proportion(tiny_documents, tiny_mod
 
 
 @pytest.mark.parametrize(
-    "documents",
+    ("documents", "message"),
     [
-        ["w1 w2 w3"],
-        ["w1 " * 500],
-        ["w1 " * 500, "w2 " * 500],
-        ["w1 " * 500, "w2 " * 500, "w3 w4"],
-        [f"w{index} w1" for index in range(12)],
+        (["w1 w2 w3"], "is 1 document, but three are needed"),
+        (["w1 " * 500], "is 1 document, but three are needed .* blank lines"),
+        (["w1 " * 500, "w2 " * 500], "is 2 documents, but three are needed"),
+        (["w1 " * 500, "w2 " * 500, "w3 w4"], "is too short: of .* smaller length"),
+        ([f"w{index} w1" for index in range(12)], "is too short: of .* smaller length"),
     ],
     ids=["one short", "one long", "two", "one of three is short", "all short"],
 )
-def test_too_little_text_is_refused(documents, tiny_model, tiny_tokenizer):
-    with pytest.raises(CalibrationError, match=r"The text is too short: of .* smaller length"):
+def test_too_little_text_is_refused(documents, message, tiny_model, tiny_tokenizer):
+    with pytest.raises(CalibrationError, match=f"The text {message}"):
         prepare(documents, model=tiny_model("llama"), tokenizer=tiny_tokenizer, counts=COUNTS)
 
 

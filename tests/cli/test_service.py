@@ -6,7 +6,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from bitplan.cli import app
+from bitplan.cli.app import app
 from bitplan.errors import InputError
 
 run = CliRunner()

@@ -333,7 +333,9 @@ class TestRefusals:
         case = packed("llama", menu=("int3",))
         (tmp_path / "file").write_text("")
         for folder in (tmp_path / "file", tmp_path / "file" / "model"):
-            with pytest.raises(OutputError, match=r"Cannot make the folder .*Free some space"):
+            with pytest.raises(
+                OutputError, match=r"Cannot make the folder .*is a file. Name another"
+            ):
                 save(case.model, folder, case.plan)
 
     def test_a_folder_of_another_model_is_not_overwritten(self, tmp_path, packed, tiny_folder):

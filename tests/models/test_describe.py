@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from bitplan.footprint import default_schemes, legal_schemes, scheme_bytes
-from bitplan.models import describe, find_layers
+from bitplan.models import describe, find_layers, load_model
 from bitplan.models.classify import Why
 
 
@@ -18,6 +18,19 @@ def test_layers_and_rest_add_up_to_the_whole(model):
     assert description.bytes == description.rest_bytes + sum(x.bytes for x in description.layers)
     assert description.parameters == sum(p.numel() for p in model.parameters())
     assert tuple(x.layer for x in description.layers) == find_layers(model)
+
+
+@pytest.mark.parametrize("name", ["llama-tied", "gpt2", "mixtral"])
+def test_a_folder_is_described_as_its_model_is(name, tiny_folder):
+    folder = tiny_folder(name)
+    model = load_model(folder)
+    assert describe(folder) == describe(str(folder)) == describe(model)
+
+
+def test_a_module_stays_in_its_mode(tiny):
+    model = tiny("llama").train()
+    describe(model)
+    assert model.training
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

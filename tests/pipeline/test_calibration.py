@@ -131,6 +131,13 @@ def test_a_setting_that_makes_no_sense_is_refused(settings, message):
         Settings(**settings)
 
 
+def test_a_setting_that_is_none_is_told_apart_from_those_that_are(tiny_model):
+    with pytest.raises(TypeError, match=r"no setting 'solvers'. Closest of \d+: solver, .*Sizes"):
+        allocate(tiny_model("llama"), 1.0, solvers="greedy")
+    with pytest.raises(TypeError, match="no setting 'sequences'"):
+        measure(tiny_model("llama"), sequences=8)
+
+
 @pytest.mark.parametrize("time_limit_s", [None, 60.0])
 @pytest.mark.parametrize(
     ("vocabulary", "documents", "message"),
