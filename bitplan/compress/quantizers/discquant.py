@@ -11,19 +11,13 @@ exact; the factor, in units of H's diagonal, rises, and steps are those of accel
 gradients (Beck and Teboulle, 2009, FISTA). The grids are those that GPTQ rounds to at last.
 """
 
-from collections.abc import Sequence
-
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from bitplan.compress.curvature import Curvature
 from bitplan.compress.plane import AbstractPlane, Grid
-from bitplan.compress.planes import in_order, planes
-from bitplan.compress.quantizers.gptq import codes_and_grids
-from bitplan.compress.quantizers.rtn import clip
-from bitplan.formats import Packed
-from bitplan.schema import Scheme
+from bitplan.compress.quantizers.begun import Found, begun_by_gptq
 
 STEPS = 100
 FIRST, LAST = 0.03, 3.0
@@ -34,27 +28,21 @@ POWER_STEPS = 20
 """Of the iteration that tells how curved the loss is at most."""
 
 
+@begun_by_gptq
 def discquant(
-    weight: Float[Tensor, "out in"],
-    schemes: Sequence[Scheme],
-    curvature: Curvature | None = None,
-    reach: Float[Tensor, ""] | None = None,
-) -> list[Packed]:
-    """Render one weight in several coded schemes; without H, as `clip`."""
-    if curvature is None:
-        return clip(weight, schemes, reach=reach)
-    step = 1 / _largest_curvature(curvature.matrix)
-    found = []
-    for plane in planes(weight, schemes, reach):
-        original = plane.work.clone()
-        codes, grids = codes_and_grids(plane, curvature.importance, curvature.inverse_factor)
-        low, high = _neighbours(plane, original, grids)
-        between = _driven(original, low, high, curvature.matrix, step)
-        rounded = torch.where(2 * between >= low + high, high, low)
-        for group, grid in _groups(plane, grids):
-            codes[group] = plane.codes(rounded[group], grid)
-        found += plane.packed(codes, grids)
-    return in_order(found, schemes)
+    plane: AbstractPlane,
+    original: Float[Tensor, "in rows"],
+    codes: UInt8[Tensor, "in rows"],
+    grids: list[Grid],
+    curvature: Curvature,
+) -> Found:
+    """One of the two neighbours of each weight as it was."""
+    low, high = _neighbours(plane, original, grids)
+    between = _driven(original, low, high, curvature.matrix)
+    rounded = torch.where(2 * between >= low + high, high, low)
+    for group, grid in _groups(plane, grids):
+        codes[group] = plane.codes(rounded[group], grid)
+    return codes, grids
 
 
 def _neighbours(
@@ -76,11 +64,12 @@ def _neighbours(
 
 
 def _driven(
-    original: Float[Tensor, "in rows"], low: Tensor, high: Tensor, matrix: Tensor, step: float
+    original: Float[Tensor, "in rows"], low: Tensor, high: Tensor, matrix: Tensor
 ) -> Float[Tensor, "in rows"]:
     """Where between its neighbours each weight is driven."""
     toward = (low + high).sub_(original, alpha=2).div_(2)
     diagonal = matrix.diagonal().unsqueeze(1)
+    step = 1 / _largest_curvature(matrix)
     now = ahead = original.clamp(low, high)
     momentum = 1.0
     for index in range(STEPS):

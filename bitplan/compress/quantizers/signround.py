@@ -11,19 +11,13 @@ output. Here T and the grids are those that GPTQ rounds at last, so that the fir
 result, which the last is never worse than. What a scheme leaves out stays as GPTQ chose it.
 """
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from bitplan.compress.curvature import Curvature
 from bitplan.compress.plane import AbstractPlane, Grid
-from bitplan.compress.planes import in_order, planes
-from bitplan.compress.quantizers.gptq import codes_and_grids
-from bitplan.compress.quantizers.rtn import clip
-from bitplan.formats import Packed
-from bitplan.schema import Scheme
+from bitplan.compress.quantizers.begun import Found, begun_by_gptq
 
 STEPS = 100
 """Of 21 linears of SmolLM2-135M they leave 0.993 of GPTQ's loss at 3 bits and 0.989 at 2, where
@@ -33,23 +27,18 @@ FARTHEST = 0.5
 """How far V and the factors can go: the sum of all rates."""
 
 
+@begun_by_gptq
 def signround(
-    weight: Float[Tensor, "out in"],
-    schemes: Sequence[Scheme],
-    curvature: Curvature | None = None,
-    reach: Float[Tensor, ""] | None = None,
-) -> list[Packed]:
-    """Render one weight in several coded schemes; without H, as `clip`."""
-    if curvature is None:
-        return clip(weight, schemes, reach=reach)
-    found = []
-    for plane in planes(weight, schemes, reach):
-        original = plane.work.clone()
-        codes, grids = codes_and_grids(plane, curvature.importance, curvature.inverse_factor)
-        learned = _Learned(plane, original, codes, grids, curvature.matrix)
-        learned.run(STEPS)
-        found += plane.packed(learned.codes, learned.grids)
-    return in_order(found, schemes)
+    plane: AbstractPlane,
+    original: Float[Tensor, "in rows"],
+    codes: UInt8[Tensor, "in rows"],
+    grids: list[Grid],
+    curvature: Curvature,
+) -> Found:
+    """The best roundings and ends that are passed, of each row."""
+    learned = _Learned(plane, original, codes, grids, curvature.matrix)
+    learned.run(STEPS)
+    return learned.codes, learned.grids
 
 
 class _Learned:
