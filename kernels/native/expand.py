@@ -10,9 +10,9 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core.registry import cpu_target
 
 from bitplan.formats.bits import CELL
+from bitplan.kernels.native.processor import processor
 from bitplan.kernels.native.vectors import I1, I8, I32, I64, load, store, with_constants
 
 CHUNK = 64
@@ -30,12 +30,10 @@ def instructions() -> str:
 
     Whoever has the first has the second, too.
     """
-    context: Any = cpu_target.target_context
-    _, name, features = context.codegen().magic_tuple()
-    has = features.split(",")
+    name, has = processor()
     if "+bmi2" not in has or name in _SLOW_DEPOSITS:
         return "plain"
-    return "vbmi2" if {"+avx512vbmi2", "+avx512vbmi", "+avx512bw"} <= set(has) else "bmi2"
+    return "vbmi2" if {"+avx512vbmi2", "+avx512vbmi", "+avx512bw"} <= has else "bmi2"
 
 
 @with_constants

@@ -12,7 +12,7 @@ from bitplan.kernels.native.layout import LANES
 from bitplan.kernels.native.memory import address_of, fetch_add, float32_at, int64_at, uint16_at
 from bitplan.kernels.native.product import write
 from bitplan.kernels.native.row_read import SUMS, add_row, read_row, room
-from bitplan.kernels.native.sixteen import dot
+from bitplan.kernels.native.sixteen_sums import dot
 
 
 @cache

@@ -15,14 +15,8 @@ from bitplan.kernels.native.compiled import part
 from bitplan.kernels.native.expand import CHUNK, spread_chunk, unpack_chunk
 from bitplan.kernels.native.grid import read_grid
 from bitplan.kernels.native.memory import copy, int32_at, uint8_at, uint16_at, word_at
-from bitplan.kernels.native.sixteen import (
-    COLUMNS,
-    ENTRIES,
-    add_integers,
-    add_looked_up,
-    integers,
-    looked_up,
-)
+from bitplan.kernels.native.sixteen import COLUMNS, ENTRIES, integers, looked_up
+from bitplan.kernels.native.sixteen_sums import add_integers, add_looked_up
 from bitplan.kernels.native.trits import TERNARY
 
 SUMS = 4 * COLUMNS
