@@ -1,6 +1,7 @@
-"""Packed products on the CPU beside torch's: one vector, 512 vectors, experts, and decoding.
+"""Packed products on the CPU beside torch's: one vector, a few, 512 vectors, experts, and decoding.
 
     python benchmarks/kernels_cpu.py matvec    # one vector, by shape and width
+    python benchmarks/kernels_cpu.py families  # 1, 4 and 16 vectors, beside the reference
     python benchmarks/kernels_cpu.py prefill   # 512 vectors
     python benchmarks/kernels_cpu.py experts   # 1 and 64 tokens through a block of 8 experts
     python benchmarks/kernels_cpu.py decode    # tokens per second of SmolLM2-135M, plan and dense
@@ -33,6 +34,7 @@ from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 from bitplan.apply import pack_layer, pack_layers
 from bitplan.compress import render
 from bitplan.formats import Packed
+from bitplan.kernels import arranged_for, choose, reference_of
 from bitplan.kernels.integer import cpu, cpu_dot, torch_packed
 from bitplan.kernels.native import dot
 from bitplan.models import fetch, find_layers, load_model, weight_of
@@ -46,6 +48,10 @@ BANDWIDTH_BYTES = 1 << 28
 COLD_BYTES = 1 << 27
 """Of copies of a weight that take turns: more than caches hold, as the layers of a model are."""
 LOOPS = {"dot": cpu_dot, "loops": cpu} if dot.instructions() else {"loops": cpu}
+FAMILIES = ["int4g64", "int4g64+2:4", "int3g64+2:4", "int4g64+50%", "int4g64+25%", "nf4g64+50%"]
+FAMILIES += ["bitmod4g64", "bitmod3g64", "ternaryg64", "ternary2g64", "nf4g64"]
+FEW = [1, 4, 16]
+"""Vectors: of one sequence, and of some that are decoded together."""
 MIXED = ["int3g64", "int4g64"]
 """3.5 bits on average, the demo's head and embedding at 4."""
 
@@ -137,6 +143,30 @@ def matvec(repeats: int, clock: Clock) -> list[dict[str, Any]]:
                 speed = bytes_of[name] / found["median"] / 1e6
                 row = {"shape": f"{height}x{width}", "name": name, "dtype": str(dtype)[6:]}
                 rows.append(row | found | {"GB/s": speed})
+    return rows
+
+
+def families(repeats: int, clock: Clock) -> list[dict[str, Any]]:
+    """A few vectors and what is no plain integer, beside the reference, which decodes it."""
+    height, width = SHAPES[0]
+    dense, rows = torch.randn(height, width) * 0.05, []
+    weights = {name: packed(dense, name) for name in FAMILIES}
+    for count in FEW:
+        inputs, kept = torch.randn(count, width).bfloat16(), dense.bfloat16()
+        turns = in_turn([kept], kept.nbytes)
+        contenders: dict[str, Callable[[], Any]] = {
+            "dense": lambda turns=turns, inputs=inputs: linear(inputs, next(turns))
+        }
+        slow: dict[str, Callable[[], Any]] = {}
+        for name, weight in weights.items():
+            kernel = arranged_for(weight.scheme, choose(weight.scheme, (height, width))[0])
+            contenders[name] = product(weight, inputs, kernel, cold=True)
+            slow[f"{name}, reference"] = partial(
+                reference_of(weight.scheme).linear, inputs, weight.tensors, weight.scheme
+            )
+        found = timed(contenders, repeats, clock) | timed(slow, max(5, repeats // 8), clock)
+        shape = f"{count}x{height}x{width}"
+        rows += [{"shape": shape, "name": n, "dtype": "bfloat16", **t} for n, t in found.items()]
     return rows
 
 
@@ -255,6 +285,7 @@ def _seconds(model: Any, count: int, clock: Clock) -> float:
 
 PARTS = {
     "matvec": matvec,
+    "families": families,
     "prefill": prefill,
     "experts": experts,
     "decode": decode,
@@ -263,12 +294,12 @@ PARTS = {
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    print(f"{'shape':13} {'dtype':9} {'name':16} {'ms, median':>11} {'quartiles':>19} {'least':>9}")
+    print(f"{'shape':13} {'dtype':9} {'name':22} {'ms, median':>11} {'quartiles':>19} {'least':>9}")
     for row in rows:
         quartiles = f"{row['low']:.4f} - {row['high']:.4f}"
         times = f"{row['median']:11.4f} {quartiles:>19} {row['least']:9.4f}"
         more = "".join(f" {row[key]:7.1f} {key}" for key in ("GB/s", "tokens/s") if key in row)
-        print(f"{row['shape']:13} {row['dtype']:9} {row['name']:16} {times}{more}")
+        print(f"{row['shape']:13} {row['dtype']:9} {row['name']:22} {times}{more}")
 
 
 def keep(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -43,8 +43,8 @@ def unfit(scheme: Scheme, rows: int, columns: int) -> str | None:
 def any_scheme(layer: Layer, scheme: Scheme) -> str | None:
     """What `bitplan.load` reads and runs: every layer in every scheme.
 
-    On the CPU, compiled loops multiply linears, embeddings and experts as they are packed, but
-    those of `bitmod`, which are decoded as they are used, like convolutions.
+    On the CPU, compiled loops multiply linears, embeddings and experts as they are packed; a few of
+    two planes are decoded as they are used, like convolutions.
     """
     del layer, scheme
     return None

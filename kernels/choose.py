@@ -8,12 +8,14 @@ from types import ModuleType
 import torch
 
 from bitplan.errors import InputError
+from bitplan.kernels.bitmod import reference as bitmod
 from bitplan.kernels.codebook import reference as codebook
 from bitplan.kernels.codebook import triton as codebook_triton
 from bitplan.kernels.gpu import operator as gpu
 from bitplan.kernels.integer import reference as integer
 from bitplan.kernels.integer import triton as integer_triton
 from bitplan.kernels.planes import reference as planes
+from bitplan.kernels.sparse import reference as sparse
 from bitplan.runtimes import unfit
 from bitplan.schema import BASE, Scheme, parts
 
@@ -95,12 +97,22 @@ def arranged_for(scheme: Scheme, implementation: str) -> ModuleType:
 
 def _family(scheme: Scheme) -> str:
     """The folder of its kernels."""
+    if scheme.sparsity:
+        return "sparse"
     if scheme.is_integer:
         return "integer"
+    if scheme.family.choices > 1:
+        return "bitmod"
     return "planes" if scheme.family.planes > 1 else "codebook"
 
 
-_REFERENCES = {"integer": integer, "planes": planes, "codebook": codebook}
+_REFERENCES = {
+    "integer": integer,
+    "planes": planes,
+    "codebook": codebook,
+    "sparse": sparse,
+    "bitmod": bitmod,
+}
 
 
 @cache
@@ -124,6 +136,14 @@ def _arranged(implementation: str, family: str) -> ModuleType:
         from bitplan.kernels.planes import cpu
 
         return cpu
+    if family == "sparse":
+        from bitplan.kernels.sparse import cpu
+
+        return cpu
+    if family == "bitmod":
+        from bitplan.kernels.bitmod import cpu
+
+        return cpu
     from bitplan.kernels.codebook import cpu
 
     return cpu
@@ -142,14 +162,16 @@ def _dot(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[str, str
 
 def _cpu(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[str, str]:
     del shape, lookup
-    if scheme.sparsity:
-        return "reference", "No compiled loop leaves weights out."
+    if scheme.family.planes > 1 and scheme.sparsity:
+        return "reference", "No compiled loop leaves weights out of two planes."
     if scheme.family.planes > 1 and scheme.double:
         return "reference", "Compiled loops read no plane whose scale is a byte less 128."
-    if scheme.family.choices > 1:
-        return "reference", "No compiled loop reads a choice of codebooks."
     if scheme.group_size and scheme.group_size % 16:
         return "reference", "Compiled loops take groups of 16, 32, 48 and so on."
+    if scheme.sparsity:
+        return "cpu", f"Compiled loops spread the kept codes of a row, {scheme.sparsity}, as read."
+    if scheme.family.choices > 1:
+        return "cpu", "Compiled loops look codes up in the table that their group chose."
     if scheme.family.planes > 1:
         what = "ternary codes" if scheme.family.is_ternary else "bits"
         return "cpu", f"Compiled loops multiply two planes of {what}, one after the other."

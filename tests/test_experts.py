@@ -19,8 +19,8 @@ from rendered import one, random
 
 COMPILED = ("cpu", "dot")
 COMPILED_SCHEMES = ["int3g32", "int4g32", "int4g16d", "int8s", "nf4g32", "nvfp4", "mxfp6", "bfp4"]
-COMPILED_SCHEMES += ["ternary", "ternaryg16", "ternary2g32"]
-OTHERS = ["int4g32+2:4", "bitmod3g16", "ternary2g32d"]
+COMPILED_SCHEMES += ["ternary", "ternaryg16", "ternary2g32", "int4g32+2:4", "bitmod3g16"]
+OTHERS = ["ternary2g32d"]
 COMPOSED = ["int3g16+2%int8", "int4g32+2%bf16", "nvfp4+2%int8+r4", "ternaryg16+2%bf16+r2"]
 # RMS(error) / RMS(expected), as of linears: of the product, and of a model's logits.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}

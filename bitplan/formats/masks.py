@@ -43,8 +43,8 @@ def unpack_mask(
     if sparsity.block is None:
         return bits.unpack(packed, 1, columns).bool()
     number = bits.unpack(packed, sparsity.code_bits, columns // sparsity.block)
-    patterns = _patterns(sparsity).to(packed.device)
-    return patterns.index_select(0, number.flatten().int()).view(*number.shape[:-1], columns)
+    every = patterns(sparsity).to(packed.device)
+    return every.index_select(0, number.flatten().int()).view(*number.shape[:-1], columns)
 
 
 def kept_of(
@@ -84,19 +84,20 @@ def _places(mask: Bool[Tensor, "*rows columns"]) -> Int64[Tensor, "all_kept"]:
 
 
 @cache
-def _patterns(sparsity: Sparsity) -> Bool[Tensor, "patterns block"]:
+def patterns(sparsity: Sparsity) -> Bool[Tensor, "patterns block"]:
+    """Which of a block are kept, by the number of its pattern."""
     assert sparsity.block is not None
     assert sparsity.kept is not None
     places = torch.tensor(list(combinations(range(sparsity.block), sparsity.kept)))
-    patterns = torch.zeros(len(places), sparsity.block, dtype=torch.bool)
-    return patterns.scatter_(1, places, True)
+    found = torch.zeros(len(places), sparsity.block, dtype=torch.bool)
+    return found.scatter_(1, places, True)
 
 
 @cache
 def _numbers(sparsity: Sparsity) -> UInt8[Tensor, "masks"]:
     """The pattern's number for every mask of a block, read as a number of its bits."""
-    patterns = _patterns(sparsity)
-    values = (patterns * (1 << torch.arange(patterns.shape[1]))).sum(1)
-    numbers = torch.zeros(1 << patterns.shape[1], dtype=torch.uint8)
-    numbers[values] = torch.arange(len(patterns), dtype=torch.uint8)
+    every = patterns(sparsity)
+    values = (every * (1 << torch.arange(every.shape[1]))).sum(1)
+    numbers = torch.zeros(1 << every.shape[1], dtype=torch.uint8)
+    numbers[values] = torch.arange(len(every), dtype=torch.uint8)
     return numbers

@@ -10,9 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bitplan.formats import MATRIX_SCALE
 from bitplan.formats.codebook import codebook_of
-from bitplan.formats.scales import read_scale
+from bitplan.kernels.codebook.scales import byte_scales, powers
 from bitplan.kernels.native import weight
 from bitplan.kernels.native.trits import TERNARY
 from bitplan.schema import Scheme
@@ -85,17 +84,6 @@ def _values(scheme: Scheme) -> Float[Tensor, "codes"] | None:
 
 def _scales(arranged: dict[str, Tensor], scheme: Scheme) -> Float[Tensor, "256"] | None:
     """What each byte of a scale means, where it is a byte without a step."""
-    kind = scheme.family.scale
-    if kind == "bf16":
-        return None
-    if kind == "e8m0":
-        # Codes of block floating point are over 2^(bits - 2).
-        return _powers(int(scheme.bits) - 2 if scheme.format == "bfp" else 0)
-    every = torch.arange(256, dtype=torch.uint8)
-    return read_scale(kind, every, arranged[MATRIX_SCALE].detach().view(1))
-
-
-@cache
-def _powers(less: int) -> Float[Tensor, "256"]:
-    every = torch.arange(256, dtype=torch.uint8)
-    return read_scale("e8m0", every, None) * 2.0**-less
+    if scheme.format == "bfp":
+        return powers(int(scheme.bits) - 2)  # its codes are over 2^(bits - 2)
+    return byte_scales(arranged, scheme)

@@ -10,8 +10,8 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core.registry import cpu_target
 
+from bitplan.kernels.native.processor import processor
 from bitplan.kernels.native.quads import QUADS
 from bitplan.kernels.native.vectors import (
     FLOAT,
@@ -38,12 +38,10 @@ BASE_BITS = 7
 @cache
 def instructions() -> str | None:
     """Of the processor that numba compiles for: `vnni` or `avx2`; None where there is neither."""
-    context: Any = cpu_target.target_context
-    _, _, features = context.codegen().magic_tuple()
-    has = features.split(",")
+    _, has = processor()
     if "+avx512vnni" in has:
         return "vnni"
-    return "avx2" if {"+avx2", "+fma"} <= set(has) else None
+    return "avx2" if {"+avx2", "+fma"} <= has else None
 
 
 @with_constants

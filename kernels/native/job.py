@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-FIELDS = 27
+FIELDS = 34
 (
     CODES,
     SCALE,
@@ -45,6 +45,13 @@ FIELDS = 27
     FIRST,
     IS_MISSING,
     COUNTER,
+    CODE_BYTES,
+    MASK,
+    MASK_BYTES,
+    MASK_BITS,
+    MASK_TABLE,
+    CHOICE,
+    KIND,
 ) = range(FIELDS)
 
 LEAST_WORK = 1 << 17

@@ -74,6 +74,41 @@ def call_at(context: Any, address: Any, argument: Any) -> Any:
     return types.void(types.int64, types.int64), generate
 
 
+@_untyped
+def copy(context: Any, source: Any, target: Any, count: Any) -> Any:
+    """Copy bytes from one address to another."""
+    del context
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointer = ir.IntType(8).as_pointer()
+        source, target = (builder.inttoptr(address, pointer) for address in values[:2])
+        kind = ir.FunctionType(ir.VoidType(), [pointer, pointer, ir.IntType(64), ir.IntType(1)])
+        function = builder.module.declare_intrinsic("llvm.memcpy.p0.p0.i64", (), kind)
+        builder.call(function, [target, source, values[2], ir.IntType(1)(0)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), generate
+
+
+@_untyped
+def word_at(context: Any, address: Any) -> Any:
+    """The eight bytes at an address, wherever it is."""
+    del context
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        word = builder.load(builder.inttoptr(values[0], ir.IntType(64).as_pointer()))
+        word.align = 1
+        return word
+
+    return types.uint64(types.int64), generate
+
+
+@part
+def address_of(array):
+    """Of an array's first number. It is signed: with an unsigned one numba counts in floats."""
+    return np.int64(array.ctypes.data)
+
+
 @part
 def int64_at(address, count):
     """int64 [count] at an address."""

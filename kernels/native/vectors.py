@@ -13,7 +13,7 @@ ROWS = 16
 AHEAD_BYTES = 4096
 """How far before they are read words are asked for."""
 
-I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 FLOAT = ir.FloatType()
 INTEGERS, FLOATS = ir.VectorType(I32, ROWS), ir.VectorType(FLOAT, ROWS)
 HALVES = ir.VectorType(I16, ROWS)
@@ -49,11 +49,16 @@ def codes_of(builder: Any, words: list[Any], quad: int, bits: int) -> Any:
     return found
 
 
-def load(builder: Any, address: Any, kind: Any) -> Any:
-    """What is at an address, in fours of bytes."""
+def load(builder: Any, address: Any, kind: Any, *, align: int = 4) -> Any:
+    """What is at an address, in fours of bytes or as `align` says."""
     loaded = builder.load(builder.inttoptr(address, kind.as_pointer()))
-    loaded.align = 4
+    loaded.align = align
     return loaded
+
+
+def store(builder: Any, value: Any, address: Any, *, align: int = 4) -> None:
+    """Write what `load` loads."""
+    builder.store(value, builder.inttoptr(address, value.type.as_pointer())).align = align
 
 
 def splat(builder: Any, value: Any) -> Any:

@@ -78,7 +78,7 @@ def multiply(
         scale_table: float32 value of each byte of `scale`; None: bfloat16, or steps beside it.
         quads: whether codes lie in quads, and are multiplied as integers.
     """
-    _check_device(inputs)
+    check_device(inputs)
     columns = inputs.shape[-1]
     dtype = inputs.dtype if inputs.dtype == torch.bfloat16 else torch.float32
     flat = inputs if inputs.dtype == dtype else inputs.to(dtype)
@@ -140,7 +140,7 @@ def chosen_rows(
     quads: bool = False,
 ) -> Float[Tensor, "*tokens in"]:
     """Rows of an arranged weight; see `multiply`. Raises IndexError where there is no such row."""
-    _check_device(tokens)
+    check_device(tokens)
     job, height = _job(tensors, columns, bits, group, table, scale_table, quads)
     numbers = tokens.to(torch.int64).contiguous()
     output = torch.empty((*tokens.shape, columns))
@@ -165,7 +165,7 @@ def multiply_back(
     quads: bool = False,
 ) -> Float[Tensor, "*tokens in"]:
     """Product with the weight itself: the gradient at the inputs of `multiply`."""
-    _check_device(gradient)
+    check_device(gradient)
     job, height = _job(tensors, columns, bits, group, table, scale_table, quads)
     dtype = dtype_of_many(gradient)
     flat = gradient.reshape(-1, height).to(dtype)
@@ -175,7 +175,7 @@ def multiply_back(
     return output.to(gradient.dtype).view(*gradient.shape[:-1], columns)
 
 
-def _check_device(inputs: Tensor) -> None:
+def check_device(inputs: Tensor) -> None:
     """Compiled loops are given an address: it must be one that they can read."""
     if not inputs.is_cpu:
         raise InputError(
@@ -200,7 +200,7 @@ def _job(
     job[fields.ROWS], job[fields.COLUMNS] = height, columns
     job[fields.GROUP], job[fields.BITS], job[fields.QUADS] = group or ALL, bits, quads
     if len(tensors) > 2:
-        for name, field in _MORE.items():
+        for name, field in MORE.items():
             if name in tensors:
                 job[field] = tensors[name].data_ptr()
     if table is not None:
@@ -212,7 +212,7 @@ def _job(
 
 _EMPTY = array("q", bytes(8 * fields.FIELDS))
 
-_MORE = {
+MORE = {
     "offset": fields.OFFSET,
     "scale_step": fields.SCALE_STEP,
     "offset_step": fields.OFFSET_STEP,

@@ -1,0 +1,1 @@
+"""Codes of which each group chooses among several codebooks."""

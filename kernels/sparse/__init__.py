@@ -1,0 +1,1 @@
+"""Schemes that leave weights out, N:M or unstructured, of any codes."""
