@@ -27,7 +27,7 @@ overwritten.
 
 
 class Begun(Protocol):
-    """Renders one weight in several coded schemes; without H, as `clip`."""
+    """A quantizer, called as `gptq` is."""
 
     def __call__(
         self,
@@ -35,7 +35,9 @@ class Begun(Protocol):
         schemes: Sequence[Scheme],
         curvature: Curvature | None = None,
         reach: Float[Tensor, ""] | None = None,
-    ) -> list[Packed]: ...
+    ) -> list[Packed]:
+        """Render one weight in several coded schemes; without H, as `clip`."""
+        ...
 
 
 def begun_by_gptq(go_on: GoOn) -> Begun:
