@@ -90,7 +90,7 @@ class Constraints:
     def fixes_nothing(self) -> bool:
         """Whether every scheme of every layer may be in a plan, `fuse` apart."""
         given = (self.pins, self.floors, self.ceilings, self.ties, self.runtime, self.limits)
-        return self.most_schemes is None and not any(given)
+        return self.most_schemes is None and not any((*given, self.left_out))
 
     @property
     def before_measuring(self) -> "Constraints":

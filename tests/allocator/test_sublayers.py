@@ -183,6 +183,8 @@ def test_what_is_left_out_can_be_said(small):
     assert not any(scheme.is_none for scheme in nothing.schemes.values())
     other = solve(small, budget, constraints=Constraints(left_out=frozenset(["a3"])))
     assert {name for name, scheme in other.schemes.items() if scheme.is_none} == {"a2", "a3"}
+    assert Constraints(left_out=frozenset()).fixes_nothing
+    assert not Constraints(left_out=frozenset(["a3"])).fixes_nothing
 
 
 def test_fused_rows_and_ties_within_a_sublayer_stay_whole(tables):
