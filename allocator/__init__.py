@@ -5,6 +5,7 @@ from bitplan.allocator.bit_range import bits_of as bits_of
 from bitplan.allocator.conflict import largest_bytes as largest_bytes
 from bitplan.allocator.constraints import Constraints as Constraints
 from bitplan.allocator.constraints import Ties as Ties
+from bitplan.allocator.constraints import leaving_out as leaving_out
 from bitplan.allocator.curve import Curve as Curve
 from bitplan.allocator.ends_high import ends_high as ends_high
 from bitplan.allocator.explain import explain as explain

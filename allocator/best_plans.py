@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from bitplan.allocator.apart import Apart, Taken, apart
-from bitplan.allocator.constraints import Constraints
+from bitplan.allocator.constraints import Constraints, leaving_out
 from bitplan.allocator.hull import Hull
 from bitplan.allocator.interactions import additive_only
 from bitplan.allocator.next_best import Next, next_best
@@ -45,7 +45,8 @@ def best_plans(
     """The best plans within a budget, the best first; or the best of those that differ.
 
     Each is the best plan that differs from every one before it. Fewer come back where there are no
-    more. The status of each says what is proven; its gap is against the best plan of all.
+    more. The status of each says what is proven; its gap is against the best plan of all. All leave
+    out what the best one does, and nothing else.
 
     Args:
         table: what every layer loses in every scheme.
@@ -69,10 +70,13 @@ def best_plans(
     additive_only(table, "best_plans")
     end = time.monotonic() + time_limit_s
     task = Task.of(table, budget, Constraints.of(constraints, pins=pins, fuse=fuse))
+    best = _best(task, time_limit_s / count)
+    if task.problem.mixes:
+        # Others differ from it in layers, not in mixes of them.
+        plan = solved_plan(table, task.problem, best, task.constraints)
+        task = Task.of(table, budget, leaving_out(task.constraints, plan))
+        best = _best(task, time_limit_s / count)
     problem = task.problem
-    best = run_solver(
-        "cp_sat", table, task.rules, problem, task.hull, time_limit_s=time_limit_s / count
-    )
     plans, choices = [solved_plan(table, problem, best, task.constraints)], [best.choice]
     weight = _weight(problem, of)
     differ = max(1, math.ceil(differ_by * int(weight.sum()) * (1 - ROUNDING)))
@@ -99,6 +103,12 @@ def best_plans(
         plans.append(_plan(task, found.choice, status, best))
         choices.append(found.choice)
     return plans
+
+
+def _best(task: Task, time_limit_s: float) -> Solution:
+    return run_solver(
+        "cp_sat", task.table, task.rules, task.problem, task.hull, time_limit_s=time_limit_s
+    )
 
 
 def _relaxed(problem: Problem, time_limit_s: float) -> Relaxation:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bitplan.allocator.constraints import Constraints
+from bitplan.allocator.constraints import Constraints, leaving_out
 from bitplan.allocator.interactions import additive_only
 from bitplan.allocator.kept import recorded_constraints
 from bitplan.allocator.pins import Pins
@@ -22,7 +22,8 @@ def chosen(
 ) -> tuple[Problem, np.ndarray]:
     """The problem of the table at the plan's budget, and the plan's choice [rows] in it.
 
-    The budget is the plan's own bytes where these are more.
+    The budget is the plan's own bytes where these are more. What the plan leaves out stays left
+    out, and nothing else is: whether to is a matter of whole sublayers, not of layers.
 
     Args:
         table: whose bytes and losses count, also where the plan states others.
@@ -52,6 +53,7 @@ def chosen(
     given = Constraints.of(constraints, pins=pins, fuse=fuse)
     if given == Constraints():
         given = recorded_constraints(plan)
+    given = leaving_out(given, plan)
     problem = Problem.of(table, budget_bytes, constraints=given)
     choice = [_column(problem, plan, row) for row in range(len(problem.layers))]
     return problem, np.array(choice)

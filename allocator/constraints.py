@@ -12,7 +12,7 @@ from bitplan.allocator.rules import Cap, Rule, each_within
 from bitplan.allocator.wildcards import matching
 from bitplan.errors import InputError
 from bitplan.runtimes import get_runtime
-from bitplan.schema import CostTable, Row
+from bitplan.schema import CostTable, Plan, Row
 
 Ties: TypeAlias = Sequence[str | Sequence[str]]
 """Each a wildcard, or several: all layers that match take one scheme."""
@@ -33,6 +33,8 @@ class Constraints:
         fuse: give the layers that runtimes fuse (q, k and v, ...) one scheme.
         most_schemes: at most this many different schemes in the plan.
         runtime: a name of `bitplan.runtimes.RUNTIMES`: none but the schemes that it can load.
+        left_out: layers that are left out, as `none`, and no others, where that is free: a layer
+            stands for its sublayer. None: the solver chooses.
         limits: what else is limited, as `ReadBytes(most=2e9)`: see `bitplan.allocator.resources`.
 
     Raises:
@@ -47,6 +49,7 @@ class Constraints:
     most_schemes: int | None = None
     runtime: str | None = None
     limits: Sequence[AbstractResource] = ()
+    left_out: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
         check_pins(self.pins)
@@ -87,7 +90,7 @@ class Constraints:
     def fixes_nothing(self) -> bool:
         """Whether every scheme of every layer may be in a plan, `fuse` apart."""
         given = (self.pins, self.floors, self.ceilings, self.ties, self.runtime, self.limits)
-        return self.most_schemes is None and not any(given)
+        return self.most_schemes is None and not any((*given, self.left_out))
 
     @property
     def before_measuring(self) -> "Constraints":
@@ -99,7 +102,8 @@ class Constraints:
 
         Raises:
             InputError: a wildcard that matches no layer, a limit that the table cannot tell.
-            SchemeError: a pin, floor or ceiling that no scheme of a layer meets.
+            SchemeError: a pin, floor or ceiling that no scheme of a layer meets, a pin that leaves
+                out a part of a sublayer.
             TableError: a latency table of another model.
         """
         return (
@@ -120,6 +124,14 @@ class Constraints:
             yield _runtime_rule(table, self.runtime)
         if self.fuse:
             yield Rule(name="fuse", joined=_fused(table.rows))
+        if self.left_out is not None:
+            yield Rule(name="what is left out", left_out=self.left_out)
+
+
+def leaving_out(constraints: Constraints, plan: Plan) -> Constraints:
+    """The constraints, and no other sublayers left out than those of a plan."""
+    names = frozenset(name for name, scheme in plan.schemes.items() if scheme.is_none)
+    return replace(constraints, left_out=names)
 
 
 def _fused(rows: Sequence[Row]) -> list[tuple[str, ...]]:

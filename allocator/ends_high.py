@@ -1,6 +1,7 @@
 """The rule of thumb: more bits for the first and the last block, the others uniform in the rest."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -34,6 +35,8 @@ def ends_high(
         InputError: a pin or another constraint that cannot be used.
     """
     total, given = Budget.of(budget).total_bytes, constraints or Constraints()
+    if given.left_out is None:
+        given = replace(given, left_out=frozenset())
     problem = Problem.of(table, total, constraints=given)
     ends = _ends(table, problem)
     fitting = [choice for choice in _pairs(problem, ends) if problem.fits(choice)]

@@ -38,6 +38,8 @@ def explain(
 ) -> Explanation:
     """What a plan's table says of it: what bytes are worth, what comes next, and each layer's why.
 
+    It is beside plans that leave out what it does, and nothing else.
+
     Args:
         table: that the plan was solved from; its losses count.
         plan: of any solver, also refined or made by hand.

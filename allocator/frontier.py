@@ -90,6 +90,11 @@ def frontier(
             "Nested plans and the whole curve keep to the bytes alone, but these must also keep to "
             f"{', '.join(problem.limit_names)}. Leave that out, or ask for a number of points."
         )
+    if problem.mixes and nested:
+        raise InputError(
+            "Nested plans never take a layer's bytes back, and a sublayer that may be left out "
+            "takes them all at once. Say what is: Constraints(left_out=frozenset()) for nothing."
+        )
     if points is None:
         return Curve.of(table, problem, hull)
     name = choose_solver(problem)[0] if solver == "auto" else solver

@@ -1,7 +1,7 @@
 """Constraints as a plan records them, and back."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from bitplan.allocator.bit_range import Bits
@@ -20,8 +20,11 @@ LIMITS: Mapping[str, type[AbstractResource]] = {
 
 
 def kept(constraints: Constraints | None) -> Kept | None:
-    """What a plan records of constraints; None where there are none, or one has no record."""
-    if constraints is None or constraints == Constraints():
+    """What a plan records of constraints; None where there are none, or one has no record.
+
+    What is left out the plan says itself.
+    """
+    if constraints is None or replace(constraints, left_out=None) == Constraints():
         return None
     if not all(type(limit) in LIMITS.values() for limit in constraints.limits):
         return None

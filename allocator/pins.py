@@ -6,7 +6,7 @@ from typing import TypeAlias
 from bitplan.allocator.rules import Rule
 from bitplan.allocator.wildcards import closest, last_match
 from bitplan.errors import InputError, SchemeError
-from bitplan.schema import CostTable, Row, Scheme
+from bitplan.schema import LEFT_OUT, CostTable, Row, Scheme
 
 Pins: TypeAlias = Mapping[str, str | Scheme | Sequence[str | Scheme]]
 """Layer name or wildcard -> a scheme, or several."""
@@ -19,17 +19,34 @@ def pin_rules(table: CostTable, pins: Pins) -> list[Rule]:
 
     Raises:
         InputError: a pin that matches no layer.
-        SchemeError: a pin that leaves a layer without a scheme, or names one twice.
+        SchemeError: a pin that leaves a layer without a scheme, or names one twice, or leaves out a
+            part of a sublayer.
     """
     rows = {row.layer.name: row for row in table.rows}
-    rules = []
+    rules: list[Rule] = []
     for pattern, layers in last_match("pin", pins, rows).items():
         names = _names(pattern, pins[pattern])
         _check_known(pattern, names, table)
         allowed = {layer: _legal(rows[layer], names) for layer in layers}
         if allowed:
             rules.append(Rule(name=f"the pin {pattern!r} = {'|'.join(names)}", allowed=allowed))
+    _check_whole(table, rules)
     return rules
+
+
+def _check_whole(table: CostTable, rules: Sequence[Rule]) -> None:
+    """Refuse pins that leave out some layers of a sublayer and say nothing of the others."""
+    only = frozenset([LEFT_OUT])
+    gone = {name: rule for rule in rules for name, names in rule.allowed.items() if names == only}
+    for sublayer in table.sublayers:
+        kept = [name for name in sublayer.layers if name not in gone]
+        if kept and len(kept) < len(sublayer.layers):
+            first = next(name for name in sublayer.layers if name in gone)
+            raise SchemeError(
+                f"T{gone[first].name[1:]} leaves out {first}, but {LEFT_OUT} is for whole "
+                f"sublayers, and {', '.join(kept)} would stay. Pin all of {sublayer.name} to "
+                f"{LEFT_OUT}, as '{sublayer.name}.*', or none of it."
+            )
 
 
 def check_pins(pins: object) -> None:

@@ -9,6 +9,7 @@ from bitplan.allocator.constraints import Constraints
 from bitplan.allocator.hull import Hull
 from bitplan.allocator.kept import kept
 from bitplan.allocator.problem import Problem, Solution, Status, close_gap
+from bitplan.allocator.sublayers import check_whole
 from bitplan.errors import InputError, PlanError, SchemeError
 from bitplan.schema import Choice, CostTable, Plan, Row, Scheme
 
@@ -38,10 +39,12 @@ def plan_of(
 
     Raises:
         InputError: a layer is missing, or not in the table.
-        SchemeError: the table does not have the layer in that scheme.
+        SchemeError: the table does not have the layer in that scheme, or a part of a sublayer is
+            left out.
     """
     _check_layers(table, assignment)
     choices = tuple(_choice(row, Scheme.parse(assignment[row.layer.name])) for row in table.rows)
+    check_whole(table, {choice.layer.name: choice.scheme for choice in choices})
     size = table.rest_bytes + sum(choice.bytes for choice in choices)
     pairs = _pairs(table, choices)
     loss = math.fsum([*(choice.loss for choice in choices), *pairs])

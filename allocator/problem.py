@@ -19,6 +19,7 @@ from bitplan.allocator.limit import Limit
 from bitplan.allocator.pins import Pins
 from bitplan.allocator.rows import Rows
 from bitplan.allocator.rules import Rule
+from bitplan.allocator.sublayers import Mix, check_open
 from bitplan.errors import TableError
 from bitplan.schema import CostTable, Scheme
 
@@ -53,6 +54,9 @@ class Status(Enum):
 class Problem:
     """Rows and schemes as arrays. A row is a layer, or several that share one scheme.
 
+    Or it is a sublayer that may be left out: then it has one scheme for all of its layers or, in
+    the columns after those of the schemes, one of its `mixes`, which name each layer's.
+
     Rows and columns are in alphabetical order of layers and schemes, so the order of the table
     that they came from changes nothing.
     """
@@ -63,9 +67,10 @@ class Problem:
     parameters: np.ndarray  # [rows] int64, number of weights
     budget_bytes: int  # for the rows alone: what the rest takes is already subtracted
     rest_bytes: int = 0  # only for messages, which speak of the whole model
-    schemes: tuple[Scheme, ...] = ()  # [schemes]
+    schemes: tuple[Scheme, ...] = ()  # of the first columns, or of all where there are no mixes
     layers: tuple[tuple[str, ...], ...] = ()  # [rows], names of the layers in each row
     limits: tuple[Limit, ...] = ()  # beside the bytes
+    mixes: tuple[tuple[Mix, ...], ...] = ()  # [rows]; empty where no row has any
     most_schemes: int | None = None  # different ones, in all rows together
     interactions: csr_array | None = None
     """[items, items] symmetric, nats per token: what two schemes of two rows lose together beside
@@ -131,6 +136,8 @@ class Problem:
         And `TableError`, where interactions of layers that share a scheme make no sense.
         """
         rows = Rows.of(table, rules)
+        if rows.mixes:
+            check_open(table, rules)
         within, interactions = among_rows(table, rows)
         numbers = [rule.most_schemes for rule in rules if rule.most_schemes is not None]
         return cls(
@@ -143,6 +150,7 @@ class Problem:
             rest_bytes=table.rest_bytes,
             schemes=tuple(map(Scheme.parse, rows.schemes)),
             layers=rows.layers,
+            mixes=rows.mixes,
             limits=rows.limits,
             most_schemes=min(numbers, default=None),
         )
@@ -199,8 +207,12 @@ class Problem:
         column = {scheme: index for index, scheme in enumerate(self.schemes)}
         choice = []
         for row, names in enumerate(self.layers):
-            columns = {column.get(assignment[name], -1) for name in names}
-            if len(columns) > 1 or not self.legal[row, at := columns.pop()] or at < 0:
+            columns = tuple(column.get(assignment[name], -1) for name in names)
+            at = columns[0]
+            if len(set(columns)) > 1:
+                known = self.mixes[row] if self.mixes else ()
+                at = len(self.schemes) + known.index(columns) if columns in known else -1
+            if at < 0 or not self.legal[row, at]:
                 return None
             choice.append(at)
         return np.array(choice)
@@ -220,10 +232,16 @@ class Problem:
     def assignment(self, choice: np.ndarray) -> dict[str, Scheme]:
         """Scheme by layer name."""
         return {
-            name: self.schemes[column]
-            for names, column in zip(self.layers, choice.tolist(), strict=True)
-            for name in names
+            name: scheme
+            for row, (names, column) in enumerate(zip(self.layers, choice.tolist(), strict=True))
+            for name, scheme in zip(names, self.schemes_at(row, column), strict=True)
         }
+
+    def schemes_at(self, row: int, column: int) -> tuple[Scheme, ...]:
+        """The scheme of each layer of a row in a column."""
+        if column < len(self.schemes):
+            return (self.schemes[column],) * len(self.layers[row])
+        return tuple(self.schemes[each] for each in self.mixes[row][column - len(self.schemes)])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -79,6 +79,7 @@ def _reason(case: Case, row: int, runner_up: RunnerUp | None) -> Reason:
         why=why(
             price=case.nats_per_gb,
             spare=problem.budget_bytes - problem.bytes_of(case.choice),
+            left_out=problem.schemes[scheme].is_none,
             only=int(problem.legal[row].sum()) == 1,
             larger=case.larger[row],
             smaller=case.smaller[row],

@@ -33,6 +33,7 @@ class Rule:
     cap: Cap | None = None  # of all layers together
     each: Cap | None = None  # of each layer alone: `allowed` says the same
     most_schemes: int | None = None
+    left_out: frozenset[str] | None = None  # layers: they are `none` where that is free, no others
 
 
 def each_within(name: str, cap: Cap) -> Rule:

@@ -1,5 +1,7 @@
 """A cost table and a budget -> the plan."""
 
+from dataclasses import replace
+
 from bitplan.allocator.conflict import (
     check_feasible,
     explained,
@@ -53,6 +55,8 @@ def solve(
     given = Constraints.of(constraints, pins=pins, fuse=fuse)
     if preset is not None:
         one = get_preset(preset)
+        if given.left_out is None:  # no published method knows of it
+            given = replace(given, left_out=frozenset())
         return one.plan(table, budget, constraints=given, time_limit_s=time_limit_s)
     task = Task.of(table, budget, given)
     problem = task.problem

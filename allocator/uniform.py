@@ -26,12 +26,15 @@ def uniform(
     A layer that may not take the scheme takes, of its own, the smallest that is not smaller than
     the scheme would be there, else its largest. Plans that come out alike are given once, and those
     that do not keep to the constraints not at all. `solver` names the scheme: "uniform int4g64".
+    Nothing is left out that may stay, unless the constraints say what is.
 
     Raises:
         InputError: a pin that cannot be used.
     """
     total = None if budget is None else Budget.of(budget).total_bytes
     given = Constraints.of(constraints, pins=pins, fuse=fuse)
+    if given.left_out is None:
+        given = replace(given, left_out=frozenset())
     problem = Problem.of(table, total or 0, constraints=given)
     hull = Hull.of(problem)
     plans: dict[bytes, Plan] = {}
@@ -62,8 +65,10 @@ def uniform_choices(problem: Problem) -> dict[int, np.ndarray]:
     """
     free = problem.legal.sum(axis=1) > 1
     deciding = problem.legal[free] if free.any() else problem.legal
-    columns = np.flatnonzero(deciding.any(axis=0)).tolist()
-    return {column: _uniform_choice(problem, column) for column in columns}
+    columns = np.flatnonzero(deciding.any(axis=0))
+    if problem.mixes:
+        columns = columns[columns < len(problem.schemes)]
+    return {column: _uniform_choice(problem, column) for column in columns.tolist()}
 
 
 def _uniform_choice(problem: Problem, column: int) -> np.ndarray:

@@ -10,6 +10,7 @@ def why(
     price: float,
     spare: int,
     only: bool,
+    left_out: bool,
     larger: Move | None,
     smaller: Move | None,
     runner_up: RunnerUp | None,
@@ -22,12 +23,15 @@ def why(
         price: the marginal price, nats per token and 10^9 bytes.
         spare: bytes of the budget that the plan leaves over.
         only: whether the layer may take no other scheme.
+        left_out: whether it is left out.
         larger: the larger scheme that saves most for each byte.
         smaller: the smaller scheme that loses least for each byte.
         runner_up: the best plan with another scheme.
         predicted_kl: of the plan.
         is_best: whether no better plan of this budget is known.
     """
+    if left_out:
+        return "It is left out, with all of its sublayer."
     if only:
         return "It may take no other scheme."
     sentences = [

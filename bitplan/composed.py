@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bitplan.absent import AbsentWeight
 from bitplan.formats import Packed, in_place, kept_of_row, rest_of, widened
 from bitplan.modules import PackedWeight
 from bitplan.schema import BASE, COLUMNS, DOWN, KEPT, SALIENT, UP, narrowed
@@ -14,7 +15,9 @@ from bitplan.weight import AbstractWeight
 
 
 def hold(packed: Packed, *, compute_dtype: torch.dtype, transposed: bool = False) -> AbstractWeight:
-    """The module for a weight, of one part or of several."""
+    """The module for a weight, of one part or of several, or of none."""
+    if packed.scheme.is_none:
+        return AbsentWeight(packed, compute_dtype=compute_dtype)
     kind = ComposedWeight if packed.scheme.is_composed else PackedWeight
     return kind(packed, compute_dtype=compute_dtype, transposed=transposed)
 

@@ -10,7 +10,8 @@ codes are. Where some weights are zero the others alone have codes, and which th
 weight, or in N:M sparsity as many bits a block as there are patterns to tell apart, packed
 likewise. Salient columns and low-rank terms are matrices of their own beside the base, see
 `bitplan.schema.parts`, and the number of a salient column takes four bytes. Where columns are left
-out, a bit a column, packed likewise, says which are not, and all else is of the others.
+out, a bit a column, packed likewise, says which are not, and all else is of the others. `none`
+takes nothing.
 """
 
 from collections.abc import Iterable, Sequence
@@ -66,6 +67,8 @@ def scheme_bytes(shape: Sequence[int], scheme: Scheme) -> int:
     >>> scheme_bytes((576, 1536), Scheme.parse("int3g64+25%ch"))  # of 1,152 columns, and 1,536 bits
     290496
     """
+    if scheme.is_none:
+        return 0
     each = (_plain_bytes(of_part, plain) for plain, of_part in parts(scheme, shape).values())
     return sum(each) + prod(shape[:-2]) * _index_bytes(shape, scheme)
 
@@ -138,7 +141,7 @@ def canonical(scheme: Scheme, shape: Sequence[int]) -> Scheme:
     'int4'
     """
     _, (*_, row) = parts(scheme, shape)[BASE]
-    if scheme.is_float or scheme.family.group_size or scheme.group_size is None:
+    if scheme.is_float or scheme.is_none or scheme.family.group_size or scheme.group_size is None:
         return scheme
     if scheme.group_size < row:
         return scheme
@@ -151,16 +154,18 @@ def legal_schemes(
     """The schemes of a menu that a layer may take, in the menu's order, each once.
 
     `dtype` is what the weights are stored in, a torch dtype or its name: a floating-point format
-    wider than that is left out, and what a matrix of its shape cannot have. A group that spans the
-    row becomes the whole row (`canonical`). Without a menu, all schemes there are. Raises
-    `SchemeError` for an unknown name or dtype.
+    wider than that is left out, and what a matrix of its shape cannot have, and `none`, which is
+    not for a layer alone. A group that spans the row becomes the whole row (`canonical`). Without a
+    menu, all schemes there are. Raises `SchemeError` for an unknown name or dtype.
     """
     widest = FLOAT_BITS[_float_of(dtype)]
     schemes = map(Scheme.parse, scheme_names() if menu is None else menu)
     fitting = (
         canonical(scheme, layer.shape)
         for scheme in schemes
-        if (not scheme.is_float or scheme.bits <= widest) and unfit(scheme, layer.shape) is None
+        if (not scheme.is_float or scheme.bits <= widest)
+        and not scheme.is_none
+        and unfit(scheme, layer.shape) is None
     )
     return tuple(dict.fromkeys(fitting))
 

@@ -57,7 +57,7 @@ def torch_cpu(layer: Layer, scheme: Scheme) -> str | None:
     tied to them, for only the rows that are looked up are decoded. `BITPLAN_KERNEL=torch` uses the
     matmuls; without it bitplan's own loops, which read these schemes too.
     """
-    if scheme.is_float:
+    if scheme.is_float or scheme.is_none:
         return None
     if layer.kind in (Kind.LINEAR, Kind.CONV1D):
         return unfit(scheme, *layer.shape)

@@ -33,6 +33,7 @@ from bitplan.sensitivity.passes import choose_pass as choose_pass
 from bitplan.sensitivity.passes import open_pass as open_pass
 from bitplan.sensitivity.passes import statistics_bytes as statistics_bytes
 from bitplan.sensitivity.portions import portions as portions
+from bitplan.sensitivity.removals import removal_costs as removal_costs
 from bitplan.sensitivity.row import row_of as row_of
 from bitplan.sensitivity.shards import Shards as Shards
 from bitplan.sensitivity.statistics import StatisticsFolder as StatisticsFolder

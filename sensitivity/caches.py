@@ -9,7 +9,6 @@ estimates the increase of KL in nats per token: the diagonal of the empirical Fi
 the vector, token by token (compare LQ-LoRA, Guo et al., 2023, for weights).
 """
 
-import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,13 +18,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from bitplan.errors import InputError, ModelError
-from bitplan.files import make_folder, read_text, write_text
+from bitplan.errors import ModelError
 from bitplan.footprint import scheme_bytes
 from bitplan.formats import round_rows
 from bitplan.models import eager_experts, hooked_caches, wide_matmuls
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Cost, Layer, Row, Scheme
+from bitplan.sensitivity.loss_files import LossFiles
 from bitplan.sensitivity.objective import objective
 
 BATCH_TOKENS = 512
@@ -50,7 +49,7 @@ def cache_rows(
     there, and another scheme measures only itself. Raises `ModelError` for a loss or gradient that
     is not finite, and for keys and values of another shape than the layers say.
     """
-    losses = _Losses(folder)
+    losses = LossFiles(folder)
     step = max(1, BATCH_TOKENS // tokens.shape[1])
     saved_at = time.monotonic()
     try:
@@ -85,7 +84,7 @@ def _cost(layer: Layer, scheme: Scheme, losses: Sequence[float]) -> Cost:
     )
 
 
-def _add_batch(model: nn.Module, menu: Menu, tokens: Tensor, start: int, losses: "_Losses") -> None:
+def _add_batch(model: nn.Module, menu: Menu, tokens: Tensor, start: int, losses: LossFiles) -> None:
     read = _read_states(model, menu, tokens, start)
     for layer, schemes in menu.items():
         rows, gradients = read[layer.name]
@@ -152,37 +151,3 @@ def _check_finite(values: Tensor, name: str) -> None:
             f"{name} is not finite. Check the model's weights and the tokens, or load the model in "
             "a wider dtype: bfloat16 in place of float16, or float32."
         )
-
-
-class _Losses:
-    """Losses by sequence, in a file for each scheme: what is in it is not measured again."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = make_folder(folder)
-        self.known: dict[Scheme, dict[str, list[float]]] = {}
-
-    def of(self, layer: Layer, scheme: Scheme) -> list[float]:
-        """Those there are, of the first sequences."""
-        if scheme not in self.known:
-            self.known[scheme] = _read(self._path(scheme))
-        return self.known[scheme].setdefault(layer.name, [])
-
-    def add(self, layer: Layer, scheme: Scheme, start: int, losses: list[float]) -> None:
-        """Those of the sequences from `start` on."""
-        self.of(layer, scheme)[start:] = losses
-
-    def write(self) -> None:
-        """Write all files."""
-        for scheme, losses in self.known.items():
-            write_text(self._path(scheme), json.dumps(losses))
-
-    def _path(self, scheme: Scheme) -> Path:
-        return self.folder / f"{scheme}.json"
-
-
-def _read(path: Path) -> dict[str, list[float]]:
-    try:
-        content = json.loads(read_text(path)) if path.is_file() else {}
-        return {str(name): [float(loss) for loss in losses] for name, losses in content.items()}
-    except (json.JSONDecodeError, AttributeError, TypeError, ValueError, InputError):
-        return {}  # damaged: found again

@@ -45,6 +45,7 @@ def layer(*shape: int) -> Layer:
         ((3, 16 * 256), "nf4g16d", 3 * (2048 + 256 + 2)),
         ((3, 16 * 257), "nf4g16d", 3 * (2056 + 257 + 4)),
         ((5, 2, 33), "nvfp4", 5 * (2 * (20 + 3) + 4)),
+        ((3, 17), "none", 0),
     ],
 )
 def test_known_sizes(shape, name, expected):
@@ -112,6 +113,11 @@ def test_a_menu_keeps_its_order_and_its_widths_on_short_rows():
     menu = ["int8s", "int4g128", "int4g64", "int3g64", "fp32", "bf16"]
     legal = legal_schemes(layer(2, 4, 48), torch.bfloat16, menu)
     assert [str(scheme) for scheme in legal] == ["int8s", "int4", "int3", "bf16"]
+
+
+def test_a_layer_alone_is_never_left_out():
+    legal = legal_schemes(layer(2, 4, 48), torch.bfloat16, ["int8s", "none"])
+    assert [str(scheme) for scheme in legal] == ["int8s"]
 
 
 @pytest.mark.parametrize(

@@ -365,6 +365,19 @@ def test_the_json_schema_knows_every_name_and_no_other():
             assert not re.search(pattern, other)
 
 
+def test_none_stores_nothing_and_stands_alone():
+    scheme = Scheme.parse("none")
+    assert (str(scheme), scheme.bits, scheme.is_none, scheme.is_float) == ("none", 0, True, False)
+    pattern = json.loads(json_schema(Plan))["$defs"]["Choice"]["properties"]["scheme"]["pattern"]
+    assert re.search(pattern, "none")
+    for change in ("2:4", "25%ch", "2%int8", "r16"):
+        assert not re.search(pattern, f"none+{change}")
+        with pytest.raises(SchemeError, match="none stores no weights"):
+            Scheme.parse(f"none+{change}")
+    with pytest.raises(SchemeError, match="stores nothing"):
+        _ = scheme.family
+
+
 @pytest.mark.parametrize("name", ALL_SCHEMES)
 def test_a_scheme_round_trips_by_its_name(name):
     scheme = Scheme.parse(name)
@@ -468,7 +481,7 @@ def test_parts_that_do_not_go_together_are_refused_by_name(name, why):
     )
 )
 def test_any_other_name_is_no_scheme(name):
-    if name in ALL_SCHEMES:
+    if name in (*ALL_SCHEMES, "none"):
         return
     with pytest.raises(SchemeError):
         Scheme.parse(name)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitplan.allocator.constraints import Constraints
+from bitplan.allocator.constraints import Constraints, leaving_out
 from bitplan.allocator.pins import Pins
 from bitplan.allocator.plan import plan_of
 from bitplan.allocator.problem import Problem
@@ -70,8 +70,8 @@ def search(
 
     Args:
         table: what every layer loses in every scheme.
-        starts: plans to begin with, one or more; the first gives the budget, and is what is
-            returned where nothing is better by more than noise.
+        starts: plans to begin with, one or more; the first gives the budget and what is left out,
+            and is what is returned where nothing is better by more than noise.
         evaluator: measures plans, always on the same tokens.
         tokens: how many may go through the model; a pass forward and back counts three times.
         others: more plans to begin with, tried where the tokens allow it.
@@ -89,7 +89,8 @@ def search(
         InputError: an unknown method.
     """
     check_search(method)
-    given = Constraints.of(constraints, pins=pins, fuse=fuse)
+    # Layers are exchanged one by one, and what is left out are whole sublayers.
+    given = leaving_out(Constraints.of(constraints, pins=pins, fuse=fuse), starts[0])
     # How layers interact is what the model itself tells.
     problem = Problem.of(table, starts[0].budget_bytes, constraints=given).alone()
     ledger = Ledger(problem=problem, evaluator=evaluator, limit=tokens, progress=progress)

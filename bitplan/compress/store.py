@@ -31,6 +31,8 @@ class Store:
 
     def put(self, layer: Layer, packed: Packed) -> None:
         """Keep a compressed weight."""
+        if packed.scheme.is_none:
+            return
         path = self.path(layer, packed.scheme)
         save_tensors(path, packed.tensors)
         if self._bound is not None and not packed.scheme.is_float:
@@ -38,6 +40,8 @@ class Store:
 
     def get(self, layer: Layer, scheme: Scheme) -> Packed | None:
         """A compressed weight, or None if it has not been rendered."""
+        if scheme.is_none:
+            return Packed(scheme=scheme, shape=layer.shape, tensors={})
         path = self.path(layer, scheme)
         tensors = load_tensors(path)
         if tensors is None:

@@ -39,6 +39,8 @@ class Packed:
     as `base.codes` (see `bitplan.schema.parts`), and `columns`, int32 [..., k]: which are salient.
     One that leaves columns out has the tensors of the narrower matrix, under such names too, and
     `kept`, uint8 [..., bytes], a bit a column: which are in it.
+
+    `none` has no tensors: all weights are zero.
     """
 
     scheme: Scheme
@@ -163,6 +165,8 @@ class Packed:
             dense = {name: part.decode() for name, part in self.split().items()}
             columns, kept = (self.tensors.get(name) for name in (COLUMNS, KEPT))
             return compose(dense, columns, kept, self.shape[-1]).to(dtype)
+        if self.scheme.is_none:
+            return torch.zeros(self.shape, dtype=dtype)
         if self.scheme.is_float:
             return self.tensors["weight"].to(dtype)
         return decode(self.scheme, self.shape[-1], self.tensors, dtype)

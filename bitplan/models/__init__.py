@@ -51,4 +51,5 @@ from bitplan.models.outputs import predicts_next_token as predicts_next_token
 from bitplan.models.outputs import read_outputs as read_outputs
 from bitplan.models.source import Source as Source
 from bitplan.models.source import source_name as source_name
+from bitplan.models.sublayers import find_sublayers as find_sublayers
 from bitplan.models.wide import wide_matmuls as wide_matmuls

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from bitplan.errors import ModelError
+from bitplan.schema import Sublayer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,24 +54,28 @@ class Stream:
 
 @dataclass(frozen=True, kw_only=True)
 class Neighbours:
-    """The groups of a model, in the order of its blocks; and its stream, if norms only scale it."""
+    """The groups of a model, in the order of its blocks; and its stream, if norms only scale it.
+
+    `sublayers` are all of its linears between what a norm gives and what is added to the stream.
+    """
 
     groups: tuple[Group, ...]
     stream: Stream | None
+    sublayers: tuple[Sublayer, ...]
 
 
 def find_neighbours(model: nn.Module) -> Neighbours:
     """What makes the inputs of a model's linears. Raises `ModelError` where that is not known."""
     config: Any = getattr(model, "config", None)
     kind = getattr(config, "model_type", None)
-    if kind not in _FINDERS:
-        known = ", ".join(_FINDERS)
+    if kind not in FINDERS:
+        known = ", ".join(FINDERS)
         raise ModelError(
             f"What makes the inputs of the linears of {type(model).__name__} is not known: its "
             f"type of model is {kind}, and known are {known}. Choose the transform "
             '"none".'
         )
-    found = _FINDERS[kind](model, config)
+    found = FINDERS[kind](model, config)
     for group in found.groups:
         for path in (group.maker, *group.readers):
             rows_of(model, path)  # raises
@@ -111,7 +116,7 @@ def _llama(model: nn.Module, config: Any) -> Neighbours:
     """Llama and those of its shape: RMSNorms, attention that may be grouped, a gated MLP."""
     heads, head = _heads(config)
     copies = heads // (config.num_key_value_heads or heads)
-    groups, norms, writers = [], {}, []
+    groups, norms, writers, sublayers = [], {}, [], []
     for block in _blocks(model, "model.layers"):
         reads = {
             f"{block}.input_layernorm": tuple(f"{block}.self_attn.{x}_proj" for x in "qkv"),
@@ -127,6 +132,10 @@ def _llama(model: nn.Module, config: Any) -> Neighbours:
         groups += [attention, value, mlp, Group(maker=f"{block}.mlp.up_proj", readers=(down,))]
         norms |= reads
         writers += [output, down]
+        sublayers += [
+            Sublayer(name=f"{block}.self_attn", layers=(*attention.readers, output)),
+            Sublayer(name=f"{block}.mlp", layers=(*mlp.readers, down)),
+        ]
     stream = Stream(
         embedding="model.embed_tokens",
         norms=norms,
@@ -134,7 +143,7 @@ def _llama(model: nn.Module, config: Any) -> Neighbours:
         last_norm="model.norm",
         head="lm_head",
     )
-    return Neighbours(groups=tuple(groups), stream=stream)
+    return Neighbours(groups=tuple(groups), stream=stream, sublayers=tuple(sublayers))
 
 
 def _gpt2(model: nn.Module, config: Any) -> Neighbours:
@@ -144,7 +153,7 @@ def _gpt2(model: nn.Module, config: Any) -> Neighbours:
     """
     heads, head = _heads(config)
     width = heads * head
-    groups = []
+    groups, sublayers = [], []
     for block in _blocks(model, "transformer.h"):
         joined = f"{block}.attn.c_attn"
         groups += [
@@ -157,7 +166,11 @@ def _gpt2(model: nn.Module, config: Any) -> Neighbours:
             ),
             Group(maker=f"{block}.ln_2", readers=(f"{block}.mlp.c_fc",)),
         ]
-    return Neighbours(groups=tuple(groups), stream=None)
+        sublayers += [
+            Sublayer(name=f"{block}.attn", layers=(joined, f"{block}.attn.c_proj")),
+            Sublayer(name=f"{block}.mlp", layers=(f"{block}.mlp.c_fc", f"{block}.mlp.c_proj")),
+        ]
+    return Neighbours(groups=tuple(groups), stream=None, sublayers=tuple(sublayers))
 
 
 def _heads(config: Any) -> tuple[int, int]:
@@ -177,7 +190,8 @@ def _blocks(model: nn.Module, path: str) -> Iterator[str]:
         yield f"{path}.{index}"
 
 
-_FINDERS = {
+FINDERS = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "smollm3", "granite"), _llama),
     "gpt2": _gpt2,
 }
+"""By the type of model, as its config names it."""

@@ -98,13 +98,15 @@ class ModelEvaluator:
         }
 
     def _menu(self, assignment: Assignment) -> dict[Layer, list[Scheme]]:
-        """Of every layer with a weight the schemes that it may go to."""
+        """Of every layer with a weight the schemes that it may go to, as a layer alone."""
         menu = {}
         for row in self.table.rows:
             if row.layer.is_cache:
                 continue
-            size = {cost.scheme: cost.bytes for cost in row.costs}
             here = assignment[row.layer.name]
+            if here.is_none:
+                continue
+            size = {c.scheme: c.bytes for c in row.costs if not c.scheme.is_none}
             nearest = sorted(size, key=lambda s: (abs(size[s] - size[here]), str(s)))
             menu[row.layer] = [scheme for scheme in nearest if scheme != here][:MOST_CHANGES]
         return {layer: schemes for layer, schemes in menu.items() if schemes}

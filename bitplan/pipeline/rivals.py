@@ -5,7 +5,15 @@ A search may begin with them, and the best of them is judged beside its result o
 
 from collections.abc import Sequence
 
-from bitplan.allocator import Constraints, Found, ends_high, plan_of, solve, uniform
+from bitplan.allocator import (
+    Constraints,
+    Found,
+    ends_high,
+    leaving_out,
+    plan_of,
+    solve,
+    uniform,
+)
 from bitplan.calibration import TokenSets
 from bitplan.pipeline.rows import rows_in
 from bitplan.pipeline.settings import Settings
@@ -30,7 +38,8 @@ def rivals(
     the covariances of `gradient_covariance`, that. No plan is the solved or a uniform one, and no
     two are the same. Their bytes and predicted KL are the table's. `solver` tells them apart.
     """
-    budget, given = Budget(bytes=solved.budget_bytes), settings.all_constraints
+    budget = Budget(bytes=solved.budget_bytes)
+    given = leaving_out(settings.all_constraints, solved)
     found = [ends_high(table, budget, constraints=given)]
     for name in free_estimators(meter):
         other = workspace.meter(
@@ -42,7 +51,9 @@ def rivals(
             store_gb=settings.store_gb,
         )
         rows, _ = rows_in(workspace, other, settings, progress)
-        theirs = table.model_copy(update={"rows": (*rows, *_as_solved(table, solved))})
+        fixed = _as_solved(table, solved)
+        free = [row for row in rows if row.layer.name not in fixed]
+        theirs = table.model_copy(update={"rows": (*free, *fixed.values())})
         plan = solve(theirs, budget, constraints=given)
         found.append(_recosted(plan, table, solved, name, given))
     known = {_key(plan) for plan in (solved, *uniform(table, budget, constraints=given))}
@@ -72,15 +83,18 @@ def best_rival(several: Sequence[Plan], found: Found | None) -> Plan | None:
     return min(several, key=lambda plan: plan.predicted_kl, default=None)
 
 
-def _as_solved(table: CostTable, solved: Plan) -> list[Row]:
-    """Rows of the cache, each in one scheme: what is no weight has no weight error."""
-    rows = []
+def _as_solved(table: CostTable, solved: Plan) -> dict[str, Row]:
+    """Rows of the cache and of what is left out, by layer name, each in the scheme that it has.
+
+    What is no weight has no weight error, and what is left out is no error of a weight.
+    """
+    rows = {}
     for row in table.rows:
-        if row.layer.is_cache:
-            scheme = solved.schemes[row.layer.name]
+        scheme = solved.schemes[row.layer.name]
+        if row.layer.is_cache or scheme.is_none:
             [cost] = (cost for cost in row.costs if cost.scheme == scheme)
             only = cost.model_copy(update={"inseparable": ()})
-            rows.append(row.model_copy(update={"costs": (only,)}))
+            rows[row.layer.name] = row.model_copy(update={"costs": (only,)})
     return rows
 
 

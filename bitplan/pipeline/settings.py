@@ -32,7 +32,8 @@ class Settings:
     """Settings of measuring and allocating.
 
     Args:
-        schemes: names of the schemes to choose from; None: the default menu of the dtype.
+        schemes: names of the schemes to choose from; None: the default menu of the dtype. With
+            "none" among them whole sublayers of attention or feed-forward may be left out.
         measured: of the schemes, those that are measured; the others are predicted from them, layer
             by layer (`bitplan.sensitivity.law`); None: all are measured.
         calibration: a text, JSONL or .safetensors file (its `input_ids`), a folder of data sets,
@@ -202,6 +203,8 @@ def _check_menu(menu: Sequence[str | Scheme] | None) -> None:
 def _check_predicted(menu: Sequence[str | Scheme], measured: Sequence[str | Scheme]) -> None:
     known = set(map(Scheme.parse, measured))
     for scheme in map(Scheme.parse, menu):
+        if scheme.is_none:  # measured on the model, whatever else is
+            continue
         if not (scheme.is_float or scheme.format in WIDE or scheme in known):
             raise InputError(
                 f"{scheme} is to be predicted from other widths, but the law is for "

@@ -12,6 +12,7 @@ from bitplan.allocator import (
     check_plan,
     given_budget,
     largest_bytes,
+    leaving_out,
     plan_of,
     solve,
 )
@@ -28,6 +29,12 @@ from bitplan.pipeline.caches import (
 from bitplan.pipeline.estimator import settle_estimator
 from bitplan.pipeline.rows import rows_in
 from bitplan.pipeline.settings import Settings
+from bitplan.pipeline.sublayers import (
+    costs_of_none,
+    measured_sublayers,
+    sublayers_of,
+    with_none,
+)
 from bitplan.pipeline.time_limit import choose_counts
 from bitplan.pipeline.transform import transformed
 from bitplan.pipeline.verify import verified
@@ -111,9 +118,9 @@ def run(
     sizes = _sizes(workspace, legal, chosen)
     budget = budget or Budget(bytes=largest_bytes(sizes))
     check_budget(sizes, budget, constraints=given.before_measuring)
-    problem = Problem.of(sizes, budget.total_bytes, constraints=given.before_measuring)
     for plan in chosen.starts:
-        check_plan(sizes, problem, plan)
+        under = leaving_out(given.before_measuring, plan)
+        check_plan(sizes, Problem.of(sizes, budget.total_bytes, constraints=under), plan)
     chosen = settle_estimator(workspace, chosen)
     may_keep = given.fixes_nothing and all(
         kept[layer.name] in menu for layer, menu in legal.items()
@@ -167,11 +174,16 @@ def measure_in(
         progress=progress,
     )
     rows, law_error = rows_in(workspace, meter, settings, progress)
+    sublayers, costs = measured_sublayers(workspace, settings, tokens, progress)
     table = CostTable(
         provenance=_provenance(workspace, tokens, settings, counts),
         rest_bytes=workspace.description.rest_bytes,
         law_error=law_error,
-        rows=(*rows, *measured_caches(workspace, settings, tokens, progress)),
+        rows=(
+            *with_none(rows, costs),
+            *measured_caches(workspace, settings, tokens, progress),
+        ),
+        sublayers=sublayers,
     )
     return table, meter, tokens
 
@@ -199,6 +211,7 @@ def _sizes(
     workspace: Workspace, legal: Mapping[Layer, tuple[Scheme, ...]], settings: Settings
 ) -> CostTable:
     """The table of bytes alone: enough to know what fits, before anything is measured."""
+    sublayers = sublayers_of(workspace, settings)
     rows = tuple(
         Row(
             layer=layer,
@@ -212,7 +225,8 @@ def _sizes(
     return CostTable(
         provenance=_provenance(workspace, None, settings),
         rest_bytes=workspace.description.rest_bytes,
-        rows=rows,
+        rows=with_none(rows, costs_of_none(sublayers)),
+        sublayers=sublayers,
     )
 
 

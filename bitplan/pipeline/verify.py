@@ -1,13 +1,14 @@
 """Plans measured on the model itself, and the best of them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
-from bitplan.allocator import plan_of, search
+from bitplan.allocator import plan_of, search, solve
 from bitplan.allocator.search import INTERRUPTED, uniforms
 from bitplan.calibration import TokenSets, tokens_digest
-from bitplan.errors import ModelError
+from bitplan.errors import InfeasibleError, ModelError
 from bitplan.models import Inputs
 from bitplan.pipeline.evaluator import ModelEvaluator, lessons_of
 from bitplan.pipeline.judge import Judge
@@ -30,6 +31,9 @@ def verified(
 ) -> Plan:
     """The best measured of the solved, the given, the refined, the uniform and one rival's plans.
 
+    And of the solved plan that leaves nothing out, where another does: what one table adds up of
+    errors of weights and of sublayers left out are guesses of different kinds.
+
     Each of them takes a pass over the held-out tokens, so of the rivals (`rivals`) only the best is
     judged: by the search tokens where there was a search, else by the table.
     """
@@ -44,13 +48,15 @@ def verified(
     others = rivals(workspace, table, solved, meter, tokens, settings, progress)
     with judge.borrowed():
         plans = {"solved": solved}
+        if (whole := _whole(table, solved, settings)) is not None:
+            plans["with nothing left out"] = whole
         given = [_recosted(plan, table, solved.budget_bytes) for plan in settings.starts]
         for number, plan in enumerate(given, start=1):
             plans["given" if len(given) == 1 else f"given {number}"] = plan
         if refines:
             found = search(
                 table,
-                [solved, *given],
+                [solved, *(plan for plan in given if _left_out(plan) == _left_out(solved))],
                 ModelEvaluator(judge=judge, table=table),
                 tokens=refine_tokens,
                 others=others,
@@ -71,6 +77,23 @@ def verified(
     if interrupted and INTERRUPTED not in best.status:
         best = best.model_copy(update={"status": f"{best.status} {INTERRUPTED}"})
     return best
+
+
+def _whole(table: CostTable, solved: Plan, settings: Settings) -> Plan | None:
+    """The table's best plan that leaves nothing out; None: so does the solved one, or none fits."""
+    if not _left_out(solved):
+        return None
+    given = replace(settings.all_constraints, left_out=frozenset())
+    budget = Budget(bytes=solved.budget_bytes)
+    try:
+        plan = solve(table, budget, constraints=given)
+    except InfeasibleError:
+        return None
+    return None if _left_out(plan) == _left_out(solved) else plan
+
+
+def _left_out(plan: Plan) -> set[str]:
+    return {name for name, scheme in plan.schemes.items() if scheme.is_none}
 
 
 def _recosted(plan: Plan, table: CostTable, budget_bytes: int) -> Plan:

@@ -12,6 +12,7 @@ from bitplan.schema.costs import Cost as Cost
 from bitplan.schema.costs import CostTable as CostTable
 from bitplan.schema.costs import Interaction as Interaction
 from bitplan.schema.costs import Row as Row
+from bitplan.schema.costs import Sublayer as Sublayer
 from bitplan.schema.evidence import Evidence as Evidence
 from bitplan.schema.evidence import Measured as Measured
 from bitplan.schema.family import FAMILIES as FAMILIES
@@ -42,6 +43,7 @@ from bitplan.schema.record import Record as Record
 from bitplan.schema.salient import Salient as Salient
 from bitplan.schema.scheme import FLOAT_BITS as FLOAT_BITS
 from bitplan.schema.scheme import GROUP_SIZES as GROUP_SIZES
+from bitplan.schema.scheme import LEFT_OUT as LEFT_OUT
 from bitplan.schema.scheme import Scheme as Scheme
 from bitplan.schema.scheme import file_name as file_name
 from bitplan.schema.scheme import scheme_names as scheme_names

@@ -43,6 +43,17 @@ class Row(Record):
         return self
 
 
+class Sublayer(Record):
+    """Layers that are stored together or left out together: all of them are `none`, or none is.
+
+    The KL of leaving them out is that of all at once, and stands with the last of them, which
+    writes to the residual stream; the others lose nothing more.
+    """
+
+    name: str = Field(description="its module, as in the model")
+    layers: tuple[str, ...] = Field(min_length=1)
+
+
 class Interaction(Record):
     """What two layers in two schemes lose together beside the sum of their losses."""
 
@@ -68,6 +79,9 @@ class CostTable(Artefact):
         "log, told from measured widths that lie between others",
     )
     rows: tuple[Row, ...] = Field(min_length=1)
+    sublayers: tuple[Sublayer, ...] = Field(
+        default=(), description="what may be left out, whole; each layer in one of them at most"
+    )
     interactions: tuple[Interaction, ...] = Field(
         default=(),
         description="between layers; each pair of (layer, scheme) once, either way round",
@@ -87,6 +101,15 @@ class CostTable(Artefact):
         names = [row.layer.name for row in self.rows]
         if len(set(names)) < len(names):
             raise ValueError("a layer has two rows")
+        return self
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        may_go = [row.layer.name for row in self.rows if any(c.scheme.is_none for c in row.costs)]
+        if sorted(may_go) != sorted(name for one in self.sublayers for name in one.layers):
+            raise ValueError(
+                "its sublayers are not made of the layers that have the scheme none, each once"
+            )
         return self
 
     @model_validator(mode="after")

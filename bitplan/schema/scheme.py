@@ -17,6 +17,8 @@ from bitplan.schema.salient import Salient
 from bitplan.schema.sparsity import Sparsity
 
 FLOAT_BITS = {"bf16": 16, "fp16": 16, "fp32": 32}
+LEFT_OUT = "none"
+"""The format of a matrix that is not stored, and stands for zeros."""
 GROUP_SIZES = (16, 32, 64, 128)
 
 
@@ -38,6 +40,9 @@ class Scheme:
     - `bfpB`: B-bit integers, the scale a power of two (block floating point);
     - `mxfp8`, `mxfp6`, `mxfp4`, `mxfp8e5m2`, `mxfp6e3m2`: floating-point codes, a power of two for
       every 32 weights; `nvfp4`: e2m1, an e4m3 scale for every 16 and one float32 a matrix.
+
+    `none` stores nothing: the matrix is all zeros. It is for whole sublayers of attention or
+    feed-forward, see `bitplan.models.sublayers`.
 
     A final `d` after a group says that bfloat16 scales and offsets become bytes, of which every 256
     of a row share a step (double quantization). What follows each `+`, in this order, changes a
@@ -83,6 +88,8 @@ class Scheme:
     def _plain(cls, name: str) -> "Scheme":
         if name in FLOAT_BITS:
             return cls(format=name, bits=FLOAT_BITS[name])
+        if name == LEFT_OUT:
+            return cls(format=name, bits=0)
         match = _NAME.fullmatch(name)
         if match is None:
             raise SchemeError(f"{name!r} is not a scheme. {_known()}")
@@ -119,10 +126,11 @@ class Scheme:
 
     def _with(self, change: str) -> "Scheme":
         """The scheme with what follows one `+`."""
-        if self.is_float:
+        if self.is_float or self.is_none:
+            what = "stores no weights" if self.is_none else "keeps all weights as they are"
             raise SchemeError(
-                f"{self}+{change}: what follows a + changes how codes are stored; {self} keeps all "
-                f"weights as they are. Write int8g64+{change}, or the like."
+                f"{self}+{change}: what follows a + changes how codes are stored; {self} {what}. "
+                f"Write int8g64+{change}, or the like."
             )
         field, value = read_change(change)
         if getattr(self, field) is not None:
@@ -147,6 +155,11 @@ class Scheme:
         return self.format in FLOAT_BITS
 
     @property
+    def is_none(self) -> bool:
+        """Whether nothing is stored, and all weights are zero."""
+        return self.format == LEFT_OUT
+
+    @property
     def is_integer(self) -> bool:
         """Whether the weights are evenly spaced codes with a scale and maybe an offset."""
         return self.format == "int"
@@ -158,13 +171,15 @@ class Scheme:
 
     @property
     def family(self) -> Family:
-        """What is stored. Raises `SchemeError` for a float scheme, which has no codes."""
+        """What is stored. Raises `SchemeError` for a scheme that has no codes."""
+        if self.is_none:
+            raise SchemeError(f"{self} stores nothing: it has neither codes nor scales.")
         if self.is_float:
             raise SchemeError(f"{self} keeps a matrix as it is: it has neither codes nor scales.")
         return FAMILIES[self.stem]
 
     def __str__(self) -> str:
-        if self.is_float:
+        if self.is_float or self.is_none:
             return self.format
         free = self.group_size and self.family.group_size is None
         group = f"g{self.group_size}" if free else ""
@@ -187,7 +202,7 @@ class Scheme:
 
 
 def scheme_names() -> tuple[str, ...]:
-    """The names of all schemes there are, without what may follow a `+`."""
+    """The names of all schemes that keep a matrix, without what may follow a `+`."""
     coded = []
     for stem, family in FAMILIES.items():
         groups = [f"g{size}" for size in GROUP_SIZES] if family.group_size is None else []
@@ -215,7 +230,7 @@ def _pattern() -> str:
         tails.setdefault("" if family.group_size else tail, []).append(stem)
     coded = (f"({'|'.join(stems)}){tail}" for tail, stems in tails.items())
     changes = "".join(f"([+]{pattern})?" for pattern, _ in CHANGES.values())
-    return f"^({'|'.join(FLOAT_BITS)}|({'|'.join(coded)}){changes})$"
+    return f"^({LEFT_OUT}|{'|'.join(FLOAT_BITS)}|({'|'.join(coded)}){changes})$"
 
 
 def _known() -> str:
@@ -229,7 +244,8 @@ def _known() -> str:
         f"symmetric, as in int4g64, int8s or nf4g64; and {', '.join(fixed)}, whose groups are "
         "fixed. A final d after a group makes bytes of scales, as in nf4g64d. At the end +2:4 or "
         "+50% leaves weights out, +25%ch whole columns, +2%int8 keeps a share of the columns in "
-        "int8 or bf16, and +r16 adds a term of that rank."
+        "int8 or bf16, and +r16 adds a term of that rank. none leaves out a whole sublayer of "
+        "attention or feed-forward."
     )
 
 
