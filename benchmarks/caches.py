@@ -38,6 +38,7 @@ from bitplan.models import (
 )
 from bitplan.pipeline import Settings, Workspace
 from bitplan.pipeline.caches import legal_caches, measured_caches
+from bitplan.pipeline.provenance import provenance_of
 from bitplan.schema import CostTable, Scheme
 from bitplan.sensitivity import cache_rows
 
@@ -90,17 +91,11 @@ def plans() -> None:
     calibration, held_out = tokens_of(8)
     sets = TokenSets(calibration=calibration, search=held_out, held_out=held_out, source="articles")
     with _folder() as folder:
-        settings = Settings(context=CONTEXT)
+        settings = Settings(context=CONTEXT, quantizer="rtn")
         workspace = Workspace.open(str(fetch().gguf), workdir=folder)
         start = time.perf_counter()
         table = CostTable(
-            provenance=workspace.provenance(
-                sets,
-                estimator="cache",
-                quantizer="rtn",
-                seed=0,
-                context=CONTEXT,
-            ),
+            provenance=provenance_of(workspace, sets, settings),
             rest_bytes=0,
             rows=measured_caches(workspace, settings, sets),
         )

@@ -16,6 +16,7 @@ from bitplan.models.demo import demo_documents as demo_documents
 from bitplan.models.demo import fetch as fetch
 from bitplan.models.describe import Description as Description
 from bitplan.models.describe import describe as describe
+from bitplan.models.digest import check_dtypes as check_dtypes
 from bitplan.models.digest import check_finite as check_finite
 from bitplan.models.digest import model_digest as model_digest
 from bitplan.models.divergence import total_kl as total_kl

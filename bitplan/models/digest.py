@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bitplan.errors import ModelError
+from bitplan.footprint import FLOAT_OF_DTYPE
 from bitplan.memory import release
 from bitplan.models.layers import weight_of
 from bitplan.schema import Layer
@@ -29,6 +30,17 @@ def model_digest(model: nn.Module, layers: Iterable[Layer]) -> str:
             digest.update(bits.cpu().numpy().data)
         release([weight])
     return digest.hexdigest()
+
+
+def check_dtypes(model: nn.Module) -> None:
+    """Raise `ModelError` for parameters of a dtype that bitplan does not work on."""
+    for parameter in model.parameters():
+        dtype = str(parameter.dtype).removeprefix("torch.")
+        if parameter.is_floating_point() and parameter.itemsize > 1 and dtype not in FLOAT_OF_DTYPE:
+            raise ModelError(
+                f"{type(model).__name__} has weights of {dtype}; bitplan works on "
+                f"{', '.join(FLOAT_OF_DTYPE)}. Convert it first: model.to(torch.bfloat16)."
+            )
 
 
 def check_finite(model: nn.Module, layers: Iterable[Layer]) -> None:

@@ -16,7 +16,7 @@ from bitplan.allocator import (
     plan_of,
     solve,
 )
-from bitplan.calibration import Counts, TokenSets
+from bitplan.calibration import TokenSets
 from bitplan.compress import NONE
 from bitplan.footprint import scheme_bytes
 from bitplan.models import Source
@@ -27,6 +27,7 @@ from bitplan.pipeline.caches import (
     warn_of_no_cache,
 )
 from bitplan.pipeline.estimator import settle_estimator
+from bitplan.pipeline.provenance import provenance_of
 from bitplan.pipeline.rows import rows_in
 from bitplan.pipeline.settings import Settings
 from bitplan.pipeline.sublayers import (
@@ -40,7 +41,7 @@ from bitplan.pipeline.transform import transformed
 from bitplan.pipeline.verify import verified
 from bitplan.pipeline.workspace import Workspace
 from bitplan.progress import Progress, quiet
-from bitplan.schema import Budget, Cost, CostTable, Layer, Plan, Provenance, Row, Scheme
+from bitplan.schema import Budget, Cost, CostTable, Layer, Plan, Row, Scheme
 from bitplan.sensitivity import Meter
 
 
@@ -176,7 +177,7 @@ def measure_in(
     rows, law_error = rows_in(workspace, meter, settings, progress)
     sublayers, costs = measured_sublayers(workspace, settings, tokens, progress)
     table = CostTable(
-        provenance=_provenance(workspace, tokens, settings, counts),
+        provenance=provenance_of(workspace, tokens, settings, counts),
         rest_bytes=workspace.description.rest_bytes,
         law_error=law_error,
         rows=(
@@ -186,25 +187,6 @@ def measure_in(
         sublayers=sublayers,
     )
     return table, meter, tokens
-
-
-def _provenance(
-    workspace: Workspace,
-    tokens: TokenSets | None,
-    settings: Settings,
-    counts: Counts | None = None,
-) -> Provenance:
-    return workspace.provenance(
-        tokens,
-        estimator=settings.estimator,
-        quantizer=settings.renders_by,
-        transform=settings.transform,
-        seed=settings.seed,
-        temperature=settings.temperature,
-        counts=counts,
-        context=settings.context,
-        batch=settings.batch,
-    )
 
 
 def _sizes(
@@ -223,7 +205,7 @@ def _sizes(
         for layer, schemes in legal.items()
     )
     return CostTable(
-        provenance=_provenance(workspace, None, settings),
+        provenance=provenance_of(workspace, None, settings),
         rest_bytes=workspace.description.rest_bytes,
         rows=with_none(rows, costs_of_none(sublayers)),
         sublayers=sublayers,

@@ -1,9 +1,8 @@
 """A model being worked on, and the folder where the work on it is kept."""
 
-import importlib.metadata
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -20,26 +19,25 @@ from bitplan.calibration import (
     sources_of,
     tokens_digest,
 )
-from bitplan.compress import NONE, RENDERING, Bound, Store
-from bitplan.errors import ModelError, SchemeError
+from bitplan.compress import RENDERING, Bound, Store
+from bitplan.errors import SchemeError
 from bitplan.files import make_folder, remove_stale
 from bitplan.footprint import FLOAT_OF_DTYPE, default_schemes, legal_schemes
 from bitplan.models import (
     Description,
-    Inputs,
     Source,
+    check_dtypes,
     check_finite,
     describe,
     find_layers,
     load_model,
     load_tokenizer,
     model_digest,
-    source_name,
     weight_of,
 )
 from bitplan.pipeline.fingerprint import fingerprint, short_digest
 from bitplan.progress import Progress, quiet
-from bitplan.schema import Layer, Provenance, Scheme
+from bitplan.schema import Layer, Scheme
 from bitplan.sensitivity import (
     LABELS,
     AbstractModelEstimator,
@@ -88,7 +86,7 @@ class Workspace:
         progress("load", 0, 1)
         model = load_model(source, dtype=dtype)
         layers = find_layers(model)
-        _check_dtypes(model)
+        check_dtypes(model)
         check_finite(model, layers)
         digest = model_digest(model, layers)
         progress("load", 1, 1)
@@ -253,39 +251,6 @@ class Workspace:
         name = f"weights-{calibration_digest[:16]}-{quantizer}-{RENDERING}"
         return Store(self.folder / name, bound)
 
-    def provenance(
-        self,
-        tokens: TokenSets | None,
-        *,
-        estimator: str,
-        quantizer: str,
-        seed: int,
-        transform: str = NONE,
-        temperature: float = 1.0,
-        counts: Counts | None = None,
-        context: int = 0,
-        batch: int = 1,
-    ) -> Provenance:
-        """What a table or plan of this model says of itself; no tokens: nothing was measured."""
-        return Provenance(
-            model=source_name(self.source),
-            model_digest=self.digest,
-            dtype=self.dtype,
-            calibration=tokens.source if tokens else "none needed",
-            calibration_digest=tokens_digest(tokens.calibration) if tokens else "",
-            calibration_tokens=Inputs.of(tokens.calibration).tokens if tokens else 0,
-            domains=tokens.domains if tokens else (),
-            temperature=temperature,
-            estimator=estimator,
-            quantizer=quantizer,
-            transform=transform,
-            seed=seed,
-            sizes=asdict(counts) if counts else {},
-            context=context,
-            batch=batch,
-            versions={name: importlib.metadata.version(name) for name in _PACKAGES},
-        )
-
 
 def _decode(model: nn.Module, store: Store, layer: Layer, scheme: Scheme) -> Tensor:
     return store.require(layer, scheme).decode(weight_of(model, layer).dtype)
@@ -294,16 +259,3 @@ def _decode(model: nn.Module, store: Store, layer: Layer, scheme: Scheme) -> Ten
 def kept_scheme(dtype: str) -> Scheme:
     """The scheme that keeps what is stored in a dtype as it is."""
     return Scheme.parse(FLOAT_OF_DTYPE[dtype])
-
-
-def _check_dtypes(model: nn.Module) -> None:
-    for parameter in model.parameters():
-        dtype = str(parameter.dtype).removeprefix("torch.")
-        if parameter.is_floating_point() and parameter.itemsize > 1 and dtype not in FLOAT_OF_DTYPE:
-            raise ModelError(
-                f"{type(model).__name__} has weights of {dtype}; bitplan works on "
-                f"{', '.join(FLOAT_OF_DTYPE)}. Convert it first: model.to(torch.bfloat16)."
-            )
-
-
-_PACKAGES = ("bitplan", "numpy", "ortools", "torch", "transformers")
