@@ -10,6 +10,12 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from table import Table
 
+COLUMNS = 3
+"""Panels beside each other."""
+
+WORST = 1.8
+"""Times the uniform plan's KL, where a panel ends: some arms go far beyond on some models."""
+
 
 def plot(tables: Sequence[Table], path: Path) -> None:
     """A panel for each model and quantizer, and one of all gains of the first."""
@@ -17,12 +23,17 @@ def plot(tables: Sequence[Table], path: Path) -> None:
     if not drawn:
         return
     with matplotlib.style.context("default"):
-        figure = Figure(figsize=(5 * len(drawn) + 6, 4.4), layout="constrained")
-        panels = figure.subplots(1, len(drawn) + 1, squeeze=False)[0]
+        rows = -(-(len(drawn) + 1) // COLUMNS)
+        figure = Figure(figsize=(5 * COLUMNS + 2, 4.4 * rows), layout="constrained")
+        panels = figure.subplots(rows, COLUMNS).flatten()
         for axes, table in zip(panels, drawn, strict=False):
             _ratios(axes, table)
-        _gains(panels[-1], drawn[0])
-        panels[-1].legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
+        gains, *unused = panels[len(drawn) :]
+        _gains(gains, drawn[0])
+        labelled = gains.get_legend_handles_labels()
+        figure.legend(*labelled, fontsize="x-small", loc="outside right center")
+        for axes in unused:
+            axes.axis("off")
         figure.savefig(path, dpi=140)
 
 
@@ -36,6 +47,7 @@ def _ratios(axes: Any, table: Table) -> None:
         ]
         if pairs:
             axes.plot(*zip(*pairs, strict=True), label=LABELS[arm], **_style(arm))
+    axes.set_ylim(bottom=0, top=min(axes.get_ylim()[1], WORST))
     axes.set(
         xlabel="average bits of the codes",
         ylabel="held-out KL over that of the uniform plan",
