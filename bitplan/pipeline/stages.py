@@ -34,7 +34,7 @@ from bitplan.pipeline.verify import verified
 from bitplan.pipeline.workspace import Workspace
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Budget, Cost, CostTable, Layer, Plan, Provenance, Row, Scheme
-from bitplan.sensitivity import Meter
+from bitplan.sensitivity import Meter, warn_of_unreached
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +166,7 @@ def measure_in(
         store_gb=settings.store_gb,
         progress=progress,
     )
+    warn_of_unreached(meter, workspace.layers)
     rows, law_error = rows_in(workspace, meter, settings, progress)
     table = CostTable(
         provenance=_provenance(workspace, tokens, settings, counts),
