@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bitplan import CostTable, Plan, describe
+from bitplan import CostTable, Plan, describe, names
 from bitplan.allocator import PRESETS, SOLVERS
 from bitplan.apply import held_bytes
 from bitplan.cli import main
@@ -108,6 +108,23 @@ def test_the_version(bitplan):
         ("allocate models/lama --budget-gb 1", "There is no folder or file"),
         ("allocate models/llama --budget-gb 1 --start none.json", "Cannot read none.json"),
         ("allocate models/llama --budget-gb 1 --table models", "models is a folder"),
+        ("measure models/llama --calibration none.txt:0.5", "no calibration file 'none.txt'"),
+        ("measure models/llama --schemes int4,int9", "'int9' is not a scheme"),
+        ("measure models/llama --measured int9", "'int9' is not a scheme"),
+        ("measure models/llama --cache-schemes int9", "'int9' is not a scheme"),
+        ("measure models/llama --effort much", "There is no effort 'much'"),
+        ("measure models/llama --dtype int8", "'int8' is not a dtype"),
+        ("allocate models/llama --budget-gb 1 --calibration none", "no calibration file 'none'"),
+        ("allocate models/llama --budget-gb 1 --quantizer awq", "There is no quantizer 'awq'"),
+        ("allocate models/llama --budget-gb 1 --transform spin", "There is no transform 'spin'"),
+        ("allocate models/llama --budget-gb 1 --through it", "no way through a model named 'it'"),
+        ("allocate models/llama --budget-gb 1 --solver luck", "There is no solver 'luck'"),
+        ("allocate models/llama --budget-gb 1 --preset hawq", "There is no preset 'hawq'"),
+        ("allocate models/llama --budget-gb 1 --search luck", "There is no search 'luck'"),
+        ("apply models/llama plan.json --out small --effort much", "There is no effort 'much'"),
+        ("apply models/llama plan.json --out small --calibration none", "no calibration file"),
+        ("describe models/llama --dtype int8", "'int8' is not a dtype"),
+        ("evaluate models/llama --text text.txt --dtype int8", "'int8' is not a dtype"),
         ("apply models/llama none.json --out small", "Cannot read none.json"),
         ("apply models/lama none.json --out small", "There is no folder or file"),
         ("evaluate models/llama --text none.txt", "Cannot read none.txt"),
@@ -504,6 +521,10 @@ def test_the_estimator_is_named_and_its_reason_told_when_asked(bitplan, tiny_fol
     assert good(bitplan(*command)).err == ""  # to be told is for one command
     for verb in ("measure", "allocate"):
         assert "auto (the best that" in good(bitplan(verb, "--help")).out
+
+
+def test_names_that_are_known_without_torch_are_those_of_the_registry():
+    assert tuple(QUANTIZERS) == names.QUANTIZERS
 
 
 @pytest.mark.parametrize("verb", ["measure", "allocate"])

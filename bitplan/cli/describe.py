@@ -3,6 +3,7 @@
 from bitplan.cli.options import AsJson, Batch, Context, Dtype, Model
 from bitplan.cli.show import show
 from bitplan.console import Bars
+from bitplan.names import check_dtype
 from bitplan.place import check_source
 
 
@@ -16,6 +17,7 @@ def describe(
     """List a model's layers: kinds, shapes, bytes, ties, and what stays in full precision."""
     # What is seen to be wrong is refused before torch is imported, which takes seconds.
     check_source(model)
+    check_dtype(dtype)
     from bitplan.models import describe, load_outline
     from bitplan.report import description_table
 
