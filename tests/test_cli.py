@@ -537,7 +537,13 @@ def test_a_budget_as_large_as_the_model_keeps_it(bitplan, tiny_folder):
     said = good(bitplan("allocate", tiny_folder("gpt2"), "--budget-gb", 1))
     assert "The budget holds the whole model" in said.out
     good(bitplan("apply", tiny_folder("gpt2"), "plan.json", "--out", "same"))
-    assert held_bytes(load("same")) == Plan.load("plan.json").bytes
+    plan = Plan.load("plan.json")
+    assert held_bytes(load("same")) == plan.bytes
+    assert Plan.from_json(good(bitplan("describe", "same", "--json")).out) == plan
+    described = good(bitplan("describe", "same")).out
+    assert "Plan for tiny-gpt2" in described
+    assert " at most in all" not in described  # no table told how sure its losses are
+    refused(bitplan("describe", "same", "--context", 8), "its plan's. Leave --context out")
 
 
 def nothing_was_written(folder: Path) -> bool:
