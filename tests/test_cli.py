@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import logging
+import os
 import re
 import shutil
 import signal
@@ -729,6 +730,29 @@ def test_apply_refuses_the_place_of_another_model_before_its_work(bitplan, tiny_
     # A workdir that cannot be would stop the work itself.
     work = ("--workdir", "plan.json/no")
     refused(bitplan("apply", folder, "plan.json", "--out", "mine", *work), "holds another model")
+
+
+def test_help_in_a_narrow_terminal_is_read_in_lines_not_in_words():
+    done = subprocess.run(
+        [sys.executable, "-m", "bitplan.cli", "allocate", "--help"],
+        env={**os.environ, "COLUMNS": "60"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert max(map(len, done.stdout.splitlines())) <= 60
+    assert not set("…│") & set(done.stdout)
+    assert re.search(r"--calibration PATH\[:WEIGHT\]  A text, JSONL or$", done.stdout, re.MULTILINE)
+
+
+def test_efforts_are_read_in_a_narrow_terminal(bitplan, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    said = good(bitplan("efforts")).out
+    assert max(map(len, said.splitlines())) <= 40
+    assert "…" not in said
+    words = " ".join(said.split())
+    assert all(f"rendered by {e.quantizer}, passes to refine" in words for e in EFFORTS.values())
+    assert all(effort.purpose in words for effort in EFFORTS.values())
 
 
 def test_a_warning_of_the_hub_is_heard_once():
