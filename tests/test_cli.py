@@ -787,6 +787,27 @@ main()
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "Stopped.\n")
 
 
+def test_a_second_interrupt_while_the_first_ends_the_process_is_no_traceback():
+    code = """
+import atexit, signal, sys
+from bitplan.cli import main
+
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == "bitplan.report.efforts":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupts())
+atexit.register(signal.raise_signal, signal.SIGINT)
+sys.argv = ["bitplan", "efforts"]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (-signal.SIGINT, "")
+    said = " ".join(done.stderr.split())
+    assert said == "Stopped. What was done is kept: the same command goes on from there."
+
+
 def test_an_interrupt_says_that_the_work_is_kept(bitplan, tiny_folder, monkeypatch, tmp_path):
     def interrupted(*_: object, **__: object) -> None:
         signal.raise_signal(signal.SIGINT)
