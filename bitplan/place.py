@@ -1,9 +1,10 @@
-"""Where a model comes from: a folder, a GGUF file or the hub, told apart and checked beforehand.
+"""Where a model or a text comes from, told apart and checked beforehand.
 
 Without torch, whose import takes seconds: a path that is not there is refused before.
 """
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from bitplan.errors import ModelError
+from bitplan.errors import CalibrationError, ModelError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,40 @@ def check_folder(place: Place) -> None:
     for file in weights:
         _check_safetensors(file)
     _check_shards(folder)
+
+
+def split_weight(text: str) -> tuple[str, float | None]:
+    """Path and weight of `PATH` or `PATH:WEIGHT`; a path that exists as it is written has none."""
+    head, colon, tail = text.rpartition(":")
+    try:
+        weight = float(tail)
+    except ValueError:
+        return text, None
+    return (head, weight) if colon and head and not _exists(text) else (text, None)
+
+
+def check_weight(name: str, weight: object) -> None:
+    """Raise `CalibrationError` for a weight that is not a number above zero."""
+    if not (isinstance(weight, int | float) and 0 < weight < math.inf):
+        raise CalibrationError(
+            f"The weight of {name} is {weight!r}; it must be a number above zero."
+        )
+
+
+def check_text(path: str | Path) -> None:
+    """Raise `CalibrationError` where there is no file or folder to read calibration text from."""
+    if path == "" or not _exists(path):
+        raise CalibrationError(
+            f"There is no calibration file {str(path)!r}. Check the path; to give text itself, put "
+            "it into a list."
+        )
+
+
+def _exists(path: str | Path) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # too long, or with a null character
+        return False
 
 
 def _check_safetensors(file: Path) -> None:

@@ -38,3 +38,4 @@ from bitplan.sensitivity.row import row_of as row_of
 from bitplan.sensitivity.shards import Shards as Shards
 from bitplan.sensitivity.statistics import StatisticsFolder as StatisticsFolder
 from bitplan.sensitivity.task import torch_threads as torch_threads
+from bitplan.sensitivity.unreached import warn_of_unreached as warn_of_unreached

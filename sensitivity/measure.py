@@ -4,8 +4,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from jaxtyping import Bool
-from torch import Tensor, nn
+from torch import nn
 
 from bitplan.compress import Store, reads_covariance
 from bitplan.errors import InputError
@@ -194,9 +193,7 @@ class Meter:
         folder = self.statistics[estimator.labels]
         is_shared = (estimator.labels, moments) == ("data", ("covariance",))
         shared = rendering if is_shared else None  # what both read is sent once
-        statistics, seen = shared or folder.completed(layer, moments), folder.read(layer, moments)
-        _warn_if_unreached(layer, ~seen.reached, is_guess=not statistics.reached.any())
-        return statistics
+        return shared or folder.completed(layer, moments)
 
     def _keep(self, result: LayerResult) -> None:
         for packed in result.rendered.values():
@@ -222,19 +219,3 @@ class Meter:
 
 def _weights_of(schemes: Schemes) -> int:
     return sum(layer.parameters * len(wanted) for layer, wanted in schemes.items())
-
-
-def _warn_if_unreached(layer: Layer, unreached: Bool[Tensor, "*experts"], is_guess: bool) -> None:
-    if not unreached.any():
-        return
-    count = f"{int(unreached.sum())} of {unreached.numel()} experts of "
-    which = "" if unreached.all() else count
-    stands_in = f"the mean of {'the others' if which else 'the experts beside it'} stands in"
-    if is_guess:
-        stands_in = "its relative weight error, in nats, stands for its loss"
-    log.warning(
-        "Calibration never reached %s%s: %s. Give text that makes the model use it.",
-        which,
-        layer.name,
-        stands_in,
-    )

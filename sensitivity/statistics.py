@@ -288,7 +288,7 @@ class StatisticsFolder:
 
     def _siblings(self, layer: Layer) -> list[Layer]:
         """The same weight of the other experts, where each expert is a module of its own."""
-        expert = _EXPERT.fullmatch(layer.name)
+        expert = EXPERT.fullmatch(layer.name)
         if expert is None:
             return []
         pattern = f"{glob.escape(expert[1])}*{glob.escape(expert[2])}"
@@ -296,8 +296,9 @@ class StatisticsFolder:
         return [
             layer.model_copy(update={"name": name})
             for name in names
-            if (other := _EXPERT.fullmatch(name)) and other.groups() == expert.groups()
+            if (other := EXPERT.fullmatch(name)) and other.groups() == expert.groups()
         ]
 
 
-_EXPERT = re.compile(r"(.*\bexperts\.(?:expert_)?)\d+(\..+)")
+EXPERT = re.compile(r"(.*\bexperts\.(?:expert_)?)\d+(\..+)")
+"""The name of a weight of an expert that is a module: what is before its number, and after it."""

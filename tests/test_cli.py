@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import logging
+import os
 import re
 import shutil
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bitplan import CostTable, Plan, describe
+from bitplan import CostTable, Plan, describe, names
 from bitplan.allocator import PRESETS, SOLVERS
 from bitplan.apply import held_bytes
 from bitplan.cli import main
@@ -108,6 +109,23 @@ def test_the_version(bitplan):
         ("allocate models/lama --budget-gb 1", "There is no folder or file"),
         ("allocate models/llama --budget-gb 1 --start none.json", "Cannot read none.json"),
         ("allocate models/llama --budget-gb 1 --table models", "models is a folder"),
+        ("measure models/llama --calibration none.txt:0.5", "no calibration file 'none.txt'"),
+        ("measure models/llama --schemes int4,int9", "'int9' is not a scheme"),
+        ("measure models/llama --measured int9", "'int9' is not a scheme"),
+        ("measure models/llama --cache-schemes int9", "'int9' is not a scheme"),
+        ("measure models/llama --effort much", "There is no effort 'much'"),
+        ("measure models/llama --dtype int8", "'int8' is not a dtype"),
+        ("allocate models/llama --budget-gb 1 --calibration none", "no calibration file 'none'"),
+        ("allocate models/llama --budget-gb 1 --quantizer awq", "There is no quantizer 'awq'"),
+        ("allocate models/llama --budget-gb 1 --transform spin", "There is no transform 'spin'"),
+        ("allocate models/llama --budget-gb 1 --through it", "no way through a model named 'it'"),
+        ("allocate models/llama --budget-gb 1 --solver luck", "There is no solver 'luck'"),
+        ("allocate models/llama --budget-gb 1 --preset hawq", "There is no preset 'hawq'"),
+        ("allocate models/llama --budget-gb 1 --search luck", "There is no search 'luck'"),
+        ("apply models/llama plan.json --out small --effort much", "There is no effort 'much'"),
+        ("apply models/llama plan.json --out small --calibration none", "no calibration file"),
+        ("describe models/llama --dtype int8", "'int8' is not a dtype"),
+        ("evaluate models/llama --text text.txt --dtype int8", "'int8' is not a dtype"),
         ("apply models/llama none.json --out small", "Cannot read none.json"),
         ("apply models/lama none.json --out small", "There is no folder or file"),
         ("evaluate models/llama --text none.txt", "Cannot read none.txt"),
@@ -506,6 +524,10 @@ def test_the_estimator_is_named_and_its_reason_told_when_asked(bitplan, tiny_fol
         assert "auto (the best that" in good(bitplan(verb, "--help")).out
 
 
+def test_names_that_are_known_without_torch_are_those_of_the_registry():
+    assert tuple(QUANTIZERS) == names.QUANTIZERS
+
+
 @pytest.mark.parametrize("verb", ["measure", "allocate"])
 def test_the_help_names_every_quantizer(verb, bitplan):
     said = good(bitplan(verb, "--help")).out.partition("--quantizer")[2].partition("--through")[0]
@@ -516,7 +538,13 @@ def test_a_budget_as_large_as_the_model_keeps_it(bitplan, tiny_folder):
     said = good(bitplan("allocate", tiny_folder("gpt2"), "--budget-gb", 1))
     assert "The budget holds the whole model" in said.out
     good(bitplan("apply", tiny_folder("gpt2"), "plan.json", "--out", "same"))
-    assert held_bytes(load("same")) == Plan.load("plan.json").bytes
+    plan = Plan.load("plan.json")
+    assert held_bytes(load("same")) == plan.bytes
+    assert Plan.from_json(good(bitplan("describe", "same", "--json")).out) == plan
+    described = good(bitplan("describe", "same")).out
+    assert "Plan for tiny-gpt2" in described
+    assert " at most in all" not in described  # no table told how sure its losses are
+    refused(bitplan("describe", "same", "--context", 8), "its plan's. Leave --context out")
 
 
 def nothing_was_written(folder: Path) -> bool:
@@ -704,6 +732,29 @@ def test_apply_refuses_the_place_of_another_model_before_its_work(bitplan, tiny_
     refused(bitplan("apply", folder, "plan.json", "--out", "mine", *work), "holds another model")
 
 
+def test_help_in_a_narrow_terminal_is_read_in_lines_not_in_words():
+    done = subprocess.run(
+        [sys.executable, "-m", "bitplan.cli", "allocate", "--help"],
+        env={**os.environ, "COLUMNS": "60"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert max(map(len, done.stdout.splitlines())) <= 60
+    assert not set("…│") & set(done.stdout)
+    assert re.search(r"--calibration PATH\[:WEIGHT\]  A text, JSONL or$", done.stdout, re.MULTILINE)
+
+
+def test_efforts_are_read_in_a_narrow_terminal(bitplan, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    said = good(bitplan("efforts")).out
+    assert max(map(len, said.splitlines())) <= 40
+    assert "…" not in said
+    words = " ".join(said.split())
+    assert all(f"rendered by {e.quantizer}, passes to refine" in words for e in EFFORTS.values())
+    assert all(effort.purpose in words for effort in EFFORTS.values())
+
+
 def test_a_warning_of_the_hub_is_heard_once():
     code = """
 import sys
@@ -734,6 +785,27 @@ main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "Stopped.\n")
+
+
+def test_a_second_interrupt_while_the_first_ends_the_process_is_no_traceback():
+    code = """
+import atexit, signal, sys
+from bitplan.cli import main
+
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == "bitplan.report.efforts":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupts())
+atexit.register(signal.raise_signal, signal.SIGINT)
+sys.argv = ["bitplan", "efforts"]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (-signal.SIGINT, "")
+    said = " ".join(done.stderr.split())
+    assert said == "Stopped. What was done is kept: the same command goes on from there."
 
 
 def test_an_interrupt_says_that_the_work_is_kept(bitplan, tiny_folder, monkeypatch, tmp_path):

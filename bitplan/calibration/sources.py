@@ -1,6 +1,5 @@
 """Where calibration tokens come from: one source, or several with weights."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from torch import Tensor
 from bitplan.calibration.sets import TokenSets
 from bitplan.errors import CalibrationError
 from bitplan.models import Inputs
+from bitplan.place import check_text, check_weight, split_weight
 
 Content = str | Path | Sequence[str] | Tensor
 """A text, JSONL or .safetensors file, a folder of data sets, documents, or tokens."""
@@ -40,10 +40,7 @@ class Source:
                 f"A {type(self.content).__name__} is no source of calibration tokens. Give a path, "
                 "a list of strings, or tokens."
             )
-        if not (isinstance(self.weight, int | float) and 0 < self.weight < math.inf):
-            raise CalibrationError(
-                f"The weight of {self.label} is {self.weight!r}; it must be a number above zero."
-            )
+        check_weight(self.label, self.weight)
 
     @property
     def path(self) -> Path | None:
@@ -123,15 +120,8 @@ def sources_of(calibration: Calibration) -> tuple[Source, ...]:
 def check_sources(calibration: Calibration) -> None:
     """Raise `CalibrationError` for what is no source, and for paths that do not exist."""
     for source in sources_of(calibration):
-        try:
-            is_there = source.path is None or (source.content != "" and source.path.exists())
-        except (OSError, ValueError):  # too long, or with a null character
-            is_there = False
-        if not is_there:
-            raise CalibrationError(
-                f"There is no calibration file {str(source.content)!r}. Check the path; to give "
-                "text itself, put it into a list."
-            )
+        if isinstance(source.content, str | Path):
+            check_text(source.content)
 
 
 def parse_source(text: str) -> Source:
@@ -143,19 +133,8 @@ def parse_source(text: str) -> Source:
     >>> parse_source("code.jsonl:0.7").weight
     0.7
     """
-    head, colon, tail = text.rpartition(":")
-    try:
-        weight = float(tail)
-    except ValueError:
-        return Source(text)
-    return Source(head, weight=weight) if colon and head and not _exists(text) else Source(text)
-
-
-def _exists(path: str) -> bool:
-    try:
-        return Path(path).exists()
-    except (OSError, ValueError):
-        return False
+    path, weight = split_weight(text)
+    return Source(path) if weight is None else Source(path, weight=weight)
 
 
 def _distinct(sources: Sequence[Source]) -> tuple[Source, ...]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bitplan.allocator import SEARCHES
+from bitplan.allocator import SEARCHES, check_preset, check_search, check_solver
 from bitplan.cli.constraints import ConstraintOptions, OptionalBudgetGb
 from bitplan.cli.groups import grouped
 from bitplan.cli.measuring import EffortOptions, MenuOptions, PlaceOptions
@@ -61,6 +61,11 @@ def allocate(
     if budget_gb is not None:
         Budget(gb=budget_gb)
     check_source(model)
+    for group in (menu, effort, place):
+        group.check()
+    check_solver(solver)
+    check_preset(preset, solver)
+    check_search(search)
     check_readable(*(start or ()))
     check_writable(file, report, *([] if table is None else [table]))
     from bitplan.allocator import spending

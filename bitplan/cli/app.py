@@ -1,5 +1,6 @@
 """The commands, in the order in which help lists them."""
 
+from shutil import get_terminal_size
 from typing import Annotated
 
 import typer
@@ -26,12 +27,15 @@ from bitplan.cli.token import token
 from bitplan.cli.watch import watch
 from bitplan.cli.worker import worker
 
+NARROW = 72
+"""Columns below which help is plain: its panels would have a word a line."""
+
 app = typer.Typer(
     name="bitplan",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="rich" if get_terminal_size().columns >= NARROW else None,
     help="Which number format should each weight matrix get? Measure a model, fit it into a memory "
     "budget, check the plan on the model, and run the result.",
     epilog="Start with: bitplan demo",

@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from bitplan.cli.measuring import sources_of
+from bitplan.cli.measuring import check_sources, sources_of
 from bitplan.cli.options import AsJson, Effort, Model, Workdir
 from bitplan.cli.show import show
 from bitplan.console import Bars
+from bitplan.effort import get_effort
 from bitplan.files import make_folder
 from bitplan.place import check_source
 from bitplan.schema import Plan
@@ -53,6 +54,8 @@ def apply(
     """Compress a model by a plan and save it: safetensors, with the plan inside config.json."""
     # What is seen to be wrong is refused before torch is imported, which takes seconds.
     check_source(model)
+    get_effort(effort)
+    check_sources(calibration)
     loaded = Plan.load(plan)
     make_folder(folder)
     from bitplan.apply import held_bytes

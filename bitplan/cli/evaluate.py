@@ -9,6 +9,7 @@ from bitplan.cli.options import AsJson, Dtype
 from bitplan.cli.show import show
 from bitplan.console import Bars
 from bitplan.files import check_readable
+from bitplan.names import check_dtype
 from bitplan.place import check_source
 
 
@@ -26,6 +27,7 @@ def evaluate(
     """Perplexity, KL to the reference, tokens per second and peak memory, side by side."""
     # What is seen to be wrong is refused before torch is imported, which takes seconds.
     check_readable(text)
+    check_dtype(dtype)
     for source in (model, reference):
         if source is not None:
             check_source(source)

@@ -29,6 +29,8 @@ def measure(
     """Measure what every layer would lose in every scheme: a cost table, solved in milliseconds."""
     # What is seen to be wrong is refused before torch is imported, which takes seconds.
     check_source(model)
+    for group in (menu, effort, place):
+        group.check()
     check_writable(file)
     from bitplan.pipeline import measure
     from bitplan.report import costs_table

@@ -1,11 +1,16 @@
 """Options that say how a model is measured: what measure and allocate share."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from bitplan.cli.options import Batch, Context, Dtype, Effort, Seed, Verbose, Workdir
+from bitplan.effort import get_effort
+from bitplan.names import check_dtype, check_pass, check_quantizer, check_transform
+from bitplan.place import check_text, check_weight, split_weight
+from bitplan.schema import Scheme
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +38,11 @@ class MenuOptions:
             help="Of the menu, what is measured; a law predicts the rest.", show_default="all"
         ),
     ] = None
+
+    def check(self) -> None:
+        """Refuse what can be seen to be wrong without torch. Raises `InputError`."""
+        check_sources(self.calibration)
+        check_schemes(self.schemes, self.measured)
 
     def settings(self) -> dict[str, Any]:
         """What they say, by the names of `bitplan.pipeline.Settings`."""
@@ -101,6 +111,14 @@ class EffortOptions:
         ),
     ] = "auto"
 
+    def check(self) -> None:
+        """Refuse what can be seen to be wrong without torch. Raises `InputError`."""
+        get_effort(self.effort)
+        if self.quantizer is not None:
+            check_quantizer(self.quantizer)
+        check_transform(self.transform)
+        check_pass(self.through)
+
     def settings(self) -> dict[str, Any]:
         """What they say, by the names of `bitplan.pipeline.Settings`."""
         from bitplan.calibration import Sizes
@@ -148,6 +166,11 @@ class PlaceOptions:
     ] = None
     verbose: Verbose = False
 
+    def check(self) -> None:
+        """Refuse what can be seen to be wrong without torch. Raises `InputError`."""
+        check_schemes(self.cache_schemes)
+        check_dtype(self.dtype)
+
     def settings(self) -> dict[str, Any]:
         """What they say, by the names of `bitplan.pipeline.Settings`."""
         return {
@@ -166,6 +189,22 @@ class PlaceOptions:
 def names_of(menu: str | None) -> list[str] | None:
     """The schemes of a menu that commas separate."""
     return None if menu is None else [name.strip() for name in menu.split(",") if name.strip()]
+
+
+def check_schemes(*menus: str | None) -> None:
+    """Raise `SchemeError` for what is no scheme in menus that commas separate."""
+    for menu in menus:
+        for name in names_of(menu) or ():
+            Scheme.parse(name)
+
+
+def check_sources(calibration: list[str] | None) -> None:
+    """Raise `CalibrationError` for `PATH[:WEIGHT]`s that are not there, or weigh nothing."""
+    for text in calibration or ():
+        path, weight = split_weight(text)
+        if weight is not None:
+            check_weight(Path(path).name, weight)
+        check_text(path)
 
 
 def sources_of(calibration: list[str] | None) -> Any:

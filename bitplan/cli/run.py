@@ -40,6 +40,8 @@ def main() -> None:
         if isinstance(error, Detached):
             raise
         if interrupts and not (isinstance(error, SystemExit) and error.code in (0, None)):
+            # A second one, while all is put away, ends the process without a traceback.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             err.print("Stopped. What was done is kept: the same command goes on from there.")
             sys.exit(INTERRUPTED)
         if not isinstance(error, BitplanError):

@@ -9,8 +9,8 @@ from bitplan.compress.scales import SEARCHED as SEARCHED
 from bitplan.compress.scales import search_scales as search_scales
 from bitplan.compress.store import RENDERING as RENDERING
 from bitplan.compress.store import Store as Store
-from bitplan.compress.transforms import AWQ as AWQ
-from bitplan.compress.transforms import NONE as NONE
-from bitplan.compress.transforms import TRANSFORMS as TRANSFORMS
-from bitplan.compress.transforms import check_transform as check_transform
 from bitplan.compress.transforms import fold as fold
+from bitplan.names import AWQ as AWQ
+from bitplan.names import NONE as NONE
+from bitplan.names import TRANSFORMS as TRANSFORMS
+from bitplan.names import check_transform as check_transform

@@ -22,6 +22,7 @@ from bitplan.compress.quantizers.solved import admm, icbs
 from bitplan.compress.salient import salient_apart
 from bitplan.errors import InputError, SchemeError
 from bitplan.formats import Packed
+from bitplan.names import check_quantizer
 from bitplan.schema import Scheme, unfit
 
 QUANTIZERS: dict[str, Quantizer] = {
@@ -87,9 +88,7 @@ def render(
 
 def get_quantizer(name: str) -> Quantizer:
     """The quantizer of a name; raises `InputError` with those there are."""
-    if name not in QUANTIZERS:
-        known = ", ".join(QUANTIZERS)
-        raise InputError(f"There is no quantizer {name!r}. Choose one of: {known}.")
+    check_quantizer(name)
     return QUANTIZERS[name]
 
 

@@ -22,19 +22,9 @@ from bitplan.models import (
     rows_of,
     why_no_stream,
 )
+from bitplan.names import AWQ, HADAMARD, check_transform
 
 log = logging.getLogger(__name__)
-
-NONE, AWQ, HADAMARD = "none", "awq", "hadamard"
-
-TRANSFORMS = (NONE, AWQ, HADAMARD)
-
-
-def check_transform(name: str) -> None:
-    """Raise `InputError`, with those there are, unless there is a transform of this name."""
-    if name not in TRANSFORMS:
-        known = ", ".join(TRANSFORMS)
-        raise InputError(f"There is no transform {name!r}. Choose one of: {known}.")
 
 
 def fold(

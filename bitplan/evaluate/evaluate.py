@@ -1,6 +1,7 @@
 """A model beside its reference: perplexity, KL, speed, memory."""
 
 import gc
+import logging
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,10 +15,21 @@ from bitplan.calibration import check_inputs, read_documents, tokenize
 from bitplan.errors import CalibrationError, ModelError
 from bitplan.evaluate.divergence import compare, make_reference
 from bitplan.evaluate.throughput import peak_memory, reset_peak_memory, tokens_per_second
-from bitplan.export import is_packed, load
-from bitplan.models import Inputs, Source, load_model, load_tokenizer, source_name
+from bitplan.export import is_packed, load, load_plan
+from bitplan.models import (
+    Inputs,
+    Source,
+    describe,
+    find_layers,
+    load_model,
+    load_tokenizer,
+    model_digest,
+    source_name,
+)
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Record
+
+log = logging.getLogger(__name__)
 
 
 class Side(Record):
@@ -60,12 +72,14 @@ def evaluate(
     `text` is a text or JSONL file, a folder of data sets, a list of documents, tokens
     [sequences, length], or tensors by name for a model that reads something else; of text, the
     first `sequences` x `length` tokens are read. The two models are loaded one after the other.
-    Raises `CalibrationError` for too little text and `ModelError` for a model without outputs.
+    A packed model that was not made from the reference is warned of. Raises `CalibrationError` for
+    too little text and `ModelError` for a model without outputs.
     """
     tokens = _tokens(text, tokenizer, reference or model, sequences, length)
     told, reference_side = None, None
     if reference is not None:
         loaded = _load(reference, dtype)
+        _warn_of_another(model, reference, loaded)
         told = make_reference(loaded, check_inputs(tokens, loaded), progress=progress)
         reference_side = _side(loaded, reference, perplexity=told.perplexity)
         del loaded
@@ -96,6 +110,27 @@ def _load(source: Source, dtype: str) -> nn.Module:
     if not isinstance(source, nn.Module) and is_packed(source):
         return load(source)
     return load_model(source, dtype=dtype)
+
+
+def _warn_of_another(model: Source, reference: Source, loaded: nn.Module) -> None:
+    """Warn where the plan of a packed folder names other weights than those of the reference."""
+    if isinstance(model, nn.Module) or not is_packed(model):
+        return
+    # The digest of a packed model is not that of what it was made from.
+    if not isinstance(reference, nn.Module) and is_packed(reference):
+        return
+    made = load_plan(model).provenance
+    if describe(loaded).dtype != made.dtype:
+        return  # rounded in another way, the same weights have another digest
+    if model_digest(loaded, find_layers(loaded)) != made.model_digest:
+        log.warning(
+            "%s was made from other weights than those of %s: from %s, digest %s. The KL is that "
+            "to another model.",
+            source_name(model),
+            source_name(reference),
+            made.model,
+            made.model_digest[:12],
+        )
 
 
 def _side(model: nn.Module, source: Source, **figures: float | None) -> Side:

@@ -12,16 +12,10 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from bitplan.errors import ModelError
 from bitplan.models.failures import explained_failures, quiet_transformers
 from bitplan.models.source import Source
+from bitplan.names import check_dtype
 from bitplan.place import Place, check_folder, locate
 
 log = logging.getLogger(__name__)
-
-DTYPES = {
-    "auto": torch.bfloat16,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float32": torch.float32,
-}
 
 
 def load_model(source: Source, *, dtype: str | torch.dtype = "auto") -> nn.Module:
@@ -132,9 +126,8 @@ def _has_tokenizer_files(folder: Path) -> bool:
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:
     name = str(dtype).removeprefix("torch.")
-    if name not in DTYPES:
-        raise ModelError(f"{name!r} is not a dtype to load in. Give one of {', '.join(DTYPES)}.")
-    return DTYPES[name]
+    check_dtype(name)
+    return torch.bfloat16 if name == "auto" else getattr(torch, name)
 
 
 def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:

@@ -42,7 +42,7 @@ from bitplan.pipeline.verify import verified
 from bitplan.pipeline.workspace import Workspace
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Budget, Cost, CostTable, Layer, Plan, Row, Scheme
-from bitplan.sensitivity import Meter
+from bitplan.sensitivity import Meter, warn_of_unreached
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +174,7 @@ def measure_in(
         store_gb=settings.store_gb,
         progress=progress,
     )
+    warn_of_unreached(meter, workspace.layers)
     rows, law_error = rows_in(workspace, meter, settings, progress)
     sublayers, costs = measured_sublayers(workspace, settings, tokens, progress)
     table = CostTable(

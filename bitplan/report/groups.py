@@ -47,7 +47,7 @@ class Group:
         return sum(self.errors)
 
 
-def group(plan: Plan, table: CostTable) -> list[Group]:
+def group(plan: Plan, table: CostTable | None) -> list[Group]:
     """The plan's layers by name, in the order in which the plan first names them."""
     names = group_names(choice.layer for choice in plan.choices)
     errors = standard_errors(plan, table)
@@ -74,11 +74,11 @@ def whole(groups: Iterable[Group]) -> Group:
     )
 
 
-def standard_errors(plan: Plan, table: CostTable) -> dict[str, float | None]:
-    """Standard error of every layer's predicted loss; None where the table has no such cost."""
+def standard_errors(plan: Plan, table: CostTable | None) -> dict[str, float | None]:
+    """Standard error of every layer's predicted loss; None where no table has such a cost."""
     costs = {
         (row.layer.name, cost.scheme): cost.standard_error
-        for row in table.rows
+        for row in (table.rows if table else ())
         for cost in row.costs
     }
     return {

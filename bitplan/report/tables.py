@@ -13,11 +13,12 @@ _MOST_SCHEMES = 7  # as many columns fit into 80 characters
 _DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 
 
-def plan_table(plan: Plan, table: CostTable) -> Table:
+def plan_table(plan: Plan, table: CostTable | None = None) -> Table:
     """What the plan gives to each group of layers.
 
     Columns: group, number of layers by scheme, stored bits per weight, bytes, predicted increase
-    of KL. A plan of many schemes has a column for each number of bits instead.
+    of KL. A plan of many schemes has a column for each number of bits instead. Without the table
+    that it was solved from, no standard error is told.
     """
     groups = group(plan, table)
     total = whole(groups)
@@ -26,12 +27,10 @@ def plan_table(plan: Plan, table: CostTable) -> Table:
         _heading(choice.scheme, merge): (choice.scheme.bits, str(choice.scheme))
         for choice in plan.choices
     }
+    error = f", ± {text.nats(total.standard_error)} at most in all" if table else ""
     view = Table(
         title=f"Plan for {plan.provenance.model}",
-        caption=(
-            "Layers by scheme. KL in nats per token, "
-            f"± {text.nats(total.standard_error)} at most in all."
-        ),
+        caption=f"Layers by scheme. KL in nats per token{error}.",
         box=SIMPLE_HEAD,
         show_edge=False,
         padding=0,

@@ -110,6 +110,11 @@ def _news(
         news["models"] = (
             "No model may be used yet. Name folders with --models, or add --demo or --organisation."
         )
+    given = (*settings.model_folders, *settings.text_folders)
+    if missing := [str(folder) for folder in given if not folder.is_dir()]:
+        news["folders"] = (
+            f"There is no folder {', '.join(missing)}. Make it, or check --models and --texts."
+        )
     return news
 
 

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from bitplan.errors import InputError, ModelError
+from bitplan.errors import ModelError
 from bitplan.memory import total_memory_bytes
 from bitplan.models import Inputs, predicts_next_token, weight_of
+from bitplan.names import check_pass
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Layer
 from bitplan.sensitivity.moments import MOMENTS
@@ -20,19 +21,8 @@ from bitplan.sensitivity.passes.whole import WholeModel
 
 log = logging.getLogger(__name__)
 
-PASSES = ("auto", "whole", "blocks")
-"""`auto` chooses by memory; `whole` runs the whole model at once, `blocks` block by block."""
-
 SHARE = 0.7
 """Of the machine's memory that one pass may take."""
-
-
-def check_pass(name: str) -> None:
-    """Raise `InputError` for a name that is none of `PASSES`."""
-    if name not in PASSES:
-        raise InputError(
-            f"There is no way through a model named {name!r}. Choose one of: {', '.join(PASSES)}."
-        )
 
 
 def choose_pass(

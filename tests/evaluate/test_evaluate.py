@@ -2,14 +2,20 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from bitplan.apply import held_bytes
+from bitplan.apply import held_bytes, pack_layers
+from bitplan.compress import render
 from bitplan.errors import CalibrationError, ModelError
 from bitplan.evaluate import evaluate
 from bitplan.evaluate.throughput import peak_memory, tokens_per_second
+from bitplan.export import save
+from bitplan.models import weight_of
+from plans import plan_for
 
 
 def tokens_for(sequences: int = 5, length: int = 24) -> torch.Tensor:
@@ -45,6 +51,29 @@ def test_a_model_beside_itself_is_at_no_distance(tiny_folder):
     assert report.model.kl == report.model.kl_standard_error == 0
     assert report.model.perplexity == report.reference.perplexity
     assert report.model.name == "tiny-mixtral"
+
+
+def packed_folder(model: nn.Module, folder: Path) -> Path:
+    plan = plan_for(model, ("int8g16",))
+    pack_layers(
+        model,
+        {choice.layer: choice.scheme for choice in plan.choices},
+        lambda layer, s: render(weight_of(model, layer), [s], quantizer="rtn")[s],
+    )
+    return save(model, folder, plan)
+
+
+def test_a_reference_that_a_folder_was_not_made_from_is_warned_of(tiny_model, tmp_path, caplog):
+    folder = packed_folder(tiny_model("llama"), tmp_path / "small")
+    evaluate(folder, reference=tiny_model("llama"), text=tokens_for())
+    evaluate(folder, reference=folder, text=tokens_for())
+    assert not caplog.records
+    other = tiny_model("llama")
+    with torch.no_grad():
+        other.lm_head.weight.mul_(1.5)
+    evaluate(folder, reference=other, text=tokens_for())
+    [said] = caplog.records
+    assert "small was made from other weights than those of LlamaForCausalLM" in said.getMessage()
 
 
 def test_text_is_read_from_its_beginning(tiny_model, tiny_tokenizer, tiny_documents, tmp_path):

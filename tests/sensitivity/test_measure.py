@@ -25,6 +25,7 @@ from bitplan.sensitivity import (
     WholeModel,
     gather,
     get_estimator,
+    warn_of_unreached,
 )
 from bitplan.sensitivity.losses import Losses
 from bitplan.sensitivity.moments.shrinkage import shrinkage
@@ -275,7 +276,9 @@ def test_a_layer_that_calibration_never_reached_is_named_and_not_free(tiny_model
     for experts in (one for one in model.modules() if type(one).__name__ == "MixtralExperts"):
         experts.forward = lambda hidden, index, weights: torch.zeros_like(hidden)
     with caplog.at_level(logging.WARNING):
-        rows = meter_of(model, tmp_path).rows(legal_of(model))
+        meter = meter_of(model, tmp_path)
+        warn_of_unreached(meter, find_layers(model))
+    rows = meter.rows(legal_of(model))
     unreached = [row for row in rows if row.layer.kind is Kind.EXPERTS]
     assert len(unreached) == 4
     for row in unreached:
@@ -297,6 +300,7 @@ def test_an_expert_that_calibration_never_chose_is_not_free(tiny_model, tmp_path
 
         router.forward = never_the_last
     meter = meter_of(model, tmp_path)
+    warn_of_unreached(meter, find_layers(model))
     rows = [row for row in meter.rows(legal_of(model)) if row.layer.kind is Kind.EXPERTS]
     for row in rows:
         statistics = read(meter, row.layer)

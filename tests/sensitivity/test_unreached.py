@@ -1,4 +1,4 @@
-"""Experts that calibration never reached: what stands for them, and that it is said."""
+"""What calibration never reached: what stands for it, and that it is said once."""
 
 import logging
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitplan import measure
+from bitplan import allocate, measure
 from bitplan.calibration import Sizes
 from bitplan.schema import Kind, Layer
 from bitplan.sensitivity.estimators import ESTIMATORS
@@ -98,3 +98,25 @@ def test_only_the_same_weight_of_other_experts_is_beside(tmp_path):
     beside = [one.name for one in folder._siblings(layer)]
     assert beside == ["a.experts.1.w1", "a.experts.10.w1"]
     assert folder._siblings(Layer(name="a.w1", kind=Kind.LINEAR, shape=(2, 2))) == []
+
+
+def test_a_layer_that_no_measured_output_depends_on_is_said_to_be_one_and_once(
+    tiny_model, tmp_path, caplog
+):
+    model = tiny_model("bert", torch.bfloat16)  # its pooler reads the hidden states last
+    with caplog.at_level(logging.WARNING):
+        plan = allocate(
+            model,
+            sum(one.nbytes for one in model.parameters()) / 2e9,
+            calibration=torch.randint(3, 96, (12, 12), generator=torch.Generator().manual_seed(1)),
+            sizes=Sizes(calibration=4, search=4, held_out=4, length=12),
+            schemes=["int4", "int8"],
+            workdir=tmp_path,
+        )
+    assert plan.evidence  # it was measured, and a rival's table made beside its own
+    messages = [r.getMessage() for r in caplog.records]
+    assert messages == [
+        "No output that is measured depends on pooler.dense, with these inputs: its relative "
+        "weight error, in nats, stands for its loss. Pin a scheme where the output is used "
+        "elsewhere."
+    ]

@@ -18,7 +18,7 @@ WAIT_S = 240.0
 class Served:
     def __init__(self, folder, models) -> None:
         command = [sys.executable, "-m", "bitplan.cli", "serve", "--port", "0", "--json"]
-        command += ["--folder", str(folder), "--models", str(models)]
+        command += ["--folder", str(folder), "--models", str(models), "--texts", "no/such"]
         self.process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -26,7 +26,8 @@ class Served:
             text=True,
         )
         assert self.process.stdout is not None
-        self.url = json.loads(self.process.stdout.readline())["url"]
+        self.news = json.loads(self.process.stdout.readline())
+        self.url = self.news["url"]
 
     def __call__(self, path: str, body: object = None):
         data = None if body is None else json.dumps(body).encode()
@@ -65,6 +66,7 @@ def served(tmp_path, tiny_folder) -> Iterator[Served]:
 
 
 def test_a_job_runs_also_after_its_worker_was_killed(served):
+    assert served.news["folders"].startswith("There is no folder no/such. Make it, ")
     body = {"parameters": {"kind": "describe", "model": "tiny-llama-tied"}}
     job = served("/v1/jobs", body)["id"]
     done = served.ended(job)
