@@ -10,7 +10,8 @@ from torch import Tensor
 from bitplan.errors import ModelError, OutputError
 from bitplan.schema import Layer
 from bitplan.sensitivity.passes import AbstractPass
-from bitplan.sensitivity.statistics import LEFT_OUT, StatisticsFolder, Sums
+from bitplan.sensitivity.statistics import StatisticsFolder
+from bitplan.sensitivity.sums import LEFT_OUT, Sums
 from bitplan.sensitivity.watch import Seen, by_layer
 
 log = logging.getLogger(__name__)

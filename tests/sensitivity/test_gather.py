@@ -16,7 +16,7 @@ from bitplan.progress import quiet
 from bitplan.schema import Layer
 from bitplan.sensitivity import StatisticsFolder, WholeModel, gather
 from bitplan.sensitivity.moments import MOMENTS
-from bitplan.sensitivity.statistics import LEFT_OUT
+from bitplan.sensitivity.sums import LEFT_OUT
 
 
 def run(

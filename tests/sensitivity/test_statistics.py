@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from bitplan.schema import Kind, Layer
 from bitplan.sensitivity import StatisticsFolder
 from bitplan.sensitivity.moments import MOMENTS
-from bitplan.sensitivity.statistics import LayerStatistics, Sums
+from bitplan.sensitivity.statistics import LayerStatistics
+from bitplan.sensitivity.sums import Sums
 from bitplan.sensitivity.watch import Seen
 
 EXPERTS = Layer(name="block.experts", kind=Kind.EXPERTS, shape=(4, 5, 6))

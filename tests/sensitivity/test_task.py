@@ -9,7 +9,8 @@ from bitplan.schema import Kind, Layer, Scheme
 from bitplan.sensitivity import LAYER_ESTIMATORS, get_estimator, task
 from bitplan.sensitivity.moments import MOMENTS
 from bitplan.sensitivity.moments.shrinkage import shrinkage
-from bitplan.sensitivity.statistics import LayerStatistics, Sums
+from bitplan.sensitivity.statistics import LayerStatistics
+from bitplan.sensitivity.sums import Sums
 from bitplan.sensitivity.task import LayerTask, run_task
 from discounted import discounted
 

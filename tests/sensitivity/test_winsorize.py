@@ -7,7 +7,7 @@ from torch import Tensor
 from bitplan.schema import Kind, Layer
 from bitplan.sensitivity import winsorize
 from bitplan.sensitivity.moments import MOMENTS
-from bitplan.sensitivity.statistics import Sums
+from bitplan.sensitivity.sums import Sums
 from bitplan.sensitivity.watch import Seen
 from bitplan.sensitivity.winsorize import LOOKUP, PRODUCT, factor, mean_squares
 

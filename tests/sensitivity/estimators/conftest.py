@@ -9,7 +9,8 @@ from torch import Tensor
 from bitplan.schema import Kind, Layer
 from bitplan.sensitivity.estimators import Part
 from bitplan.sensitivity.moments import MOMENTS
-from bitplan.sensitivity.statistics import LayerStatistics, Sums
+from bitplan.sensitivity.statistics import LayerStatistics
+from bitplan.sensitivity.sums import Sums
 from bitplan.sensitivity.watch import Seen
 
 

@@ -11,7 +11,8 @@ from bitplan.models import find_layers, weight_of
 from bitplan.schema import Kind, Scheme
 from bitplan.sensitivity import get_estimator
 from bitplan.sensitivity.moments import MOMENTS
-from bitplan.sensitivity.statistics import LEFT_OUT, LayerStatistics, Sums
+from bitplan.sensitivity.statistics import LayerStatistics
+from bitplan.sensitivity.sums import LEFT_OUT, Sums
 
 SEQUENCES = 16
 RATIOS = {
