@@ -12,6 +12,9 @@ from bitplan.service.client.problems import TRY_LATER, check, parse, unreachable
 from bitplan.service.client.steps import Answer, Flow, Lost, Pause, Send
 
 logger = logging.getLogger(__name__)
+QUIET_S = 5.0
+"""Of waiting for an answer, before a warning says so."""
+
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -37,7 +40,7 @@ class Calls:
             patience_s: Of this request, where it is more than the client's.
         """
         waits = pauses(max(patience_s, self.patience_s))
-        asked_s = 0.0
+        asked_s, waited_s = 0.0, 0.0
         while True:
             outcome: Answer | Lost = yield send
             is_lost = isinstance(outcome, Lost)
@@ -46,7 +49,10 @@ class Calls:
             if is_lost:
                 if wait is None:
                     raise unreachable(self.server, outcome)
-                logger.info("%s: %s; trying again.", self.server, outcome.reason)
+                is_long = waited_s < QUIET_S <= waited_s + wait
+                waited_s += wait
+                level = logging.WARNING if is_long else logging.INFO
+                logger.log(level, "%s: %s; trying again.", self.server, outcome.reason)
             else:
                 if outcome.status not in TRY_LATER:
                     return check(self.server, send, outcome)

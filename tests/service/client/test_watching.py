@@ -4,6 +4,7 @@ import httpx
 import pytest
 
 from bitplan.errors import RefusedError, ServiceError, UnreachableError
+from bitplan.service.client import calls
 from bitplan.service.client import watching as module
 from scripted_service import JOB, Script, a_job, an_event, as_sse, problem, stream, told
 
@@ -86,11 +87,14 @@ def test_streams_that_end_at_once_are_asked_for_with_pauses_and_not_for_ever(cli
     assert len(script.requests) < 20
 
 
-def test_a_service_that_does_not_come_back_is_said(client):
+def test_a_service_that_does_not_come_back_is_said(client, monkeypatch, caplog):
+    monkeypatch.setattr(calls, "QUIET_S", 1e-6)
     script = Script(stream(as_sse(*EVENTS[:2]), error=CUT), GONE)
     seen = []
     with pytest.raises(UnreachableError, match="does not answer"):
         seen.extend(client(script).watch(JOB))
+    warned = [one for one in caplog.records if one.levelname == "WARNING"]
+    assert [one.getMessage().endswith("refused; trying again.") for one in warned] == [True]
 
 
 def test_another_users_job_is_refused(client):
