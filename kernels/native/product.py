@@ -53,7 +53,7 @@ def product() -> Any:
         frame = np.empty(span_loop.ARGUMENTS, np.int64)
         frame[span_loop.SCALE] = grid.ctypes.data
         frame[span_loop.GROUP], frame[span_loop.GROUPS] = group, groups
-        frame[span_loop.TOTAL], frame[span_loop.TABLE] = total.ctypes.data, job[fields.TABLE]
+        frame[span_loop.TOTAL] = total.ctypes.data
         argument = frame.ctypes.data
         while True:
             first = fetch_add(address + 8 * fields.COUNTER, 1) * LANES
@@ -102,8 +102,7 @@ def _prepare(job, spans, groups, inputs, parts, sums):
     factor = np.empty(SPAN, np.float32)
     for column in range(SPAN):
         place = column % whole if column < bits * whole else column - bits * whole
-        is_shifted = job[fields.TABLE] != 0 or (place + 1) * bits == SPAN
-        shift = 0 if is_shifted else place * bits
+        shift = 0 if (place + 1) * bits == SPAN else place * bits
         factor[column] = np.float32(1) / np.float32(1 << shift)
     floats = float32_at(job[fields.INPUTS], count * columns)
     halves = uint16_at(job[fields.INPUTS], count * columns)

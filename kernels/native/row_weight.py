@@ -1,7 +1,7 @@
 """Products and rows of a weight that is read row by row as it is packed: see `row_read`.
 
-Its tensors are the canonical ones: a row whose codes are those of its kept weights alone, and a
-group that chooses its table, are read quickest where they lie.
+Its tensors are the canonical ones: a row whose codes are those of its kept weights alone, and
+codes that are looked up in a table, which a group may choose, are read quickest where they lie.
 """
 
 from array import array
