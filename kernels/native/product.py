@@ -136,19 +136,23 @@ def _prepare(job, spans, groups, inputs, parts, sums):
 @part
 def write(job, vector, first, lanes, total):
     """Sums of a block of rows, to the output in its dtype."""
-    rows, count = job[fields.ROWS], job[fields.COUNT]
-    start = vector * rows + first
+    write_at(job, vector * job[fields.ROWS] + first, lanes, total)
+
+
+@part
+def write_at(job, start, count, numbers):
+    """So many numbers, to the output in its dtype, from its number `start` on."""
     if job[fields.OUTPUT_IS_BFLOAT16]:
-        target = uint16_at(job[fields.OUTPUT], count * rows)
-        numbers = total.view(np.uint32)
-        for lane in range(lanes):
-            number = numbers[lane]
+        target = uint16_at(job[fields.OUTPUT] + 2 * start, count)
+        words = numbers.view(np.uint32)
+        for at in range(count):
+            word = words[at]
             # To the nearest, and the even one of two; what is no number stays none.
-            rounded = number + np.uint32(0x7FFF) + ((number >> np.uint32(16)) & np.uint32(1))
-            if total[lane] != total[lane]:
-                rounded = number | np.uint32(0x400000)
-            target[start + lane] = np.uint16(rounded >> np.uint32(16))
+            rounded = word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))
+            if numbers[at] != numbers[at]:
+                rounded = word | np.uint32(0x400000)
+            target[at] = np.uint16(rounded >> np.uint32(16))
     else:
-        floats = float32_at(job[fields.OUTPUT], count * rows)
-        for lane in range(lanes):
-            floats[start + lane] = total[lane]
+        floats = float32_at(job[fields.OUTPUT] + 4 * start, count)
+        for at in range(count):
+            floats[at] = numbers[at]
