@@ -1,7 +1,7 @@
 """Packed products on the CPU beside torch's: one vector, a few, 512 vectors, experts, and decoding.
 
     python benchmarks/kernels_cpu.py matvec    # one vector, by shape and width
-    python benchmarks/kernels_cpu.py families  # 1, 4 and 16 vectors, beside the reference
+    python benchmarks/kernels_cpu.py families  # 1, 4, 16 and 512 vectors, beside the reference
     python benchmarks/kernels_cpu.py prefill   # 512 vectors
     python benchmarks/kernels_cpu.py experts   # 1 and 64 tokens through a block of 8 experts
     python benchmarks/kernels_cpu.py decode    # tokens per second of SmolLM2-135M, plan and dense
@@ -49,9 +49,10 @@ COLD_BYTES = 1 << 27
 """Of copies of a weight that take turns: more than caches hold, as the layers of a model are."""
 LOOPS = {"dot": cpu_dot, "loops": cpu} if dot.instructions() else {"loops": cpu}
 FAMILIES = ["int4g64", "int4g64+2:4", "int3g64+2:4", "int4g64+50%", "int4g64+25%", "nf4g64+50%"]
-FAMILIES += ["bitmod4g64", "bitmod3g64", "ternaryg64", "ternary2g64", "nf4g64"]
-FEW = [1, 4, 16]
-"""Vectors: of one sequence, and of some that are decoded together."""
+FAMILIES += ["bitmod4g64", "bitmod3g64", "ternaryg64", "ternary2g64", "binary2g64", "signg64"]
+FAMILIES += ["nf4g64", "nf3g64", "fp4g64", "mxfp4", "nvfp4", "bfp4g64", "fp6g64", "fp8g64"]
+COUNTS = [1, 4, 16, 512]
+"""Vectors: of one sequence, of some that are decoded together, and of a prompt."""
 MIXED = ["int3g64", "int4g64"]
 """3.5 bits on average, the demo's head and embedding at 4."""
 
@@ -147,11 +148,11 @@ def matvec(repeats: int, clock: Clock) -> list[dict[str, Any]]:
 
 
 def families(repeats: int, clock: Clock) -> list[dict[str, Any]]:
-    """A few vectors and what is no plain integer, beside the reference, which decodes it."""
+    """Vectors and what is no plain integer, beside the reference, which decodes it."""
     height, width = SHAPES[0]
     dense, rows = torch.randn(height, width) * 0.05, []
     weights = {name: packed(dense, name) for name in FAMILIES}
-    for count in FEW:
+    for count in COUNTS:
         inputs, kept = torch.randn(count, width).bfloat16(), dense.bfloat16()
         turns = in_turn([kept], kept.nbytes)
         contenders: dict[str, Callable[[], Any]] = {
@@ -164,7 +165,8 @@ def families(repeats: int, clock: Clock) -> list[dict[str, Any]]:
             slow[f"{name}, reference"] = partial(
                 reference_of(weight.scheme).linear, inputs, weight.tensors, weight.scheme
             )
-        found = timed(contenders, repeats, clock) | timed(slow, max(5, repeats // 8), clock)
+        times = repeats if count <= COUNTS[2] else max(3, repeats // 6)
+        found = timed(contenders, times, clock) | timed(slow, max(3, repeats // 8), clock)
         shape = f"{count}x{height}x{width}"
         rows += [{"shape": shape, "name": n, "dtype": "bfloat16", **t} for n, t in found.items()]
     return rows

@@ -1,7 +1,8 @@
 """Products with a weight on the CPU by compiled loops that read row by row what is packed.
 
 For schemes whose rows cannot lie beside each other as others do (`native.layout`), because each
-keeps weights of other columns, or each group has a table of its own choice.
+keeps weights of other columns, and for those that look codes up: sixteen columns of a row have one
+table, and one scale.
 """
 
 from functools import cache

@@ -92,7 +92,7 @@ def reference_of(scheme: Scheme) -> ModuleType:
 
 def arranged_for(scheme: Scheme, implementation: str) -> ModuleType:
     """The module that arranges, restores and multiplies for an implementation but the reference."""
-    return _arranged(implementation, _family(scheme))
+    return _arranged(implementation, _family(scheme), _is_even(scheme))
 
 
 def _family(scheme: Scheme) -> str:
@@ -106,6 +106,11 @@ def _family(scheme: Scheme) -> str:
     return "planes" if scheme.family.planes > 1 else "codebook"
 
 
+def _is_even(scheme: Scheme) -> bool:
+    """Whether its codes are integers, which need no table."""
+    return scheme.is_integer or scheme.format == "bfp" or scheme.family.is_ternary
+
+
 _REFERENCES = {
     "integer": integer,
     "planes": planes,
@@ -116,7 +121,7 @@ _REFERENCES = {
 
 
 @cache
-def _arranged(implementation: str, family: str) -> ModuleType:
+def _arranged(implementation: str, family: str, is_even: bool) -> ModuleType:
     # Imported here, for compiled loops take half a second to import, which only weights need.
     if implementation == "triton":
         return integer_triton if family == "integer" else codebook_triton
@@ -144,9 +149,9 @@ def _arranged(implementation: str, family: str) -> ModuleType:
         from bitplan.kernels.bitmod import cpu
 
         return cpu
-    from bitplan.kernels.codebook import cpu
+    from bitplan.kernels.codebook import cpu, even
 
-    return cpu
+    return even if is_even else cpu
 
 
 def _dot(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[str, str]:
@@ -177,8 +182,7 @@ def _cpu(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[str, str
         return "cpu", f"Compiled loops multiply two planes of {what}, one after the other."
     if scheme.family.is_ternary:
         return "cpu", "Compiled loops multiply ternary codes as they are packed, five to a byte."
-    is_even = scheme.is_integer or scheme.format == "bfp"
-    how = "as they are packed" if is_even else "through their table"
+    how = "as they are packed" if _is_even(scheme) else "through their table"
     return "cpu", f"Compiled loops multiply {scheme.bits}-bit codes {how}."
 
 

@@ -1,89 +1,10 @@
-"""Weights of a codebook on the CPU by compiled loops, which look each code up in a table.
+"""Weights of a codebook on the CPU by compiled loops, which look each code up in its table.
 
-Block floating point and ternary codes need none: they are integers, and multiplied as such.
+Evenly spaced ones need none: see `even`.
 """
 
-from functools import cache
-from typing import Any
-
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
-
-from bitplan.formats.codebook import codebook_of
-from bitplan.kernels.codebook.scales import byte_scales, powers
-from bitplan.kernels.native import weight
-from bitplan.kernels.native.trits import TERNARY
-from bitplan.schema import Scheme
-
-
-def arrange(tensors: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[str, Tensor]:
-    """From canonical tensors to those that the loops read, by the same names, each of one axis."""
-    del columns
-    return weight.arrange(tensors, _bits(scheme), _flip(scheme))
-
-
-def restore(arranged: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[str, Tensor]:
-    """From the loops' tensors to the canonical ones."""
-    group, flip = scheme.group_size, _flip(scheme)
-    return weight.restore(arranged, columns, _bits(scheme), group, flip)
-
-
-def linear(
-    inputs: Float[Tensor, "*tokens in"], arranged: dict[str, Tensor], scheme: Scheme
-) -> Float[Tensor, "*tokens out"]:
-    """Product with the transposed weight, in the inputs' dtype."""
-    return weight.multiply(inputs, arranged, **_numbers(arranged, scheme))
-
-
-def linear_back(
-    gradient: Float[Tensor, "*tokens out"],
-    arranged: dict[str, Tensor],
-    scheme: Scheme,
-    columns: int,
-) -> Float[Tensor, "*tokens in"]:
-    """Product with the weight itself: the gradient at the inputs of `linear`."""
-    return weight.multiply_back(gradient, arranged, columns, **_numbers(arranged, scheme))
-
-
-def lookup(
-    tokens: Int[Tensor, "*tokens"],
-    arranged: dict[str, Tensor],
-    scheme: Scheme,
-    columns: int,
-    dtype: torch.dtype,
-) -> Float[Tensor, "*tokens hidden"]:
-    """Rows of an embedding; only those asked for are decoded."""
-    return weight.chosen_rows(tokens, arranged, columns, dtype, **_numbers(arranged, scheme))
-
-
-def _numbers(arranged: dict[str, Tensor], scheme: Scheme) -> dict[str, Any]:
-    return {
-        "bits": _bits(scheme),
-        "group": scheme.group_size,
-        "table": _values(scheme),
-        "scale_table": _scales(arranged, scheme),
-    }
-
-
-def _bits(scheme: Scheme) -> int:
-    return TERNARY if scheme.family.is_ternary else int(scheme.bits)
-
-
-def _flip(scheme: Scheme) -> int:
-    """What makes codes of block floating point, which are signed integers, offset binary."""
-    return 2 ** (int(scheme.bits) - 1) if scheme.format == "bfp" else 0
-
-
-@cache
-def _values(scheme: Scheme) -> Float[Tensor, "codes"] | None:
-    """The value of each code; None for evenly spaced ones, which need no table."""
-    is_even = scheme.format == "bfp" or scheme.family.is_ternary
-    return None if is_even else codebook_of(scheme).table.float().contiguous()
-
-
-def _scales(arranged: dict[str, Tensor], scheme: Scheme) -> Float[Tensor, "256"] | None:
-    """What each byte of a scale means, where it is a byte without a step."""
-    if scheme.format == "bfp":
-        return powers(int(scheme.bits) - 2)  # its codes are over 2^(bits - 2)
-    return byte_scales(arranged, scheme)
+from bitplan.kernels.by_rows import arrange as arrange
+from bitplan.kernels.by_rows import linear as linear
+from bitplan.kernels.by_rows import linear_back as linear_back
+from bitplan.kernels.by_rows import lookup as lookup
+from bitplan.kernels.by_rows import restore as restore

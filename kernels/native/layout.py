@@ -10,6 +10,7 @@ whatever its width. Columns beyond the last 32 keep their bytes, one row beside 
 """
 
 import numpy as np
+from numba.extending import register_jitable
 
 from bitplan.formats.bits import CELL
 from bitplan.kernels.native.compiled import part
@@ -21,6 +22,12 @@ SPAN = 32
 """Columns of a block of words."""
 
 CELLS = SPAN // CELL
+
+
+@register_jitable
+def zero_of(bits):
+    """The code that stands for nothing: half of the range, and of a plane of bits the bit 0."""
+    return 1 << (bits - 1) if bits > 1 else 0
 
 
 @part

@@ -53,7 +53,7 @@ def product() -> Any:
         frame = np.empty(span_loop.ARGUMENTS, np.int64)
         frame[span_loop.SCALE] = grid.ctypes.data
         frame[span_loop.GROUP], frame[span_loop.GROUPS] = group, groups
-        frame[span_loop.TOTAL], frame[span_loop.TABLE] = total.ctypes.data, job[fields.TABLE]
+        frame[span_loop.TOTAL] = total.ctypes.data
         argument = frame.ctypes.data
         while True:
             first = fetch_add(address + 8 * fields.COUNTER, 1) * LANES
@@ -102,8 +102,7 @@ def _prepare(job, spans, groups, inputs, parts, sums):
     factor = np.empty(SPAN, np.float32)
     for column in range(SPAN):
         place = column % whole if column < bits * whole else column - bits * whole
-        is_shifted = job[fields.TABLE] != 0 or (place + 1) * bits == SPAN
-        shift = 0 if is_shifted else place * bits
+        shift = 0 if (place + 1) * bits == SPAN else place * bits
         factor[column] = np.float32(1) / np.float32(1 << shift)
     floats = float32_at(job[fields.INPUTS], count * columns)
     halves = uint16_at(job[fields.INPUTS], count * columns)
@@ -137,19 +136,23 @@ def _prepare(job, spans, groups, inputs, parts, sums):
 @part
 def write(job, vector, first, lanes, total):
     """Sums of a block of rows, to the output in its dtype."""
-    rows, count = job[fields.ROWS], job[fields.COUNT]
-    start = vector * rows + first
+    write_at(job, vector * job[fields.ROWS] + first, lanes, total)
+
+
+@part
+def write_at(job, start, count, numbers):
+    """So many numbers, to the output in its dtype, from its number `start` on."""
     if job[fields.OUTPUT_IS_BFLOAT16]:
-        target = uint16_at(job[fields.OUTPUT], count * rows)
-        numbers = total.view(np.uint32)
-        for lane in range(lanes):
-            number = numbers[lane]
+        target = uint16_at(job[fields.OUTPUT] + 2 * start, count)
+        words = numbers.view(np.uint32)
+        for at in range(count):
+            word = words[at]
             # To the nearest, and the even one of two; what is no number stays none.
-            rounded = number + np.uint32(0x7FFF) + ((number >> np.uint32(16)) & np.uint32(1))
-            if total[lane] != total[lane]:
-                rounded = number | np.uint32(0x400000)
-            target[start + lane] = np.uint16(rounded >> np.uint32(16))
+            rounded = word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))
+            if numbers[at] != numbers[at]:
+                rounded = word | np.uint32(0x400000)
+            target[at] = np.uint16(rounded >> np.uint32(16))
     else:
-        floats = float32_at(job[fields.OUTPUT], count * rows)
-        for lane in range(lanes):
-            floats[start + lane] = total[lane]
+        floats = float32_at(job[fields.OUTPUT] + 4 * start, count)
+        for at in range(count):
+            floats[at] = numbers[at]

@@ -10,7 +10,7 @@ from bitplan.kernels.native.compiled import STAMP, compiled, part
 from bitplan.kernels.native.expand import CHUNK
 from bitplan.kernels.native.layout import LANES
 from bitplan.kernels.native.memory import address_of, fetch_add, float32_at, int64_at, uint16_at
-from bitplan.kernels.native.product import write
+from bitplan.kernels.native.product import write, write_at
 from bitplan.kernels.native.row_read import SUMS, add_row, read_row, room
 from bitplan.kernels.native.sixteen_sums import dot
 
@@ -58,6 +58,8 @@ def product(how: str) -> Any:
 def rows(how: str) -> Any:
     """COUNT rows from FIRST on, or those whose int64 numbers are the inputs, to [COUNT, columns].
 
+    In float32 or bfloat16.
+
     A number that no row has is written to FIRST, and IS_MISSING set.
     """
 
@@ -69,7 +71,6 @@ def rows(how: str) -> Any:
         job = int64_at(address, fields.FIELDS)
         columns, count = job[fields.COLUMNS], job[fields.COUNT]
         numbers = int64_at(job[fields.INPUTS], count)
-        output = float32_at(job[fields.OUTPUT], columns * count)
         row = np.empty((columns + CHUNK - 1) // CHUNK * CHUNK, np.float32)
         memory = np.zeros(room(job), np.uint8)
         place, row_at = address_of(memory), address_of(row)
@@ -82,7 +83,7 @@ def rows(how: str) -> Any:
                 job[fields.FIRST], job[fields.IS_MISSING] = number, 1
                 continue
             read_row(job, number, place, how, row_at)
-            output[at * columns : (at + 1) * columns] = row[:columns]
+            write_at(job, at * columns, columns, row)
         job[fields.UNUSED] = len(memory)
 
     return decode

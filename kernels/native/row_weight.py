@@ -1,7 +1,7 @@
 """Products and rows of a weight that is read row by row as it is packed: see `row_read`.
 
-Its tensors are the canonical ones: a row whose codes are those of its kept weights alone, and a
-group that chooses its table, are read quickest where they lie.
+Its tensors are the canonical ones: a row whose codes are those of its kept weights alone, and
+codes that are looked up in a table, which a group may choose, are read quickest where they lie.
 """
 
 from array import array
@@ -19,12 +19,13 @@ from bitplan.kernels.native import expand, row_product
 from bitplan.kernels.native import job as fields
 from bitplan.kernels.native.row_read import FEW, INTEGER, MANY
 from bitplan.kernels.native.sixteen import COLUMNS
-from bitplan.kernels.native.tiles import TILE_NUMBERS, dtype_of_many
+from bitplan.kernels.native.tiles import TILE_BYTES, dtype_of_many
 from bitplan.kernels.native.weight import ALL, MORE, check_device
 from bitplan.schema import Sparsity
 
-FEW_VECTORS = 16
-"""Vectors that each row is multiplied with as it is read; for more, torch multiplies rows."""
+FEW_VECTORS, FEW_OF_BFLOAT16 = 16, 6
+"""Vectors that each row is multiplied with as it is read; for more, torch multiplies rows, sooner
+in bfloat16, where the processor has it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +90,8 @@ class Rows:
         flat = inputs.to(dtype).contiguous()
         count = flat.numel() // self.columns if self.columns else 0
         shape = (*inputs.shape[:-1], self.height)
-        if count > FEW_VECTORS:
+        is_quick = dtype_of_many(flat) == torch.bfloat16
+        if count > (FEW_OF_BFLOAT16 if is_quick else FEW_VECTORS):
             output = self._multiply_many(flat.view(count, self.columns)).view(shape)
         else:
             output = torch.empty(shape, dtype=dtype)
@@ -122,7 +124,8 @@ class Rows:
         """Rows of the weight. Raises IndexError where there is no such row."""
         check_device(tokens)
         numbers, job = tokens.to(torch.int64).contiguous(), self.job()
-        output = torch.empty((*tokens.shape, self.columns))
+        own = dtype if dtype == torch.bfloat16 else torch.float32
+        output = torch.empty((*tokens.shape, self.columns), dtype=own)
         job[fields.INPUTS] = numbers.data_ptr()
         self._decode(job, output, numbers.numel())
         if job[fields.IS_MISSING]:
@@ -142,17 +145,18 @@ class Rows:
 
     def _tiles(self, dtype: torch.dtype) -> Iterator[tuple[slice, Float[Tensor, "count columns"]]]:
         """Some rows after others, decoded; a tile lives until the next one."""
-        step = max(1, TILE_NUMBERS // self.columns)
-        memory, job = torch.empty(min(step, self.height), self.columns), self.job()
+        step = max(1, TILE_BYTES // (self.columns * dtype.itemsize))
+        memory, job = torch.empty(min(step, self.height), self.columns, dtype=dtype), self.job()
         for start in range(0, self.height, step):
             some = slice(start, min(start + step, self.height))
             tile = memory[: some.stop - start]
             job[fields.FIRST] = start
             self._decode(job, tile, len(tile))
-            yield some, tile.to(dtype)
+            yield some, tile
 
     def _decode(self, job: array, output: Tensor, count: int) -> None:
         job[fields.OUTPUT], job[fields.COUNT], job[fields.COUNTER] = output.data_ptr(), count, 0
+        job[fields.OUTPUT_IS_BFLOAT16] = output.dtype == torch.bfloat16
         fields.run(row_product.rows(expand.instructions()), job, output.numel())
 
 

@@ -9,7 +9,7 @@ from bitplan.formats.bits import CELL
 from bitplan.kernels.native import job as fields
 from bitplan.kernels.native.compiled import STAMP, compiled, part
 from bitplan.kernels.native.grid import read_grid
-from bitplan.kernels.native.layout import CELLS, LANES, SPAN, last_words, read_words
+from bitplan.kernels.native.layout import CELLS, LANES, SPAN, last_words, read_words, zero_of
 from bitplan.kernels.native.memory import fetch_add, float32_at, int32_at, int64_at, uint8_at
 from bitplan.kernels.native.quads import read_quads
 
@@ -32,7 +32,6 @@ def transposed() -> Any:
         groups = (columns + group - 1) // group
         words = int32_at(job[fields.CODES], rows * whole * bits)
         tails = uint8_at(job[fields.CODES], rows * cells * bits)
-        table = float32_at(job[fields.TABLE], 2**bits)
         places = SPAN // bits
         spare = SPAN - places * bits
         grid = np.empty((2, groups * LANES), np.int32)
@@ -68,8 +67,6 @@ def transposed() -> Any:
                                 value,
                                 place * bits,
                                 bits,
-                                job[fields.TABLE] != 0,
-                                table,
                                 scale[at : at + lanes],
                                 offset[at : at + lanes],
                                 output[column * count + start : column * count + start + lanes],
@@ -79,16 +76,12 @@ def transposed() -> Any:
 
 
 @part
-def _write(words, shift, bits, looked_up, table, scale, offset, output):
+def _write(words, shift, bits, scale, offset, output):
     """One column of the rows that lie side by side."""
-    mask, half = (1 << bits) - 1, 1 << (bits - 1)
-    if looked_up:
-        for lane in range(len(output)):
-            output[lane] = table[(words[lane] >> shift) & mask] * scale[lane]
-    else:
-        for lane in range(len(output)):
-            code = np.int32((words[lane] >> shift) & mask) - half
-            output[lane] = np.float32(np.int32(code)) * scale[lane] + offset[lane]
+    mask, zero = (1 << bits) - 1, zero_of(bits)
+    for lane in range(len(output)):
+        code = np.int32((words[lane] >> shift) & mask) - zero
+        output[lane] = np.float32(np.int32(code)) * scale[lane] + offset[lane]
 
 
 @cache
@@ -113,8 +106,7 @@ def chosen() -> Any:
         groups = (columns + group - 1) // group
         words = int32_at(job[fields.CODES], rows * whole * bits)
         tails = uint8_at(job[fields.CODES], rows * cells * bits)
-        table = float32_at(job[fields.TABLE], 2**bits)
-        half = 1 << (bits - 1)
+        zero = zero_of(bits)
         grid = np.empty((2, groups * LANES), np.int32)
         scale = grid[0].view(np.float32)
         last = np.empty(bits * LANES, np.int32)
@@ -145,10 +137,7 @@ def chosen() -> Any:
                 for column in range(span * SPAN, min((span + 1) * SPAN, columns)):
                     at = column // group * lanes + lane
                     code = codes[column - span * SPAN]
-                    if job[fields.TABLE]:
-                        number = table[code] * scale[at]
-                    else:
-                        number = np.float32(code - half) * scale[at] + offset[at]
+                    number = np.float32(code - zero) * scale[at] + offset[at]
                     output[place * columns + column] = number
 
     return decode

@@ -12,28 +12,23 @@ from typing import Any
 import numpy as np
 
 from bitplan.kernels.native.compiled import STAMP, compiled
-from bitplan.kernels.native.layout import SPAN
+from bitplan.kernels.native.layout import SPAN, zero_of
 from bitplan.kernels.native.memory import float32_at, int32_at, int64_at
 
-ARGUMENTS = 12
-(WORDS, FIRST_SPAN, SPANS, INPUTS, PARTS, SCALE, GROUP, GROUPS, ROWS, TOTAL, TABLE, UNUSED) = range(
-    ARGUMENTS
-)
+ARGUMENTS = 10
+(WORDS, FIRST_SPAN, SPANS, INPUTS, PARTS, SCALE, GROUP, GROUPS, ROWS, TOTAL) = range(ARGUMENTS)
 
 HALF_SPAN = SPAN // 2
 """Columns that surely share a group."""
 
 
 @cache
-def add_spans(bits: int, table: bool) -> Any:
-    """What adds spans' products to the totals of a block's rows, compiled.
-
-    Codes are evenly spaced around half of their range, or, with `table`, looked up.
-    """
+def add_spans(bits: int) -> Any:
+    """What adds spans' products to the totals of a block's rows, compiled."""
     whole = SPAN // bits
     spare = SPAN - whole * bits
     mask = 2**bits - 1
-    half = np.float32(0 if table else 2 ** (bits - 1))
+    half = np.float32(zero_of(bits))
     zero = np.float32(0)
 
     stamp = STAMP
@@ -49,7 +44,6 @@ def add_spans(bits: int, table: bool) -> Any:
         parts = float32_at(frame[PARTS], (first + spans) * 2)
         scale = float32_at(frame[SCALE], groups * rows)
         total = float32_at(frame[TOTAL], rows)
-        values = float32_at(frame[TABLE], 2**bits)
         for span in range(spans):
             at = first + span
             # Slices: an index that might be negative would be tested for each row.
@@ -74,9 +68,7 @@ def add_spans(bits: int, table: bool) -> Any:
                             place = eight * 8 + one
                             if place < whole:
                                 column = word * whole + place
-                                if table:
-                                    number = values[np.int32(value >> (place * bits)) & mask]
-                                elif (place + 1) * bits == SPAN:
+                                if (place + 1) * bits == SPAN:
                                     number = np.float32(np.int32((value >> (place * bits)) & mask))
                                 else:
                                     number = np.float32(np.int32(value & (mask << (place * bits))))
@@ -92,10 +84,7 @@ def add_spans(bits: int, table: bool) -> Any:
                                     c += term
                 for place in range(spare):
                     column = bits * whole + place
-                    if table:
-                        number = values[np.int32(more >> (place * bits)) & mask]
-                    else:
-                        number = np.float32(np.int32(more & (mask << (place * bits))))
+                    number = np.float32(np.int32(more & (mask << (place * bits))))
                     term = number * x[column]
                     if column % 2:
                         d += term

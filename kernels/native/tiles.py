@@ -12,8 +12,8 @@ from bitplan.kernels.native import dot_rows, layout, rows, trit_rows
 from bitplan.kernels.native import job as fields
 from bitplan.kernels.native.trits import TERNARY
 
-TILE_NUMBERS = 1 << 19
-"""Numbers that are decoded at once for many vectors: what stays in a processor's cache."""
+TILE_BYTES = 1 << 21
+"""Of numbers that are decoded at once for many vectors: what stays in a processor's cache."""
 
 
 def multiply_many(inputs: Tensor, job: array, height: int) -> Tensor:
@@ -30,15 +30,17 @@ def tiles(
     job: array, columns: int, height: int, dtype: torch.dtype
 ) -> Iterator[tuple[slice, Float[Tensor, "columns count"]]]:
     """Rows, decoded and transposed; a tile lives until the next one."""
-    step = max(layout.LANES, TILE_NUMBERS // columns // layout.LANES * layout.LANES)
     quads, half = job[fields.QUADS], dtype == torch.bfloat16
+    own = dtype if quads else torch.float32
+    each = layout.LANES * columns * own.itemsize
+    step = layout.LANES * max(1, TILE_BYTES // each)
     if quads:
         function = dot_rows.transposed(job[fields.BITS], int(half))
     elif job[fields.BITS] == TERNARY:
         function = trit_rows.transposed()
     else:
         function = rows.transposed()
-    memory = torch.empty(columns * min(step, height), dtype=dtype if quads else torch.float32)
+    memory = torch.empty(columns * min(step, height), dtype=own)
     for start in range(0, height, step):
         count = min(step, height - start)
         tile = memory[: columns * count].view(columns, count)

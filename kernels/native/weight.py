@@ -14,9 +14,9 @@ from bitplan.kernels.native import job as fields
 from bitplan.kernels.native.tiles import dtype_of_many, has_bfloat16, multiply_many, tiles
 from bitplan.kernels.native.trits import TERNARY
 
-FEW, FEW_BY_TABLE, FEW_OF_TERNARY = 16, 4, 8
-"""Vectors that are multiplied with codes, with those that a table is looked up for, and with
-ternary ones; for more, rows are decoded and left to torch."""
+FEW, FEW_OF_TERNARY = 16, 8
+"""Vectors that are multiplied with codes, and with ternary ones; for more, rows are decoded and
+left to torch."""
 
 ALL = 1 << 40
 """A group that no row is longer than."""
@@ -63,7 +63,6 @@ def multiply(
     *,
     bits: int,
     group: int | None,
-    table: Tensor | None = None,
     scale_table: Tensor | None = None,
     quads: bool = False,
 ) -> Float[Tensor, "*tokens out"]:
@@ -74,7 +73,6 @@ def multiply(
         tensors: `codes` and the grid, arranged (see `layout`).
         bits: of a code, or TERNARY.
         group: columns that share a scale, a multiple of 16; None: all.
-        table: float32 value of each code; None: evenly spaced ones.
         scale_table: float32 value of each byte of `scale`; None: bfloat16, or steps beside it.
         quads: whether codes lie in quads, and are multiplied as integers.
     """
@@ -85,11 +83,10 @@ def multiply(
     if not flat.is_contiguous():
         flat = flat.contiguous()
     count = flat.numel() // columns if columns else 0
-    job, height = _job(tensors, columns, bits, group, table, scale_table, quads)
+    job, height = _job(tensors, columns, bits, group, scale_table, quads)
     shape = (*inputs.shape[:-1], height)
     few = FEW_OF_TERNARY if bits == TERNARY else FEW
-    most = few if table is None else FEW_BY_TABLE
-    if count > most and not (quads and _digits_are_quicker(dtype)):
+    if count > few and not (quads and _digits_are_quicker(dtype)):
         output = multiply_many(flat.view(count, columns), job, height).view(shape)
     else:
         output = torch.empty(shape, dtype=dtype)
@@ -101,7 +98,7 @@ def multiply(
         elif quads:
             _dot(job, columns, count, digits=3 if inputs.dtype.itemsize > 2 else 2)
         else:
-            job[fields.ADD_SPANS] = spans.add_spans(bits, table is not None).address
+            job[fields.ADD_SPANS] = spans.add_spans(bits).address
             fields.run(product.product(), job, count * height * columns)
     return output if output.dtype == inputs.dtype else output.to(inputs.dtype)
 
@@ -135,13 +132,12 @@ def chosen_rows(
     *,
     bits: int,
     group: int | None,
-    table: Tensor | None = None,
     scale_table: Tensor | None = None,
     quads: bool = False,
 ) -> Float[Tensor, "*tokens in"]:
     """Rows of an arranged weight; see `multiply`. Raises IndexError where there is no such row."""
     check_device(tokens)
-    job, height = _job(tensors, columns, bits, group, table, scale_table, quads)
+    job, height = _job(tensors, columns, bits, group, scale_table, quads)
     numbers = tokens.to(torch.int64).contiguous()
     output = torch.empty((*tokens.shape, columns))
     job[fields.INPUTS], job[fields.COUNT] = numbers.data_ptr(), numbers.numel()
@@ -160,13 +156,12 @@ def multiply_back(
     *,
     bits: int,
     group: int | None,
-    table: Tensor | None = None,
     scale_table: Tensor | None = None,
     quads: bool = False,
 ) -> Float[Tensor, "*tokens in"]:
     """Product with the weight itself: the gradient at the inputs of `multiply`."""
     check_device(gradient)
-    job, height = _job(tensors, columns, bits, group, table, scale_table, quads)
+    job, height = _job(tensors, columns, bits, group, scale_table, quads)
     dtype = dtype_of_many(gradient)
     flat = gradient.reshape(-1, height).to(dtype)
     output = torch.zeros(len(flat), columns, dtype=torch.float32)
@@ -189,7 +184,6 @@ def _job(
     columns: int,
     bits: int,
     group: int | None,
-    table: Tensor | None,
     scale_table: Tensor | None,
     quads: bool,
 ) -> tuple[array, int]:
@@ -203,8 +197,6 @@ def _job(
         for name, field in MORE.items():
             if name in tensors:
                 job[field] = tensors[name].data_ptr()
-    if table is not None:
-        job[fields.TABLE] = table.data_ptr()
     if scale_table is not None:
         job[fields.SCALE_TABLE] = scale_table.data_ptr()
     return job, height

@@ -4,13 +4,12 @@ Each plane is a weight of its own to them, of 1-bit codes for 0 and 1, or of ter
 """
 
 from collections.abc import Callable
-from functools import cache
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bitplan.formats.two_planes import SECOND, VALUES
+from bitplan.formats.two_planes import SECOND
 from bitplan.kernels.native import weight
 from bitplan.kernels.native.trits import TERNARY
 from bitplan.schema import Scheme
@@ -84,16 +83,10 @@ def _planes(arranged: dict[str, Tensor]) -> list[dict[str, Tensor]]:
 def _added(
     arranged: dict[str, Tensor], scheme: Scheme, product: Callable[..., Tensor]
 ) -> Float[Tensor, "..."]:
-    of = {"bits": _bits(scheme), "group": scheme.group_size, "table": _values(scheme)}
+    of = {"bits": _bits(scheme), "group": scheme.group_size}
     first, second = (product(plane, of) for plane in _planes(arranged))
     return first.add_(second)
 
 
 def _bits(scheme: Scheme) -> int:
     return TERNARY if scheme.family.is_ternary else 1
-
-
-@cache
-def _values(scheme: Scheme) -> Float[Tensor, "2"] | None:
-    """The value of each code; None for ternary ones, which need no table."""
-    return None if scheme.family.is_ternary else torch.tensor(VALUES[scheme.format])

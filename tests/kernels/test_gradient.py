@@ -16,7 +16,7 @@ TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 7e-3, torch.float16: 5e-4}
 
 @pytest.fixture(autouse=True)
 def few_rows(monkeypatch):
-    monkeypatch.setattr(tiles, "TILE_NUMBERS", 1)
+    monkeypatch.setattr(tiles, "TILE_BYTES", 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from bitplan.compress import render
 from bitplan.formats import Packed
-from bitplan.kernels.codebook import cpu, reference
+from bitplan.kernels import arranged_for
+from bitplan.kernels.codebook import cpu, even, reference
 from bitplan.schema import Scheme
 
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float64: 1e-6}
@@ -25,16 +26,24 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     return ((found - expected).square().mean() / expected.square().mean()).sqrt().item()
 
 
+def test_evenly_spaced_codes_need_no_table():
+    loops = {name: arranged_for(Scheme.parse(name), "cpu") for name in NAMES}
+    even_ones = {name for name, kernel in loops.items() if kernel is even}
+    assert even_ones == {name for name in NAMES if name.startswith(("bfp", "ternary"))}
+    assert {kernel for name, kernel in loops.items() if name not in even_ones} == {cpu}
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_product_is_the_references(name, dtype):
+    kernel = arranged_for(Scheme.parse(name), "cpu")
     for rows, columns in SHAPES:
         weight = packed(name, rows, columns)
-        held = cpu.arrange(weight.tensors, weight.scheme, columns)
+        held = kernel.arrange(weight.tensors, weight.scheme, columns)
         for tokens in ((), (3,), (2, 20), (0,)):
             inputs = torch.randn(*tokens, columns, generator=torch.Generator().manual_seed(1))
             inputs = inputs.to(dtype)
-            output = cpu.linear(inputs, held, weight.scheme)
+            output = kernel.linear(inputs, held, weight.scheme)
             assert output.dtype == dtype
             assert output.shape == (*tokens, rows)
             if output.numel():
@@ -44,14 +53,15 @@ def test_the_product_is_the_references(name, dtype):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_and_restored_tensors_are_exact(name):
+    kernel = arranged_for(Scheme.parse(name), "cpu")
     for rows, columns in SHAPES:
         weight = packed(name, rows, columns)
-        held = cpu.arrange(weight.tensors, weight.scheme, columns)
+        held = kernel.arrange(weight.tensors, weight.scheme, columns)
         assert sum(tensor.nbytes for tensor in held.values()) == weight.nbytes
-        restored = cpu.restore(held, weight.scheme, columns)
+        restored = kernel.restore(held, weight.scheme, columns)
         assert restored.keys() == weight.tensors.keys()
         assert all(torch.equal(restored[key], weight.tensors[key]) for key in restored)
         tokens = torch.tensor([[0, rows - 1], [5, 5]])
-        found = cpu.lookup(tokens, held, weight.scheme, columns, torch.bfloat16)
+        found = kernel.lookup(tokens, held, weight.scheme, columns, torch.bfloat16)
         expected = reference.lookup(tokens, weight.tensors, weight.scheme, columns, torch.bfloat16)
         assert torch.equal(found, expected)

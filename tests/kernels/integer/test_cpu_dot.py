@@ -65,12 +65,12 @@ def test_a_huge_input_takes_nothing_from_those_beside_other_columns(largest, dty
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", ["int2g32", "int3", "int4g128s", "int5", "int8s", "int6g64d"])
 def test_tiles_are_the_rows_of_the_reference(name, dtype, monkeypatch):
-    monkeypatch.setattr(tiles, "TILE_NUMBERS", 1)
+    monkeypatch.setattr(tiles, "TILE_BYTES", 1)
     for rows, columns in SHAPES:
         weight = packed(name, rows, columns)
         bits, group = int(weight.scheme.bits), weight.scheme.group_size
         held = arranged(weight)
-        job, _ = native._job(held, columns, bits, group, None, None, True)
+        job, _ = native._job(held, columns, bits, group, None, True)
         expected, seen = weight.decode().to(dtype), 0
         for some, tile in tiles.tiles(job, columns, rows, dtype):
             assert torch.equal(tile.t(), expected[some])
