@@ -37,6 +37,6 @@ def test_lookup_gives_rows(name):
         assert torch.equal(found, weight.decode(torch.bfloat16)[rows])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if "+" not in name])
 def test_it_is_the_reference_of_its_schemes(name):
     assert reference_of(Scheme.parse(name)) is reference
