@@ -745,9 +745,15 @@ def test_help_in_a_narrow_terminal_is_read_in_lines_not_in_words():
     assert re.search(r"--calibration PATH\[:WEIGHT\]  A text, JSONL or$", done.stdout, re.MULTILINE)
 
 
-def test_efforts_are_read_in_a_narrow_terminal(bitplan, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "40")
-    said = good(bitplan("efforts")).out
+def test_efforts_are_read_in_a_narrow_terminal():
+    # A console keeps the width that it began with: one of its own.
+    said = subprocess.run(
+        [sys.executable, "-m", "bitplan.cli", "efforts"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": "40"},
+    ).stdout
     assert max(map(len, said.splitlines())) <= 40
     assert "…" not in said
     words = " ".join(said.split())
@@ -774,6 +780,8 @@ def test_an_interrupt_while_modules_are_imported_is_no_traceback():
     code = """
 import signal, sys
 from bitplan.cli import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs this may ignore it
 
 class Interrupts:
     def find_spec(self, name, *_):

@@ -18,6 +18,7 @@ import typer
 import yaml
 
 from bitplan import cli
+from bitplan.cli.app import app as cli_app
 from bitplan.cli.assignments import assignments
 from bitplan.errors import InputError
 from bitplan.service.parameters import Compress
@@ -260,7 +261,7 @@ def test_token_commands_of_the_documentation(bitplan):
 
 def parses(words: list[str]) -> None:
     """Raises where a command line has an option that its command has not."""
-    app = typer.main.get_command(cli.app)
+    app = typer.main.get_command(cli_app)
     command, *arguments = words
     context = typer.Context(app)
     app.get_command(context, command).make_context(command, arguments)

@@ -4,8 +4,10 @@ import torch
 from bitplan.compress import render
 from bitplan.formats import Packed
 from bitplan.kernels import reference_of
+from bitplan.kernels.bitmod import reference as bitmod
 from bitplan.kernels.codebook import reference
 from bitplan.kernels.integer import reference as integer
+from bitplan.kernels.sparse import reference as sparse
 from bitplan.runtimes import ROWS_AT_ONCE
 from bitplan.schema import Scheme
 
@@ -62,5 +64,6 @@ def test_lookup_gives_rows(name):
 
 
 def test_each_family_has_its_reference():
-    assert reference_of(Scheme.parse("int4g64")) is integer
-    assert all(reference_of(Scheme.parse(name)) is reference for name in NAMES)
+    others = {"int4g64": integer, "bitmod4g16": bitmod, "nf4g16+25%": sparse}
+    for name in ("int4g64", *NAMES):
+        assert reference_of(Scheme.parse(name)) is others.get(name, reference)
