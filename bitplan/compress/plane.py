@@ -37,6 +37,10 @@ class AbstractPlane(ABC):
         """Let a mask say what is kept; the quantizer may change it as it goes."""
         self.mask = mask
 
+    def columns(self, index: int) -> slice:
+        """Those of a group, by its number."""
+        return slice(index * self.group, min((index + 1) * self.group, len(self.work)))
+
     def weight(self, group: slice) -> Float[Tensor, "group rows"]:
         """A group as it is now; the mean of what is kept where a weight is not."""
         weight = self.work[group]

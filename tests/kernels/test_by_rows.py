@@ -3,9 +3,6 @@
 Of sparse schemes and of those that look codes up, by each way that the processor has.
 """
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,6 +15,7 @@ from bitplan.kernels.native import expand, job
 from bitplan.kernels.native.row_weight import FEW_VECTORS
 from bitplan.modules import PackedLinear, PackedWeight
 from bitplan.schema import Scheme
+from guarded import only_on_linux, said_apart
 
 # RMS(error) / RMS(product in float64 with the weight decoded in float32): measured, and doubled.
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 6e-4, torch.float64: 1e-6}
@@ -232,27 +230,13 @@ def test_inputs_elsewhere_are_refused():
         by_rows.linear(torch.zeros(1, 64, device="meta"), arranged(weight), weight.scheme)
 
 
-# Memory ends where a page begins that may not be read: who reads too far dies.
 GUARDED = """
-import ctypes, itertools, torch
+import itertools, torch
+from guarded import guarded
 from bitplan.compress import render
 from bitplan.kernels import by_rows
 from bitplan.kernels.native import expand
 from bitplan.schema import Scheme
-
-libc = ctypes.CDLL(None)
-libc.mmap.restype = ctypes.c_void_p
-libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + 3 * [ctypes.c_int] + [ctypes.c_long]
-libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-
-def guarded(tensor):
-    pages = -(-tensor.nbytes // 4096)
-    start = libc.mmap(None, (pages + 1) * 4096, 3, 0x22, -1, 0)
-    end = start + pages * 4096
-    assert libc.mprotect(end, 4096, 0) == 0
-    memory = (ctypes.c_uint8 * tensor.nbytes).from_address(end - tensor.nbytes)
-    copy = torch.frombuffer(memory, dtype=torch.uint8).view(tensor.dtype).view(tensor.shape)
-    return copy.copy_(tensor)
 
 tried = 0
 names = ("int3g16+50%", "int4g64+2:4", "int8+3:8", "ternary+50%", "bitmod4g16", "fp8+95%")
@@ -274,8 +258,6 @@ print("tried", tried)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="maps memory as Linux does")
+@only_on_linux
 def test_nothing_is_read_past_the_end():
-    done = subprocess.run([sys.executable, "-c", GUARDED], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "tried 72"
+    assert said_apart(GUARDED) == "tried 72"

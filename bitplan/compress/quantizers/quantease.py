@@ -54,7 +54,7 @@ def descend(
     """
     values = plane.work
     for index, grid in enumerate(grids):
-        group = _group(plane, index)
+        group = plane.columns(index)
         values[group] = _kept(plane, group, plane.codes_and_values(values[group], grid)[1])
     slope = matrix @ original.sub_(values)
     for _ in range(sweeps):
@@ -66,7 +66,7 @@ def _refit(
     plane: AbstractPlane, values: Tensor, slope: Tensor, grids: list[Grid], matrix: Tensor
 ) -> None:
     for index, grid in enumerate(grids):
-        group = _group(plane, index)
+        group = plane.columns(index)
         before = values[group]
         grids[index] = plane.refit(group, grid, before, slope[group], matrix[group, group])
         after = plane.on_another(before, grid, grids[index])
@@ -97,10 +97,6 @@ def _sweep(
             slope[block].addr_(matrix[block, column], change)
         for part in (slice(0, block.start), slice(block.stop, columns)):
             slope[part].addmm_(matrix[part, block], changes)
-
-
-def _group(plane: AbstractPlane, index: int) -> slice:
-    return slice(index * plane.group, min((index + 1) * plane.group, len(plane.work)))
 
 
 def _kept(plane: AbstractPlane, at: int | slice, values: Tensor) -> Tensor:

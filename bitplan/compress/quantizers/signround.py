@@ -72,7 +72,7 @@ class _Learned:
         plane, codes, values = self.plane, torch.empty_like(self.codes), self.original.clone()
         grids = []
         for index, first in enumerate(self.first):
-            group = _group(plane, index)
+            group = plane.columns(index)
             grids.append(plane.stretched(group, first, *self.ends[index]))
             target = torch.addcmul(plane.work[group], self.shift[group], plane.step(grids[index]))
             codes[group], values[group] = plane.codes_and_values(target, grids[index])
@@ -92,7 +92,7 @@ class _Learned:
 
     def _move(self, slope: Tensor, values: Tensor, grids: list[Grid], rate: float) -> None:
         for index, (low, high) in enumerate(self.ends):
-            group = _group(self.plane, index)
+            group = self.plane.columns(index)
             of_low, of_high = self.plane.of_ends(values[group], self.first[index], grids[index])
             kept = (
                 slope[group] if self.plane.mask is None else slope[group] * self.plane.mask[group]
@@ -100,7 +100,3 @@ class _Learned:
             low.add_((of_low * kept).sum(0).sign_(), alpha=rate)
             high.add_((of_high * kept).sum(0).sign_(), alpha=rate)
         self.shift.add_(slope.sign_(), alpha=rate).clamp_(-FARTHEST, FARTHEST)
-
-
-def _group(plane: AbstractPlane, index: int) -> slice:
-    return slice(index * plane.group, min((index + 1) * plane.group, len(plane.work)))

@@ -3,8 +3,6 @@
 By both kinds of loops, each with the shapes and groups that it takes.
 """
 
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from types import ModuleType
@@ -20,6 +18,7 @@ from bitplan.kernels.integer import cpu, cpu_dot, reference
 from bitplan.kernels.native import arrange, dot, job
 from bitplan.kernels.native import weight as native
 from bitplan.schema import Scheme
+from guarded import only_on_linux, said_apart
 
 # RMS(error) / RMS(product in float64 with the weight decoded in float32): measured, and doubled.
 TOLERANCE = {
@@ -239,26 +238,12 @@ def test_what_is_no_number_stays_none(value, dtype, kernel):
     assert not kernel.linear(inputs, arranged(weight, kernel), weight.scheme).isfinite().any()
 
 
-# Memory ends where a page begins that may not be read: who reads too far dies.
 GUARDED = """
-import ctypes, itertools, torch
+import itertools, torch
+from guarded import guarded
 from bitplan.kernels.integer import cpu, cpu_dot
 from bitplan.formats import Packed
 from bitplan.schema import Scheme
-
-libc = ctypes.CDLL(None)
-libc.mmap.restype = ctypes.c_void_p
-libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + 3 * [ctypes.c_int] + [ctypes.c_long]
-libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-
-def guarded(tensor):
-    pages = -(-tensor.nbytes // 4096)
-    start = libc.mmap(None, (pages + 1) * 4096, 3, 0x22, -1, 0)
-    end = start + pages * 4096
-    assert libc.mprotect(end, 4096, 0) == 0
-    memory = (ctypes.c_uint8 * tensor.nbytes).from_address(end - tensor.nbytes)
-    copy = torch.frombuffer(memory, dtype=torch.uint8).view(tensor.dtype).view(tensor.shape)
-    return copy.copy_(tensor)
 
 tried = 0
 cases = [
@@ -290,11 +275,9 @@ print("tried", tried)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="maps memory as Linux does")
+@only_on_linux
 def test_nothing_is_read_past_the_end():
-    done = subprocess.run([sys.executable, "-c", GUARDED], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "tried 111"
+    assert said_apart(GUARDED) == "tried 111"
 
 
 def test_inputs_elsewhere_are_refused(kernel):

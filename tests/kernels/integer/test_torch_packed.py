@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +7,7 @@ from bitplan.formats import Packed
 from bitplan.kernels.integer import reference, torch_packed
 from bitplan.runtimes import unfit
 from bitplan.schema import Scheme
+from guarded import only_on_linux, said_apart
 
 # RMS(error) / RMS(product in float64 with the weight decoded in float32): measured, and doubled.
 TOLERANCE = {
@@ -116,27 +114,13 @@ def test_restoring_gives_every_code_at_every_place(name):
         assert all(torch.equal(restored[key], weight.tensors[key]) for key in restored)
 
 
-# Memory ends where a page begins that may not be read: who reads too far dies.
 GUARDED = """
-import ctypes, itertools, torch
+import itertools, torch
+from guarded import guarded
 from bitplan.kernels.integer import torch_packed
 from bitplan.formats import Packed
 from bitplan.runtimes import unfit
 from bitplan.schema import Scheme
-
-libc = ctypes.CDLL(None)
-libc.mmap.restype = ctypes.c_void_p
-libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + 3 * [ctypes.c_int] + [ctypes.c_long]
-libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-
-def guarded(tensor):
-    pages = -(-tensor.nbytes // 4096)
-    start = libc.mmap(None, (pages + 1) * 4096, 3, 0x22, -1, 0)
-    end = start + pages * 4096
-    assert libc.mprotect(end, 4096, 0) == 0
-    memory = (ctypes.c_uint8 * tensor.nbytes).from_address(end - tensor.nbytes)
-    copy = torch.frombuffer(memory, dtype=torch.uint8).view(tensor.dtype).view(tensor.shape)
-    return copy.copy_(tensor)
 
 sides = (1, 2, 5, 8, 15, 16, 17, 20, 24, 31, 32, 40, 48, 63, 64, 80, 96, 112, 160)
 tried = 0
@@ -158,10 +142,6 @@ print(tried)
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mmap's numbers are Linux's")
+@only_on_linux
 def test_no_size_that_fits_is_read_past_its_end():
-    done = subprocess.run(
-        [sys.executable, "-c", GUARDED], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 500
+    assert int(said_apart(GUARDED)) > 500
