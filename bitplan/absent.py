@@ -21,6 +21,7 @@ class AbsentWeight(AbstractWeight):
         super().__init__()
         self.scheme, self.shape = packed.scheme, torch.Size(packed.shape)
         self.compute_dtype, self.transposed = compute_dtype, False
+        self.device = torch.device("cpu")  # where it was moved to: an adapter beside it goes there
 
     def packed(self, expert: int | None = None) -> Packed:
         """No tensors."""
@@ -44,5 +45,6 @@ class AbsentWeight(AbstractWeight):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "AbsentWeight":
         super()._apply(fn, recurse)
-        self.compute_dtype = fn(torch.empty(0, dtype=self.compute_dtype)).dtype
+        moved = fn(torch.empty(0, dtype=self.compute_dtype, device=self.device))
+        self.compute_dtype, self.device = moved.dtype, moved.device
         return self

@@ -13,6 +13,7 @@ from bitplan.apply import held_bytes
 from bitplan.calibration import Sizes
 from bitplan.errors import SchemeError
 from bitplan.models import next_token_logits
+from bitplan.modules import PackedLinear
 from bitplan.report import write_report
 from bitplan.schema import CostTable
 
@@ -64,6 +65,22 @@ def test_a_packed_model_without_a_sublayer_is_the_one_with_zeros_there(
     for loaded in (load(folder), type(model).from_pretrained(folder)):
         assert held_bytes(loaded) == plan.bytes
         assert torch.equal(next_token_logits(loaded, TOKENS), next_token_logits(zeros, TOKENS))
+
+
+@pytest.mark.filterwarnings("ignore:Unsupported layer type")  # peft knows dense layers alone
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # and old names of transformers
+def test_adapters_stand_beside_what_is_left_out(tiny_model, tmp_path):
+    peft = pytest.importorskip("peft")
+    model = tiny_model("llama-tied", torch.bfloat16)
+    plan = plan_without(table_of(model, tmp_path), "model.layers.0.self_attn")
+    settings = peft.LoraConfig(r=2, target_modules=["v_proj"])
+    settings._register_custom_module({PackedLinear: peft.tuners.lora.Linear})
+    adapted = peft.get_peft_model(apply_plan(model, plan, workdir=tmp_path), settings)
+    adapted(input_ids=TOKENS, labels=TOKENS).loss.backward()
+    slopes = {name: p.grad for name, p in adapted.named_parameters() if p.requires_grad}
+    # What nothing reads learns nothing.
+    assert {".layers.0." in name for name, slope in slopes.items() if slope is None} <= {True}
+    assert any(slope is not None and slope.any() for slope in slopes.values())
 
 
 @EVERY
