@@ -1,6 +1,7 @@
 """A weight that is not stored: all of it is zero."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -37,6 +38,15 @@ class AbsentWeight(AbstractWeight):
         """Zeros, in the inputs' dtype."""
         self.check(inputs)
         return inputs.new_zeros(*inputs.shape[:-1], self.shape[0])
+
+    def few(self, count: int, dtype: torch.dtype) -> Any:
+        """A job that writes zeros."""
+        # Imported here, for compiled loops take half a second to import.
+        from bitplan.kernels.native.dense import absent
+
+        del dtype
+        rows, columns = self.shape
+        return absent(rows, columns, count)
 
     def lookup(self, tokens: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens hidden"]:
         """Zeros."""

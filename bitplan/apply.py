@@ -11,6 +11,7 @@ from bitplan.errors import PlanError
 from bitplan.formats import TORCH_DTYPES, Packed
 from bitplan.models import module_of, weight_of
 from bitplan.modules import PackedConvolution, PackedEmbedding, PackedLinear
+from bitplan.one_token import step_by_step
 from bitplan.progress import Progress, quiet, track
 from bitplan.schema import Kind, Layer, Plan, Scheme
 from bitplan.weight import AbstractWeight
@@ -35,7 +36,7 @@ def pack_layers(
             pack_layer(model, layer, packed_of(layer, scheme))
     if any(layer.kind is Kind.EXPERTS for layer in schemes):
         run_experts_one_by_one(model)
-    return model
+    return step_by_step(model)
 
 
 def pack_layer(model: nn.Module, layer: Layer, packed: Packed, *, arrange: bool = True) -> None:
@@ -77,7 +78,7 @@ def arrange_layers(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, AbstractWeight) and len(module.shape) == 3:  # experts
             module.arrange()
-    return model
+    return step_by_step(model)
 
 
 def pack_caches_of(model: nn.Module, plan: Plan) -> nn.Module:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from bitplan.formats import Packed
-from bitplan.kernels import arranged_for, choose, differentiable, operators, reference_of
+from bitplan.kernels import COMPILED, arranged_for, choose, differentiable, operators, reference_of
 from bitplan.memory import release
 from bitplan.schema import Scheme
 from bitplan.weight import AbstractWeight
@@ -35,6 +35,7 @@ class PackedWeight(AbstractWeight):
         self._hold(packed.tensors)
 
     def _hold(self, tensors: dict[str, Tensor]) -> None:
+        self.layout = object()
         for name in (*self._parameters, *self._buffers):
             delattr(self, name)
         for name, tensor in tensors.items():
@@ -115,6 +116,20 @@ class PackedWeight(AbstractWeight):
             if inputs.requires_grad:
                 return differentiable(inputs, held, self.scheme, kernel)
         return kernel.linear(inputs, held, self.scheme)
+
+    def few(self, count: int, dtype: torch.dtype) -> Any:
+        """See `AbstractWeight.few`."""
+        if self.scheme.is_float:
+            # Imported here, for compiled loops take half a second to import.
+            from bitplan.kernels.native.dense import dense
+
+            return dense(self._held()["weight"], count)
+        if self.implementation not in COMPILED:
+            return None
+        kernel = arranged_for(self.scheme, self.implementation)
+        if not hasattr(kernel, "few"):
+            return None
+        return kernel.few(self._held(), self.scheme, self.shape[-1], count, dtype)
 
     def lookup(self, tokens: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens hidden"]:
         """Rows of the weight."""

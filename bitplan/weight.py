@@ -26,6 +26,7 @@ class AbstractWeight(nn.Module, ABC):
     shape: torch.Size
     transposed: bool
     compute_dtype: torch.dtype
+    layout: object = None
 
     @abstractmethod
     def packed(self, expert: int | None = None) -> Packed:
@@ -43,6 +44,14 @@ class AbstractWeight(nn.Module, ABC):
         self, inputs: Float[Tensor, "*tokens in"], expert: int | None = None
     ) -> Float[Tensor, "*tokens out"]:
         """Product with the transposed weight, or with an expert's, in the inputs' dtype."""
+
+    def few(self, count: int, dtype: torch.dtype) -> Any:
+        """The job of `multiply` for so many vectors, of float32 to float32; None: it has none.
+
+        See `bitplan.kernels.native.weight.few`. It is of the tensors that are held now, as long as
+        `layout` is the same object.
+        """
+        del count, dtype
 
     @abstractmethod
     def lookup(self, tokens: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens hidden"]:

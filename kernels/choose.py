@@ -22,6 +22,9 @@ from bitplan.schema import BASE, Scheme, parts
 KERNEL = "BITPLAN_KERNEL"
 """Environment variable that names the implementation to use."""
 
+COMPILED = ("dot", "cpu")
+"""Implementations whose products are jobs of compiled loops."""
+
 EXPERT_ROWS = 4
 """Codes of so many rows are whole words of 32 bits: each expert's begin with one."""
 

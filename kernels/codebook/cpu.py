@@ -4,6 +4,7 @@ Evenly spaced ones need none: see `even`.
 """
 
 from bitplan.kernels.by_rows import arrange as arrange
+from bitplan.kernels.by_rows import few as few
 from bitplan.kernels.by_rows import linear as linear
 from bitplan.kernels.by_rows import linear_back as linear_back
 from bitplan.kernels.by_rows import lookup as lookup

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bitplan.kernels.codebook.scales import byte_scales, powers
 from bitplan.kernels.native import weight
+from bitplan.kernels.native.job import Job
 from bitplan.kernels.native.trits import TERNARY
 from bitplan.schema import Scheme
 
@@ -32,6 +33,13 @@ def linear(
 ) -> Float[Tensor, "*tokens out"]:
     """Product with the transposed weight, in the inputs' dtype."""
     return weight.multiply(inputs, arranged, **_numbers(arranged, scheme))
+
+
+def few(
+    arranged: dict[str, Tensor], scheme: Scheme, columns: int, count: int, dtype: torch.dtype
+) -> Job | None:
+    """The job of a product with a few vectors: see `native.weight.few`."""
+    return weight.few(arranged, columns, count, dtype, **_numbers(arranged, scheme))
 
 
 def linear_back(

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bitplan.kernels.native import weight
+from bitplan.kernels.native.job import Job
 from bitplan.schema import Scheme
 
 
@@ -28,6 +29,14 @@ def linear(
 ) -> Float[Tensor, "*tokens out"]:
     """Product with the transposed weight, in the inputs' dtype."""
     return weight.multiply(inputs, arranged, bits=int(scheme.bits), group=scheme.group_size)
+
+
+def few(
+    arranged: dict[str, Tensor], scheme: Scheme, columns: int, count: int, dtype: torch.dtype
+) -> Job | None:
+    """The job of a product with a few vectors: see `native.weight.few`."""
+    bits, group = int(scheme.bits), scheme.group_size
+    return weight.few(arranged, columns, count, dtype, bits=bits, group=group)
 
 
 def linear_back(

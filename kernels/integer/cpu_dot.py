@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bitplan.kernels.native import dot, layout, vectors, weight
+from bitplan.kernels.native.job import Job
 from bitplan.schema import Scheme
 
 
@@ -41,6 +42,14 @@ def linear(
     """Product with the transposed weight, in the inputs' dtype."""
     bits, group = int(scheme.bits), scheme.group_size
     return weight.multiply(inputs, arranged, bits=bits, group=group, quads=True)
+
+
+def few(
+    arranged: dict[str, Tensor], scheme: Scheme, columns: int, count: int, dtype: torch.dtype
+) -> Job | None:
+    """The job of a product with a few vectors: see `native.weight.few`."""
+    bits, group = int(scheme.bits), scheme.group_size
+    return weight.few(arranged, columns, count, dtype, bits=bits, group=group, quads=True)
 
 
 def linear_back(

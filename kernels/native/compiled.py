@@ -8,9 +8,13 @@ from typing import Any
 from numba import cfunc, njit
 
 STAMP = zlib.crc32(
-    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    b"".join(
+        path.read_bytes()
+        for folder in ("native", "decoder")
+        for path in sorted((Path(__file__).parents[1] / folder).glob("*.py"))
+    )
 )
-"""Of the sources of this folder. numba knows a compiled function by its own file alone, so each
+"""Of the sources of compiled loops. numba knows a compiled function by its own file alone, so each
 function refers to this: one that was kept before another file changed is compiled again."""
 
 

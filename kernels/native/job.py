@@ -12,7 +12,7 @@ import ctypes
 from array import array
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -58,20 +58,41 @@ LEAST_WORK = 1 << 17
 """Multiplications of a job that are worth a second worker."""
 
 
+class Job(NamedTuple):
+    """A job that is done later, and again.
+
+    Args:
+        function: compiled; does it.
+        fields: the array of it.
+        work: multiplications.
+        kept: what its addresses are of.
+    """
+
+    function: Any
+    fields: array
+    work: int
+    kept: Any
+
+
+def workers_for(work: int) -> int:
+    """Threads that so many multiplications are worth, of those that torch may use."""
+    return min(torch.get_num_threads(), work // LEAST_WORK) if work >= 2 * LEAST_WORK else 1
+
+
 def run(function: Any, job: array, work: int) -> None:
     """Let a compiled function do a job, with as many threads as torch may use."""
     address, _ = job.buffer_info()
-    workers = min(torch.get_num_threads(), work // LEAST_WORK) if work >= 2 * LEAST_WORK else 1
+    workers = workers_for(work)
     if workers == 1:
         function.ctypes(address)
-    elif (parallel := _openmp()) is not None:
+    elif (parallel := openmp()) is not None:
         parallel(function.address, address, workers, 0)
     else:
         list(_pool(workers).map(function.ctypes, [address] * workers))
 
 
 @cache
-def _openmp() -> Any:
+def openmp() -> Any:
     """What starts a parallel region of the OpenMP runtime that torch has loaded, or None."""
     try:
         start = ctypes.CDLL(None).GOMP_parallel

@@ -1,5 +1,6 @@
 """Arrays at addresses, and a counter that threads share: what compiled loops need beside Python."""
 
+import platform
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,60 @@ def fetch_add(context: Any, address: Any, amount: Any) -> Any:
 
 
 @_untyped
+def arrive(context: Any, address: Any) -> Any:
+    """Add one to the int64 at an address and give what was there.
+
+    What this thread wrote before can be read by whoever comes later.
+    """
+    del context
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointer = builder.inttoptr(values[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", pointer, ir.IntType(64)(1), "acq_rel")
+
+    return types.int64(types.int64), generate
+
+
+@_untyped
+def read_shared(context: Any, address: Any) -> Any:
+    """The int64 at an address, which other threads write, and what they wrote before it."""
+    del context
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointer = builder.inttoptr(values[0], ir.IntType(64).as_pointer())
+        return builder.load_atomic(pointer, "acquire", 8)
+
+    return types.int64(types.int64), generate
+
+
+@_untyped
+def write_shared(context: Any, address: Any, value: Any) -> Any:
+    """Write an int64 that other threads read."""
+    del context
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointer = builder.inttoptr(values[0], ir.IntType(64).as_pointer())
+        builder.store_atomic(values[1], pointer, "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@_untyped
+def pause(context: Any) -> Any:
+    """Say to the processor that this thread waits, where there is a word for it."""
+    del context
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        if platform.machine() in ("x86_64", "AMD64"):
+            kind = ir.FunctionType(ir.VoidType(), [])
+            builder.call(builder.module.declare_intrinsic("llvm.x86.sse2.pause", (), kind), [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@_untyped
 def prefetch(context: Any, address: Any) -> Any:
     """Ask for the memory at an address; where there is none, nothing happens."""
     del context
@@ -72,6 +127,19 @@ def call_at(context: Any, address: Any, argument: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), generate
+
+
+@_untyped
+def ask_at(context: Any, address: Any) -> Any:
+    """Call the function at an address, which takes nothing and gives an int."""
+    del context
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind = ir.FunctionType(ir.IntType(32), [])
+        found = builder.call(builder.inttoptr(values[0], kind.as_pointer()), [])
+        return builder.sext(found, ir.IntType(64))
+
+    return types.int64(types.int64), generate
 
 
 @_untyped

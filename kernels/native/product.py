@@ -142,8 +142,14 @@ def write(job, vector, first, lanes, total):
 @part
 def write_at(job, start, count, numbers):
     """So many numbers, to the output in its dtype, from its number `start` on."""
-    if job[fields.OUTPUT_IS_BFLOAT16]:
-        target = uint16_at(job[fields.OUTPUT] + 2 * start, count)
+    write_numbers(job[fields.OUTPUT], job[fields.OUTPUT_IS_BFLOAT16], start, count, numbers)
+
+
+@part
+def write_numbers(address, is_bfloat16, start, count, numbers):
+    """So many float32 numbers, to an address in float32 or bfloat16, from `start` on."""
+    if is_bfloat16:
+        target = uint16_at(address + 2 * start, count)
         words = numbers.view(np.uint32)
         for at in range(count):
             word = words[at]
@@ -153,6 +159,6 @@ def write_at(job, start, count, numbers):
                 rounded = word | np.uint32(0x400000)
             target[at] = np.uint16(rounded >> np.uint32(16))
     else:
-        floats = float32_at(job[fields.OUTPUT] + 4 * start, count)
+        floats = float32_at(address + 4 * start, count)
         for at in range(count):
             floats[at] = numbers[at]

@@ -108,6 +108,16 @@ class Rows:
                 )
         return output.to(inputs.dtype)
 
+    def few(self, count: int, dtype: torch.dtype) -> fields.Job | None:
+        """See `weight.few`."""
+        del dtype  # it is as exact for every one
+        if count > FEW_VECTORS:
+            return None
+        job = self.job()
+        job[fields.COUNT] = count
+        function = row_product.product(expand.instructions())
+        return fields.Job(function, job, count * self.height * self.columns, self)
+
     def multiply_back(self, gradient: Float[Tensor, "*tokens out"]) -> Float[Tensor, "*tokens in"]:
         """Product with the weight itself: the gradient at the inputs of `multiply`."""
         check_device(gradient)

@@ -1,6 +1,7 @@
 """Products and rows of an arranged weight: from torch's tensors to compiled loops and back."""
 
 from array import array
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -85,7 +86,7 @@ def multiply(
     count = flat.numel() // columns if columns else 0
     job, height = _job(tensors, columns, bits, group, scale_table, quads)
     shape = (*inputs.shape[:-1], height)
-    few = FEW_OF_TERNARY if bits == TERNARY else FEW
+    few = few_of(bits)
     if count > few and not (quads and _digits_are_quicker(dtype)):
         output = multiply_many(flat.view(count, columns), job, height).view(shape)
     else:
@@ -93,30 +94,75 @@ def multiply(
         job[fields.INPUTS], job[fields.COUNT] = flat.data_ptr(), count
         job[fields.OUTPUT] = output.data_ptr()
         job[fields.INPUT_IS_BFLOAT16] = job[fields.OUTPUT_IS_BFLOAT16] = dtype == torch.bfloat16
-        if bits == TERNARY:
-            fields.run(trit_product.product(), job, count * height * columns)
-        elif quads:
-            _dot(job, columns, count, digits=3 if inputs.dtype.itemsize > 2 else 2)
-        else:
-            job[fields.ADD_SPANS] = spans.add_spans(bits).address
-            fields.run(product.product(), job, count * height * columns)
+        function = _function(job, inputs.dtype)
+        if quads and count > FEW:  # worth a round of its own: workers share the digits
+            written = _write_digits(job)
+            job[fields.WRITTEN] = written.data_ptr()
+        fields.run(function, job, count * height * columns)
     return output if output.dtype == inputs.dtype else output.to(inputs.dtype)
 
 
-def _dot(job: array, columns: int, count: int, digits: int) -> None:
-    """Multiply codes that lie in quads."""
-    bits, height = job[fields.BITS], job[fields.ROWS]
+def few(
+    tensors: dict[str, Tensor],
+    columns: int,
+    count: int,
+    dtype: torch.dtype,
+    *,
+    bits: int,
+    group: int | None,
+    scale_table: Tensor | None = None,
+    quads: bool = False,
+) -> fields.Job | None:
+    """The job that `multiply` does with so many vectors, of float32 to float32, to be done later.
+
+    Args:
+        tensors: see `multiply`, like what follows.
+        columns: of the weight.
+        count: vectors, of which more than a few have none: None.
+        dtype: how exact the product is to be; see `dot_product`.
+        bits: of a code.
+        group: columns that share a scale.
+        scale_table: of each byte of `scale`.
+        quads: whether codes lie in quads.
+    """
+    if count > few_of(bits):
+        return None
+    job, height = _job(tensors, columns, bits, group, scale_table, quads)
+    job[fields.COUNT] = count
+    function = _function(job, dtype)
+    return fields.Job(function, job, count * height * columns, (tensors, scale_table))
+
+
+def few_of(bits: int) -> int:
+    """Vectors that are multiplied with codes of a width; for more, rows are decoded."""
+    return FEW_OF_TERNARY if bits == TERNARY else FEW
+
+
+def _function(job: array, dtype: torch.dtype) -> Any:
+    """What multiplies, and what it needs to know beside the weight and COUNT."""
+    bits, count = job[fields.BITS], job[fields.COUNT]
+    if bits == TERNARY:
+        return trit_product.product()
+    if not job[fields.QUADS]:
+        job[fields.ADD_SPANS] = spans.add_spans(bits).address
+        return product.product()
+    digits = 3 if dtype.itemsize > 2 else 2
     job[fields.DIGITS] = digits
     job[fields.ADD_SPANS] = dot_product.add_spans(bits, digits, 1).address
     if count >= (together := dot_product.TOGETHER):
         job[fields.ADD_TOGETHER] = dot_product.add_spans(bits, digits, together).address
-    if count > FEW:  # worth a round of its own: workers share the digits
-        size = dot_product.bytes_of_digits(columns, count, job[fields.GROUP], digits)
-        written = torch.empty(size, dtype=torch.uint8)
-        job[fields.WRITTEN] = written.data_ptr()
-        fields.run(dot_product.write_digits(), job, count * columns)
-        job[fields.COUNTER] = 0
-    fields.run(dot_product.product(), job, count * height * columns)
+    return dot_product.product()
+
+
+def _write_digits(job: array) -> Tensor:
+    """The digits of all inputs, each written once."""
+    columns, count = job[fields.COLUMNS], job[fields.COUNT]
+    size = dot_product.bytes_of_digits(columns, count, job[fields.GROUP], job[fields.DIGITS])
+    written = torch.empty(size, dtype=torch.uint8)
+    job[fields.WRITTEN] = written.data_ptr()
+    fields.run(dot_product.write_digits(), job, count * columns)
+    job[fields.COUNTER] = 0
+    return written
 
 
 def _digits_are_quicker(dtype: torch.dtype) -> bool:

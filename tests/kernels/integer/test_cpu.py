@@ -199,7 +199,7 @@ def test_workers_of_python_do_the_same(monkeypatch):
     weight = packed("int3g64", 1040, 520)
     held, inputs = arranged(weight), random(1, 520)
     expected = cpu.linear(inputs, held, weight.scheme)
-    monkeypatch.setattr(job, "_openmp", lambda: None)
+    monkeypatch.setattr(job, "openmp", lambda: None)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)

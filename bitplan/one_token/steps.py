@@ -1,0 +1,147 @@
+"""Which blocks take a token in two calls, and when."""
+
+import threading
+from dataclasses import dataclass, field
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+BLOCKS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
+"""Of transformers: RMS norms, rotated queries and keys, a gated feed-forward layer."""
+
+OF_BLOCK = "_one_token"
+"""The attribute of a block that has its two calls."""
+
+VECTORS = 8
+"""Sequences at most; for more, decoded rows and torch's matmuls are quicker."""
+
+DTYPES = (torch.bfloat16, torch.float32)
+HARMLESS = {"cache_position", "logits_to_keep", "num_items_in_batch", "return_dict"}
+"""What a block may be given beside what it reads."""
+
+
+def step_by_step(model: nn.Module) -> nn.Module:
+    """Let the blocks of a packed model take single tokens in two calls, wherever they can."""
+    shared = Shared()
+    for module in model.modules():
+        if type(module).__name__ in BLOCKS and type(module).__module__.startswith("transformers."):
+            module.__dict__[OF_BLOCK] = OneToken(shared)
+            module.forward = MethodType(_forward, module)
+    return model
+
+
+@dataclass
+class Shared:
+    """What the blocks of a model have together: memory, whose turn it is, and whether it works."""
+
+    memory: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    lock: Any = field(default_factory=threading.Lock)
+    works: bool | None = None
+    """None: it has not been tried."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Shared":
+        return memo.setdefault(id(self), Shared())
+
+    def __reduce__(self) -> Any:
+        return Shared, ()
+
+
+class OneToken:
+    """The two calls of one block, made when it is first given a token."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._parts: Any = None  # of `Parts`
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "OneToken":
+        return OneToken(self._shared.__deepcopy__(memo))
+
+    def __reduce__(self) -> Any:
+        return OneToken, (self._shared,)
+
+    def __call__(
+        self,
+        block: nn.Module,
+        hidden: Tensor,  # [batch, 1, hidden]
+        mask: Tensor | None,
+        cache: Any,
+        positions: tuple[Tensor, Tensor],
+    ) -> Tensor | None:
+        """The block's output, or None where transformers' own has to find it."""
+        shared = self._shared
+        if shared.works is False or not _are_plain(hidden, mask, positions):
+            return None
+        if not shared.lock.acquire(blocking=False):  # another thread is at it
+            return None
+        try:
+            if self._parts is None or not self._parts.are_in_place():
+                # Imported here, for compiled loops take half a second to import.
+                from bitplan.one_token.parts import Parts
+
+                self._parts = Parts(block)
+            made = self._parts.programs(hidden, shared.memory)
+            if made is None or not self._parts.are_alone():
+                return None
+            if shared.works is None:
+                from bitplan.one_token.trial import agree
+
+                shared.works = agree(block, self._parts, made, hidden)
+            return self._parts.run(made, hidden, mask, cache, positions) if shared.works else None
+        finally:
+            shared.lock.release()
+
+
+def _forward(
+    block: nn.Module,
+    hidden_states: Tensor,
+    attention_mask: Tensor | None = None,
+    position_ids: Tensor | None = None,
+    past_key_values: Any = None,
+    use_cache: bool | None = False,
+    position_embeddings: tuple[Tensor, Tensor] | None = None,
+    **more: Any,
+) -> Tensor:
+    """As transformers' block is called."""
+    if (
+        hidden_states.dim() == 3
+        and hidden_states.shape[1] == 1
+        and position_embeddings is not None
+        and not (more.keys() - HARMLESS)
+    ):
+        step: OneToken = block.__dict__[OF_BLOCK]
+        found = step(block, hidden_states, attention_mask, past_key_values, position_embeddings)
+        if found is not None:
+            return found
+    return type(block).forward(
+        block,
+        hidden_states,
+        attention_mask=attention_mask,
+        position_ids=position_ids,
+        past_key_values=past_key_values,
+        use_cache=use_cache,
+        position_embeddings=position_embeddings,
+        **more,
+    )
+
+
+def _are_plain(hidden: Tensor, mask: Tensor | None, positions: tuple[Tensor, Tensor]) -> bool:
+    """Whether these are tensors whose memory may be read, with nobody watching."""
+    if type(hidden) is not Tensor or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    if not hidden.is_cpu or not hidden.is_contiguous() or hidden.dtype not in DTYPES:
+        return False
+    batch = len(hidden)
+    if batch > VECTORS or torch._C._get_tracing_state() is not None:
+        return False
+    for one in positions:
+        if one.dtype != hidden.dtype or not one.is_contiguous() or len(one) not in (1, batch):
+            return False
+    return mask is None or (
+        mask.dtype == torch.bool
+        and mask.dim() == 4
+        and mask.shape[0] in (1, batch)
+        and mask.shape[1] == mask.shape[2] == 1
+        and mask.is_contiguous()
+    )

@@ -1,0 +1,168 @@
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bitplan.kernels.decoder import attend, gate, norm, rotate
+from bitplan.kernels.native import job
+from bitplan.kernels.native.floats import bits_of, fields_of
+
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+def random(*shape: int, seed: int = 0, size: float = 1.0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * size
+
+
+def done(module, values: Mapping[int, int | float]) -> None:
+    """Do a job of these fields; those that are floats are kept as such."""
+    numbers = {k: bits_of(v) if isinstance(v, float) else int(v) for k, v in values.items()}
+    job.run(module.function(), fields_of(module.FIELDS, numbers), 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("length", [1, 5, 700])
+@pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
+def test_attention_is_torchs(length, masked, dtype):
+    batch, heads, key_heads, width = 3, 6, 2, 20
+    query = random(batch, heads, 1, width, size=2)
+    # As a cache that has room for more gives them, and one whose tokens come before its heads.
+    keys = random(batch, key_heads, length + 3, width, seed=1).to(dtype)[:, :, :length]
+    values = random(batch, length, key_heads, width, seed=2).to(dtype).transpose(1, 2)
+    mask = torch.rand(batch, 1, 1, length, generator=torch.Generator().manual_seed(3)) < 0.6
+    mask[..., 0] = True
+    output = torch.full((batch, heads, width), torch.nan)
+    of_keys, of_values = keys.stride(), values.stride()
+    done(
+        attend,
+        {
+            attend.VECTORS: batch,
+            attend.HEADS: heads,
+            attend.GROUP: heads // key_heads,
+            attend.WIDTH: width,
+            attend.LENGTH: length,
+            attend.IS_HALF: dtype == torch.bfloat16,
+            attend.QUERY: query.data_ptr(),
+            attend.KEYS: keys.data_ptr(),
+            attend.KEYS_OF_VECTOR: of_keys[0],
+            attend.KEYS_OF_HEAD: of_keys[1],
+            attend.KEYS_OF_TOKEN: of_keys[2],
+            attend.VALUES: values.data_ptr(),
+            attend.VALUES_OF_VECTOR: of_values[0],
+            attend.VALUES_OF_HEAD: of_values[1],
+            attend.VALUES_OF_TOKEN: of_values[2],
+            attend.MASK: mask.data_ptr() if masked else 0,
+            attend.MASK_OF_VECTOR: length,
+            attend.SCALE: 0.3,
+            attend.OUTPUT: output.data_ptr(),
+        },
+    )
+    expected = nn.functional.scaled_dot_product_attention(
+        query.double(),
+        keys.double(),
+        values.double(),
+        attn_mask=mask if masked else None,
+        scale=0.3,
+        enable_gqa=True,
+    )
+    torch.testing.assert_close(output.double(), expected[:, :, 0], atol=2e-6, rtol=2e-6)
+
+
+@pytest.mark.parametrize("columns", [1, 96, 1100])
+def test_gate_is_torchs(columns):
+    values = random(2, columns, size=20)
+    values[0, 0] = -1e4
+    up, bias, up_bias = (random(2, columns, seed=n) for n in (1, 2, 3))
+    expected = nn.functional.silu(values.double() + bias[0]) * (up.double() + up_bias[0])
+    gated, given = values.clone(), up.clone()
+    done(
+        gate,
+        {
+            gate.VECTORS: 2,
+            gate.COLUMNS: columns,
+            gate.GATE: gated.data_ptr(),
+            gate.UP: given.data_ptr(),
+            gate.GATE_BIAS: bias.data_ptr(),
+            gate.UP_BIAS: up_bias.data_ptr(),
+        },
+    )
+    torch.testing.assert_close(gated.double(), expected, atol=1e-6, rtol=2e-6)
+
+
+def test_what_is_no_number_stays_none():
+    gated, up = torch.tensor([torch.nan, 1.0]), torch.ones(2)
+    fields = {gate.VECTORS: 1, gate.COLUMNS: 2}
+    done(gate, fields | {gate.GATE: gated.data_ptr(), gate.UP: up.data_ptr()})
+    assert gated.isnan().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_norm_of_a_sum_is_torchs(dtype):
+    base, weight = random(3, 70).to(dtype), random(70, seed=1).to(dtype)
+    bias, added = random(70, seed=2).to(dtype), random(3, 70, seed=3)
+    total, normed = torch.empty_like(base), torch.full((3, 70), torch.nan)
+    half = dtype == torch.bfloat16
+    done(
+        norm,
+        {
+            norm.VECTORS: 3,
+            norm.COLUMNS: 70,
+            norm.BASE: base.data_ptr(),
+            norm.BASE_IS_HALF: half,
+            norm.ADDED: added.data_ptr(),
+            norm.BIAS: bias.data_ptr(),
+            norm.IS_HALF: half,
+            norm.SUM: total.data_ptr(),
+            norm.SUM_IS_HALF: half,
+            norm.WEIGHT: weight.data_ptr(),
+            norm.NORMED: normed.data_ptr(),
+            norm.EPS: 0.01,
+        },
+    )
+    expected = base.double() + added.double() + bias.double()
+    torch.testing.assert_close(total, expected.to(dtype))
+    expected = nn.functional.rms_norm(expected, (70,), weight.double(), eps=0.01)
+    torch.testing.assert_close(normed.double(), expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("has_norms", [True, False], ids=["norms", "no norms"])
+@pytest.mark.parametrize("together", [True, False], ids=["one place", "places"])
+def test_rotation_is_transformers(together, has_norms):
+    from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
+
+    heads, key_heads, width = 4, 2, 12
+    query, keys, values = (random(3, n, width, seed=n) for n in (heads, key_heads, key_heads))
+    values = values + 1
+    weight, angles = random(width, seed=5), random(1 if together else 3, 1, width // 2, seed=6)
+    cos, sin = (f(torch.cat([angles, angles], -1)) for f in (torch.cos, torch.sin))
+    bias = random(heads * width, seed=7)
+    expected = [query.double() + bias.view(heads, width).double(), keys.double()]
+    if has_norms:
+        expected = [nn.functional.rms_norm(x, (width,), weight.double(), 1e-6) for x in expected]
+    expected = apply_rotary_pos_emb(*(x[:, :, None] for x in expected), cos, sin)
+    turned, kept, valued = query.clone(), torch.empty_like(keys), torch.empty_like(values)
+    done(
+        rotate,
+        {
+            rotate.VECTORS: 3,
+            rotate.HEADS: heads,
+            rotate.KEY_HEADS: key_heads,
+            rotate.WIDTH: width,
+            rotate.COS: cos.data_ptr(),
+            rotate.SIN: sin.data_ptr(),
+            rotate.STEP: 0 if together else width,
+            rotate.QUERY: turned.data_ptr(),
+            rotate.KEY: keys.data_ptr(),
+            rotate.VALUE: values.data_ptr(),
+            rotate.QUERY_BIAS: bias.data_ptr(),
+            rotate.QUERY_NORM: weight.data_ptr() if has_norms else 0,
+            rotate.KEY_NORM: weight.data_ptr() if has_norms else 0,
+            rotate.EPS: 1e-6,
+            rotate.KEY_OUT: kept.data_ptr(),
+            rotate.VALUE_OUT: valued.data_ptr(),
+        },
+    )
+    for found, one in ((turned, expected[0]), (kept, expected[1])):
+        torch.testing.assert_close(found.double(), one[:, :, 0], atol=1e-6, rtol=1e-6)
+    assert valued.equal(values)

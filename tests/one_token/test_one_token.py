@@ -1,0 +1,386 @@
+import copy
+import logging
+import threading
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config, StaticCache
+from transformers.models.llama.modeling_llama import LlamaAttention
+
+from bitplan.absent import AbsentWeight
+from bitplan.apply import arrange_layers, pack_layer
+from bitplan.compress import render
+from bitplan.formats import Packed
+from bitplan.kernels.decoder.block import Block
+from bitplan.kernels.native import job
+from bitplan.models import find_layers, weight_of
+from bitplan.one_token import step_by_step
+from bitplan.schema import Kind, Scheme
+
+SIZES = {
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "bos_token_id": 1,
+    "eos_token_id": None,
+    "pad_token_id": 0,
+}
+FAMILIES = {
+    "llama": LlamaConfig(**SIZES),
+    "llama, biases": LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True),
+    "llama, wide heads": LlamaConfig(**SIZES, head_dim=24),
+    "mistral": MistralConfig(**SIZES, sliding_window=None),
+    "mistral, window": MistralConfig(**SIZES, sliding_window=6),
+    "qwen2": Qwen2Config(**SIZES),
+    "qwen3": Qwen3Config(**SIZES, head_dim=16),
+}
+SCHEMES = ["int2g32", "int3", "int4g64", "int5g64s", "int8g32", "int4g32d", "int8s", "sign", "nf4"]
+SCHEMES += ["fp8g64", "mxfp4", "nvfp4", "bfp4g16", "ternaryg16", "bitmod3g16", "int4g16+2:4"]
+SCHEMES += ["int3+50%", "bf16", "fp32"]
+OTHER_WAY = ["ternary2g16", "int4g64+2%int8", "int4g64+r2", "fp16"]
+PROMPT = torch.arange(3, 11).view(1, -1)
+# RMS(difference) / RMS(logits): measured, and doubled.
+TOLERANCE = {torch.float32: 4e-6, torch.bfloat16: 4e-2}
+
+
+def packed_model(family="llama", schemes=("int3g32", "int4g64"), dtype=torch.float32) -> Any:
+    """A random model whose linears have these schemes, one after the other; all steps its own."""
+    config = FAMILIES[family]
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        if parameter.dim() == 1:
+            parameter += torch.randn_like(parameter) * 0.1
+        else:
+            parameter *= 5
+    model.to(dtype)
+    chosen = [Scheme.parse(name) for name in schemes]
+    layers = [layer for layer in find_layers(model) if layer.kind is Kind.LINEAR]
+    for at, layer in enumerate(layers):
+        scheme = chosen[at % len(chosen)]
+        weight = weight_of(model, layer).float()
+        pack_layer(model, layer, render(weight, [scheme], quantizer="rtn")[scheme])
+    return model
+
+
+def both(*args, **keywords) -> tuple[Any, Any]:
+    """A model whose blocks are transformers', and the same whose blocks take single tokens."""
+    theirs = packed_model(*args, **keywords)
+    return theirs, step_by_step(copy.deepcopy(theirs))
+
+
+@torch.no_grad()
+def logits_of(model: Any, steps: int = 10, prompt: Tensor = PROMPT, **more) -> Tensor:
+    """Of so many tokens after a prompt, given one at a time."""
+    found = model(prompt, use_cache=True, **more)
+    cache, logits = found.past_key_values, []
+    mask = more.get("attention_mask")
+    for token in range(steps):
+        inputs = torch.full((len(prompt), 1), 20 + token)
+        if mask is not None:
+            mask = torch.cat([mask, torch.ones(len(prompt), 1, dtype=mask.dtype)], 1)
+        found = model(inputs, past_key_values=cache, use_cache=True, attention_mask=mask)
+        logits.append(found.logits)
+    return torch.cat(logits, 1)
+
+
+def apart(found: Tensor, expected: Tensor) -> float:
+    found, expected = found.double(), expected.double()
+    return ((found - expected).square().mean() / expected.square().mean()).sqrt().item()
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list[int]:
+    """A number for each token that a block took in two calls."""
+    made, after = [], Block.after
+
+    def counted(*args, **keywords):
+        made.append(1)
+        return after(*args, **keywords)
+
+    monkeypatch.setattr(Block, "after", counted)
+    return made
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tokens_are_taken_as_transformers_takes_them(family, dtype, calls):
+    theirs, ours = both(family, dtype=dtype)
+    expected, found = logits_of(theirs), logits_of(ours)
+    assert len(calls) == 10 * 2 + 1  # one is the trial
+    assert apart(found, expected) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_scheme_of_compiled_loops(scheme, calls):
+    theirs, ours = both(schemes=[scheme])
+    assert apart(logits_of(ours), logits_of(theirs)) < TOLERANCE[torch.float32]
+    assert len(calls) == 21
+
+
+@pytest.mark.parametrize("scheme", OTHER_WAY)
+def test_schemes_of_other_products_are_left_to_transformers(scheme, calls):
+    theirs, ours = both(schemes=["int4g64", scheme])
+    assert logits_of(ours).equal(logits_of(theirs))
+    assert not calls
+
+
+def test_layers_that_were_left_as_they_are_take_part(calls):
+    theirs = packed_model()
+    for name in ("q_proj", "o_proj"):
+        dense = nn.Linear(64, 64, bias=False)
+        theirs.model.layers[1].self_attn.set_submodule(name, dense.requires_grad_(False))
+    ours = step_by_step(copy.deepcopy(theirs))
+    assert apart(logits_of(ours), logits_of(theirs)) < TOLERANCE[torch.float32]
+    assert len(calls) == 21
+    for model in (ours, theirs):
+        model.model.layers[1].self_attn.o_proj.weight.data = torch.eye(64)
+    assert apart(logits_of(ours), logits_of(theirs)) < TOLERANCE[torch.float32]
+
+
+def test_a_sublayer_that_is_left_out_adds_nothing(calls):
+    theirs = packed_model("llama, biases")
+    for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        linear = theirs.model.layers[0].self_attn.get_submodule(name)
+        packed = Packed(scheme=Scheme.parse("none"), shape=tuple(linear.weight.shape), tensors={})
+        linear.weight = AbsentWeight(packed, compute_dtype=torch.float32)
+    ours = step_by_step(copy.deepcopy(theirs))
+    assert apart(logits_of(ours), logits_of(theirs)) < TOLERANCE[torch.float32]
+    assert len(calls) == 21
+
+
+def test_sequences_together_some_of_them_padded(calls):
+    theirs, ours = both()
+    prompt = torch.arange(3, 27).view(3, 8)
+    mask = torch.ones_like(prompt)
+    mask[0, :5], mask[2, :1] = 0, 0
+    expected = logits_of(theirs, prompt=prompt, attention_mask=mask)
+    found = logits_of(ours, prompt=prompt, attention_mask=mask)
+    assert apart(found, expected) < TOLERANCE[torch.float32]
+    assert len(calls) == 21
+
+
+def test_more_sequences_than_are_quicker_so(calls):
+    theirs, ours = both()
+    prompt = torch.arange(3, 12).view(9, 1)
+    assert logits_of(ours, prompt=prompt).equal(logits_of(theirs, prompt=prompt))
+    assert not calls
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"cache_implementation": "static"}, {"num_beams": 3}, {"use_cache": False}],
+    ids=["greedy", "static cache", "beams", "no cache"],
+)
+def test_the_same_text_is_generated(how, calls):
+    theirs, ours = both()
+    how = {"max_new_tokens": 12, "do_sample": False, **how}
+    if how.get("cache_implementation"):
+        how["disable_compile"] = True
+    expected = theirs.generate(PROMPT, **how)
+    assert ours.generate(PROMPT, **how).equal(expected)
+    assert bool(calls) == how.get("use_cache", True)
+
+
+def test_a_cache_that_is_longer_than_what_was_seen(calls):
+    theirs, ours = both()
+    found = []
+    for model in (theirs, ours):
+        cache = StaticCache(config=model.config, max_cache_len=40)
+        found.append(logits_of(model, past_key_values=cache))
+    assert apart(found[1], found[0]) < TOLERANCE[torch.float32]
+    assert len(calls) == 21
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_change_nothing(threads, calls, monkeypatch):
+    _, ours = both()
+    expected = logits_of(ours)
+    monkeypatch.setattr(job, "LEAST_WORK", 1)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        for _ in range(5):
+            assert logits_of(ours).equal(expected)
+    finally:
+        torch.set_num_threads(before)
+    assert len(calls) == 6 * 20 + 1
+
+
+def test_two_threads_may_generate_at_once(calls):
+    theirs, ours = both()
+    expected, found = logits_of(theirs), {}
+
+    def generate(number: int) -> None:
+        found[number] = [logits_of(ours) for _ in range(5)]
+
+    threads = [threading.Thread(target=generate, args=(n,)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    every = [one for some in found.values() for one in some]
+    assert len(every) == 15
+    assert all(apart(one, expected) < TOLERANCE[torch.float32] for one in every)
+    assert calls
+
+
+@pytest.mark.parametrize("path", ["self_attn", "self_attn.q_proj", "mlp", "mlp.act_fn"])
+def test_hooks_are_called(path, calls):
+    _, ours = both()
+    heard = []
+    module = ours.model.layers[0].get_submodule(path)
+    handle = module.register_forward_hook(lambda *_: heard.append(1))
+    logits_of(ours, steps=3)
+    assert len(heard) == 1 + 3
+    assert len(calls) == 3 + 1  # the other block's
+    handle.remove()
+    logits_of(ours, steps=3)
+    assert len(heard) == 4
+    assert len(calls) == 3 + 1 + 6
+
+
+def test_a_module_in_anothers_place_is_called(calls):
+    _, ours = both()
+    attention = ours.model.layers[0].self_attn
+    before = logits_of(ours, steps=2)
+    own = attention.v_proj
+
+    class Twice(nn.Module):
+        def forward(self, inputs):
+            return 2 * own(inputs)
+
+    attention.v_proj = Twice()
+    calls.clear()
+    assert not logits_of(ours, steps=2).equal(before)
+    assert len(calls) == 2
+    attention.v_proj = own
+    assert logits_of(ours, steps=2).equal(before)
+    assert len(calls) == 2 + 4
+
+
+def test_what_wants_gradients_has_them(calls):
+    theirs, ours = both()
+    found = []
+    for model in (theirs, ours):
+        inputs = torch.randn(1, 1, 64, generator=torch.Generator().manual_seed(0))
+        inputs.requires_grad_()
+        model(inputs_embeds=inputs).logits.sum().backward()
+        found.append(inputs.grad)
+    assert found[1].equal(found[0])
+    assert not calls
+
+
+def test_eager_attention_gives_its_weights(calls):
+    _, ours = both()
+    ours.set_attn_implementation("eager")
+    with torch.no_grad():
+        found = ours(torch.tensor([[5]]), output_attentions=True)
+    assert found.attentions[0].shape == (1, 4, 1, 1)
+    assert not calls
+
+
+def test_hidden_states_are_those_of_every_block():
+    theirs, ours = both()
+    with torch.no_grad():
+        expected = theirs(torch.tensor([[5]]), output_hidden_states=True).hidden_states
+        found = ours(torch.tensor([[5]]), output_hidden_states=True).hidden_states
+    assert len(found) == len(expected) == 3
+    for one, other in zip(found, expected, strict=True):
+        assert apart(one, other) < TOLERANCE[torch.float32]
+
+
+def test_what_is_moved_or_loaded_or_laid_out_again_is_read_again(calls):
+    theirs, ours = both()
+    logits_of(ours)
+    other = packed_model(schemes=["int4g64"])
+    for model in (theirs, ours):
+        model.to(torch.bfloat16)
+    assert apart(logits_of(ours), logits_of(theirs)) < TOLERANCE[torch.bfloat16]
+    for model in (theirs, ours):
+        model.to(torch.float32)
+        model.model.layers[0].self_attn.set_submodule(
+            "q_proj", copy.deepcopy(other.model.layers[0].self_attn.q_proj)
+        )
+        model.model.layers[1].mlp.up_proj.weight.arrange(kernel="cpu")
+        model.model.layers[1].mlp.up_proj.weight.scale.data *= 1.5
+        scale = model.model.layers[0].mlp.gate_proj.weight.scale
+        scale.data = scale.data * 1.5
+        model.model.layers[1].input_layernorm.weight.data = torch.arange(64) / 64
+    calls.clear()
+    assert apart(logits_of(ours), logits_of(theirs)) < TOLERANCE[torch.float32]
+    assert len(calls) == 20
+
+
+def test_copies_go_their_own_ways(calls):
+    _, ours = both()
+    logits_of(ours, steps=1)
+    copied = copy.deepcopy(ours)
+    assert copied.model.layers[0].forward.__self__ is copied.model.layers[0]
+    copied.model.layers[0].mlp.up_proj.weight.scale.data *= 2
+    assert not logits_of(copied).equal(logits_of(ours))
+    assert len(calls) == 3 + 21 + 20
+
+
+def test_the_trial_leaves_random_numbers_alone():
+    _, ours = both()
+    with torch.no_grad():
+        torch.manual_seed(3)
+        ours(torch.tensor([[5]]))
+        assert torch.rand(1).equal(torch.rand(1, generator=torch.Generator().manual_seed(3)))
+
+
+def test_another_transformers_is_left_to_itself(calls, monkeypatch, caplog):
+    theirs, ours = both()
+    forward = LlamaAttention.forward
+
+    def other(self, hidden_states, **keywords):
+        output, weights = forward(self, hidden_states, **keywords)
+        return output * 1.2, weights
+
+    monkeypatch.setattr(LlamaAttention, "forward", other)
+    with caplog.at_level(logging.WARNING):
+        found = logits_of(ours)
+    assert found.equal(logits_of(theirs))
+    assert [record.getMessage() for record in caplog.records] == [
+        "Blocks of LlamaDecoderLayer are computed otherwise by this version of transformers: each "
+        "token is taken its way, which is slower."
+    ]
+    assert len(calls) == 1
+
+
+def test_a_block_that_cannot_be_tried_alone_is_left_to_itself(calls, monkeypatch):
+    theirs, ours = both()
+    forward = LlamaAttention.forward
+
+    def other(self, hidden_states, **keywords):
+        if not isinstance(keywords["past_key_values"], transformers.Cache):
+            raise TypeError("this is no cache")
+        return forward(self, hidden_states, **keywords)
+
+    monkeypatch.setattr(LlamaAttention, "forward", other)
+    assert logits_of(ours).equal(logits_of(theirs))
+    assert len(calls) == 1
+
+
+def test_packed_models_step_so_by_themselves(calls):
+    model = packed_model()
+    logits_of(arrange_layers(model))
+    assert len(calls) == 21
+
+
+def test_compiled_models_are_compiled(calls):
+    theirs, ours = both()
+    inputs = torch.tensor([[5]])
+    with torch.no_grad():
+        expected = theirs(inputs).logits
+        exported = torch.export.export(ours, (inputs,), kwargs={"use_cache": False}, strict=False)
+        assert apart(exported.module()(inputs, use_cache=False).logits, expected) < 1e-6
+    assert not calls
