@@ -17,7 +17,9 @@ are kept in a file, a JSON object a line, and what is there is not measured agai
 patterns as `*.layers.1?.*`, and `--judge loss` leaves the model out. `--transforms` are folded into
 the model first, and the statistics gathered anew; the reference is the model without them, and with
 `--schemes bf16` what folding alone does. `--untie` gives the head a weight of its own, as it is, so
-that "hadamard" can rotate the residual stream, too.
+that "hadamard" can rotate the residual stream, too. With `--tune-epochs` what a quantizer
+gives is tuned on the calibration tokens, those of the search say when to stop, and no loss is
+given; `--quantizers quantease --tune-epochs 8` is what the effort `high` does.
 """
 
 import argparse
@@ -48,6 +50,7 @@ def main() -> None:
     quality.add_argument("--transforms", nargs="+", default=[NONE], choices=TRANSFORMS)
     quality.add_argument("--untie", action="store_true")
     quality.add_argument("--layers", nargs="+", default=["*"])
+    quality.add_argument("--tune-epochs", type=float, default=0, help="of one quantizer, by the KL")
     quality.add_argument("--judge", choices=["kl", "loss"], default="kl")
     quality.add_argument("--workdir")
     quality.add_argument("--out", type=Path, default=Path("compress_quality.jsonl"))

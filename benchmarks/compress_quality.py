@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import copy
 import time
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
@@ -13,14 +14,17 @@ import torch
 from row_files import Row, append, machine, rows_in
 from torch import Tensor
 
+from bitplan.apply import pack_layers
 from bitplan.calibration import Counts, TokenSets, tokens_digest
 from bitplan.compress import NONE, QUANTIZERS, render
 from bitplan.evaluate import compare, make_reference
 from bitplan.footprint import scheme_bytes
+from bitplan.formats import Packed
 from bitplan.models import demo_documents, fetch, load_model, load_tokenizer, weight_of
 from bitplan.pipeline import Workspace, folded_workspace
 from bitplan.schema import Kind, Layer, Scheme
 from bitplan.sensitivity.moments.shrinkage import shrinkage
+from bitplan.tune import tune
 
 SCHEMES = ["int4g128", "int3g128", "int2g64", "int4g64+50%", "int4g64+2:4"]
 COUNTS = Counts(calibration=32, search=8, held_out=16, length=256)
@@ -42,6 +46,8 @@ ARMS: dict[str, Arm] = {name: partial(by_ours, name) for name in QUANTIZERS}
 
 def run_quality(args: argparse.Namespace) -> None:
     shared = {"layers": sorted(args.layers), "judge": args.judge, "untied": args.untie}
+    if args.tune_epochs:
+        shared |= {"tune_epochs": args.tune_epochs}
     names = ("transform", "scheme", "quantizer")
     arms = product(args.transforms, args.schemes, args.quantizers)
     asked = [shared | dict(zip(names, arm, strict=True)) for arm in arms]
@@ -77,6 +83,11 @@ def _measure(args: argparse.Namespace, transform: str, rows: list[Row]) -> None:
         scheme, arm = Scheme.parse(row["scheme"]), ARMS[row["quantizer"]]
         size = sum(scheme_bytes(layer.shape, scheme) for layer in layers)
         row |= {"bits": 8 * size / sum(layer.parameters for layer in layers)}
+        if args.tune_epochs:
+            schemes = dict.fromkeys(layers, scheme)
+            found = row | _tuned(workspace.model, schemes, meter, tokens, reference, args)
+            append(args.out, found | {"machine": machine()})
+            continue
         with restored(workspace.model, layers):
             found = row | _losses(workspace.model, layers, meter, scheme, arm)
             if reference is not None:
@@ -84,6 +95,36 @@ def _measure(args: argparse.Namespace, transform: str, rows: list[Row]) -> None:
                 found |= {"kl": one.mean, "kl_error": one.standard_error}
                 found |= {"perplexity": one.perplexity}
         append(args.out, found | {"machine": machine()})
+
+
+def _tuned(
+    model: Any,
+    schemes: dict[Layer, Scheme],
+    meter: Any,
+    tokens: TokenSets,
+    held_out: Any,
+    args: argparse.Namespace,
+) -> Row:
+    """KL and perplexity of a copy that is packed and tuned, and the seconds that both took."""
+    lessons, judged = (make_reference(model, one) for one in (tokens.calibration, tokens.search))
+    (quantizer,) = args.quantizers
+    start = time.process_time()
+
+    def packed_of(layer: Layer, scheme: Scheme) -> Packed:
+        statistics_ = meter.statistics["data"].completed(layer, ("covariance",))
+        sums, weight = statistics_["covariance"], weight_of(model, layer).float()
+        covariance, share = sums["covariance"].float(), shrinkage(sums)
+        found = render(
+            weight, [scheme], quantizer=quantizer, covariance=covariance, shrinkage=share
+        )
+        return found[scheme]
+
+    packed = pack_layers(copy.deepcopy(model), schemes, packed_of)
+    tune(packed, lessons, judged, epochs=args.tune_epochs)
+    seconds = time.process_time() - start
+    one = compare(packed, held_out)
+    found = {"kl": one.mean, "kl_error": one.standard_error, "perplexity": one.perplexity}
+    return found | {"render_s": seconds, "count": len(schemes)}
 
 
 def _open(args: argparse.Namespace) -> tuple[Workspace, TokenSets]:
@@ -132,7 +173,7 @@ def restored(model: Any, layers: list[Layer]) -> Iterator[None]:
 
 
 def key_of(row: Row) -> tuple[Any, ...]:
-    transform = row.get("transform", NONE), row.get("untied", False)
+    transform = row.get("transform", NONE), row.get("untied", False), row.get("tune_epochs", 0)
     return (*transform, *(row[name] for name in ("scheme", "quantizer", "judge")), *row["layers"])
 
 
@@ -142,7 +183,8 @@ def show(rows: list[Row]) -> None:
     for row in rows:
         transform = row.get("transform", NONE) + (", untied" if row.get("untied") else "")
         bits = f"{row['bits']:.3f}" if "bits" in row else "–"
-        cells = [row["scheme"], bits, row["quantizer"], transform]
+        tuned = f", tuned {row['tune_epochs']:g} epochs" if "tune_epochs" in row else ""
+        cells = [row["scheme"], bits, row["quantizer"] + tuned, transform]
         cells += [f"{row[name]:.5f}" if name in row else "–" for name in ("loss", "share")]
         cells.append(f"{row['render_s']:.1f}")
         if "kl" in row:
