@@ -35,7 +35,7 @@ from bitplan.apply import pack_layer, pack_layers
 from bitplan.compress import render
 from bitplan.formats import Packed
 from bitplan.kernels import arranged_for, choose, reference_of
-from bitplan.kernels.integer import cpu, cpu_dot, torch_packed
+from bitplan.kernels.integer import cpu, torch_packed
 from bitplan.kernels.native import dot
 from bitplan.models import fetch, find_layers, load_model, weight_of
 from bitplan.schema import Layer, Scheme
@@ -47,7 +47,9 @@ CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 BANDWIDTH_BYTES = 1 << 28
 COLD_BYTES = 1 << 27
 """Of copies of a weight that take turns: more than caches hold, as the layers of a model are."""
-LOOPS = {"dot": cpu_dot, "loops": cpu} if dot.instructions() else {"loops": cpu}
+LOOPS = {"loops": cpu.LOOPS}
+if dot.instructions():
+    LOOPS = {"dot": cpu.DOT, "dot8": cpu.DOT8, **LOOPS}
 FAMILIES = ["int4g64", "int4g64+2:4", "int3g64+2:4", "int4g64+50%", "int4g64+25%", "nf4g64+50%"]
 FAMILIES += ["bitmod4g64", "bitmod3g64", "ternaryg64", "ternary2g64", "binary2g64", "signg64"]
 FAMILIES += ["nf4g64", "nf3g64", "fp4g64", "mxfp4", "nvfp4", "bfp4g64", "fp6g64", "fp8g64"]

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -22,7 +23,7 @@ from bitplan.schema import BASE, Scheme, parts
 KERNEL = "BITPLAN_KERNEL"
 """Environment variable that names the implementation to use."""
 
-COMPILED = ("dot", "cpu")
+COMPILED = ("dot", "dot8", "cpu")
 """Implementations whose products are jobs of compiled loops."""
 
 EXPERT_ROWS = 4
@@ -40,6 +41,7 @@ def choose(
     """The implementation for a weight, or for its base, and the reason, in a sentence.
 
     - `dot`: compiled loops of products of bytes, on processors that have them, for integers;
+    - `dot8`: the same with inputs rounded to 8 bits, quicker and less exact; only when asked for;
     - `cpu`: compiled loops that read the codes at their true width, on any processor;
     - `torch`: torch's own packed matmuls on the CPU, only when asked for, and only where they fit;
     - `triton`: kernels of CUDA and ROCm devices;
@@ -93,8 +95,8 @@ def reference_of(scheme: Scheme) -> ModuleType:
     return _REFERENCES[_family(scheme)]
 
 
-def arranged_for(scheme: Scheme, implementation: str) -> ModuleType:
-    """The module that arranges, restores and multiplies for an implementation but the reference."""
+def arranged_for(scheme: Scheme, implementation: str) -> Any:
+    """What arranges, restores and multiplies for an implementation but the reference."""
     return _arranged(implementation, _family(scheme), _is_even(scheme))
 
 
@@ -124,7 +126,7 @@ _REFERENCES = {
 
 
 @cache
-def _arranged(implementation: str, family: str, is_even: bool) -> ModuleType:
+def _arranged(implementation: str, family: str, is_even: bool) -> Any:
     # Imported here, for compiled loops take half a second to import, which only weights need.
     if implementation == "triton":
         return integer_triton if family == "integer" else codebook_triton
@@ -132,14 +134,10 @@ def _arranged(implementation: str, family: str, is_even: bool) -> ModuleType:
         from bitplan.kernels.integer import torch_packed
 
         return torch_packed
-    if implementation == "dot":
-        from bitplan.kernels.integer import cpu_dot
-
-        return cpu_dot
     if family == "integer":
         from bitplan.kernels.integer import cpu
 
-        return cpu
+        return {"dot": cpu.DOT, "dot8": cpu.DOT8, "cpu": cpu.LOOPS}[implementation]
     if family == "planes":
         from bitplan.kernels.planes import cpu
 
@@ -160,12 +158,19 @@ def _arranged(implementation: str, family: str, is_even: bool) -> ModuleType:
 def _dot(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[str, str]:
     if not scheme.is_integer or scheme.sparsity:
         return _cpu(scheme, shape, lookup)
-    from bitplan.kernels.integer import cpu_dot
+    from bitplan.kernels.integer import cpu
 
-    if (reason := cpu_dot.unfit(scheme, *shape)) is None:
+    if (reason := cpu.unfit(scheme, *shape)) is None:
         return "dot", f"Products of bytes multiply {scheme.bits}-bit codes as they are packed."
     name, how = _cpu(scheme, shape, lookup)
     return name, f"{how} {reason}."
+
+
+def _dot8(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[str, str]:
+    name, how = _dot(scheme, shape, lookup)
+    if name != "dot":
+        return name, how
+    return "dot8", f"{how[:-1]}, with inputs rounded to 8 bits, a step for every 32."
 
 
 def _cpu(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[str, str]:
@@ -213,7 +218,7 @@ def _triton(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[str, 
 
 
 def _experts(how: "How", scheme: Scheme, shape: tuple[int, ...]) -> tuple[str, str]:
-    if how not in (_dot, _cpu, _reference):
+    if how not in (_dot, _dot8, _cpu, _reference):
         return "reference", "Experts are decoded one by one from the canonical layout."
     if shape[1] % EXPERT_ROWS:
         return "reference", f"Compiled loops take experts with rows in {EXPERT_ROWS}s."
@@ -225,6 +230,7 @@ How = Callable[[Scheme, tuple[int, ...], bool], tuple[str, str]]
 
 KERNELS: dict[str, tuple[str | None, How]] = {
     "dot": ("cpu", _dot),
+    "dot8": ("cpu", _dot8),
     "cpu": ("cpu", _cpu),
     "torch": ("cpu", _torch),
     "triton": ("cuda", _triton),

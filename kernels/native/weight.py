@@ -66,6 +66,7 @@ def multiply(
     group: int | None,
     scale_table: Tensor | None = None,
     quads: bool = False,
+    digits: int | None = None,
 ) -> Float[Tensor, "*tokens out"]:
     """Product with the transposed weight, in the inputs' dtype; computed in float32.
 
@@ -76,6 +77,7 @@ def multiply(
         group: columns that share a scale, a multiple of 16; None: all.
         scale_table: float32 value of each byte of `scale`; None: bfloat16, or steps beside it.
         quads: whether codes lie in quads, and are multiplied as integers.
+        digits: that inputs are written in then; None: as many as their dtype holds.
     """
     check_device(inputs)
     columns = inputs.shape[-1]
@@ -94,7 +96,7 @@ def multiply(
         job[fields.INPUTS], job[fields.COUNT] = flat.data_ptr(), count
         job[fields.OUTPUT] = output.data_ptr()
         job[fields.INPUT_IS_BFLOAT16] = job[fields.OUTPUT_IS_BFLOAT16] = dtype == torch.bfloat16
-        function = _function(job, inputs.dtype)
+        function = _function(job, digits or _digits_of(inputs.dtype))
         if quads and count > FEW:  # worth a round of its own: workers share the digits
             written = _write_digits(job)
             job[fields.WRITTEN] = written.data_ptr()
@@ -112,6 +114,7 @@ def few(
     group: int | None,
     scale_table: Tensor | None = None,
     quads: bool = False,
+    digits: int | None = None,
 ) -> fields.Job | None:
     """The job that `multiply` does with so many vectors, of float32 to float32, to be done later.
 
@@ -124,12 +127,13 @@ def few(
         group: columns that share a scale.
         scale_table: of each byte of `scale`.
         quads: whether codes lie in quads.
+        digits: that inputs are written in then.
     """
     if count > few_of(bits):
         return None
     job, height = _job(tensors, columns, bits, group, scale_table, quads)
     job[fields.COUNT] = count
-    function = _function(job, dtype)
+    function = _function(job, digits or _digits_of(dtype))
     return fields.Job(function, job, count * height * columns, (tensors, scale_table))
 
 
@@ -138,7 +142,12 @@ def few_of(bits: int) -> int:
     return FEW_OF_TERNARY if bits == TERNARY else FEW
 
 
-def _function(job: array, dtype: torch.dtype) -> Any:
+def _digits_of(dtype: torch.dtype) -> int:
+    """What holds all that a number of a dtype says."""
+    return 3 if dtype.itemsize > 2 else 2
+
+
+def _function(job: array, digits: int) -> Any:
     """What multiplies, and what it needs to know beside the weight and COUNT."""
     bits, count = job[fields.BITS], job[fields.COUNT]
     if bits == TERNARY:
@@ -146,7 +155,6 @@ def _function(job: array, dtype: torch.dtype) -> Any:
     if not job[fields.QUADS]:
         job[fields.ADD_SPANS] = spans.add_spans(bits).address
         return product.product()
-    digits = 3 if dtype.itemsize > 2 else 2
     job[fields.DIGITS] = digits
     job[fields.ADD_SPANS] = dot_product.add_spans(bits, digits, 1).address
     if count >= (together := dot_product.TOGETHER):

@@ -111,7 +111,7 @@ def test_one_layout_serves_products_and_lookups():
     assert choose(scheme, (64, 64), lookup=True, kernel="torch")[0] == "reference"
 
 
-@pytest.mark.parametrize("kernel", ["dot", "cpu", "torch", "reference"])
+@pytest.mark.parametrize("kernel", ["dot", "dot8", "cpu", "torch", "reference"])
 def test_the_environment_or_an_argument_says_which(kernel, monkeypatch):
     scheme = Scheme.parse("int4g64")
     assert choose(scheme, (64, 64), kernel=kernel)[0] == kernel
@@ -121,7 +121,7 @@ def test_the_environment_or_an_argument_says_which(kernel, monkeypatch):
 
 
 def test_an_unknown_kernel_lists_the_known(monkeypatch):
-    message = r"no kernel 'gpu'\. Choose one of dot, cpu, torch, triton, reference"
+    message = r"no kernel 'gpu'\. Choose one of dot, dot8, cpu, torch, triton, reference"
     with pytest.raises(InputError, match=message):
         choose(Scheme.parse("bf16"), (64, 64), kernel="gpu")
     monkeypatch.setenv(KERNEL, "gpu")

@@ -14,7 +14,7 @@ from torch import Tensor
 from bitplan.compress import render
 from bitplan.errors import InputError
 from bitplan.formats import Packed, pack
-from bitplan.kernels.integer import cpu, cpu_dot, reference
+from bitplan.kernels.integer import cpu, reference
 from bitplan.kernels.native import arrange, dot, job
 from bitplan.kernels.native import weight as native
 from bitplan.schema import Scheme
@@ -42,17 +42,17 @@ def packed(name: str, rows: int, columns: int, size: float = 0.05) -> Packed:
 def kernel(request) -> ModuleType:
     if request.param == "dot" and dot.instructions() is None:
         pytest.skip("the processor has no products of bytes")
-    return cpu_dot if request.param == "dot" else cpu
+    return cpu.DOT if request.param == "dot" else cpu.LOOPS
 
 
 def shapes(kernel: ModuleType, name: str) -> Iterator[tuple[int, int]]:
     """Those of `SHAPES` that a kernel takes in a scheme."""
     for shape in SHAPES:
-        if kernel is cpu or cpu_dot.unfit(Scheme.parse(name), *shape) is None:
+        if kernel is cpu.LOOPS or cpu.unfit(Scheme.parse(name), *shape) is None:
             yield shape
 
 
-def arranged(weight: Packed, kernel: ModuleType = cpu) -> dict[str, Tensor]:
+def arranged(weight: Packed, kernel: cpu.Loops = cpu.LOOPS) -> dict[str, Tensor]:
     return kernel.arrange(weight.tensors, weight.scheme, weight.shape[-1])
 
 
@@ -136,7 +136,7 @@ def test_rows_are_those_of_the_reference(name, kernel):
 def test_int32_tokens_are_looked_up_too():
     weight = packed("int4g64", 64, 64)
     tokens = torch.tensor([3, 1], dtype=torch.int32)
-    found = cpu.lookup(tokens, arranged(weight), weight.scheme, 64, torch.float32)
+    found = cpu.LOOPS.lookup(tokens, arranged(weight), weight.scheme, 64, torch.float32)
     assert torch.equal(found, weight.decode()[[3, 1]])
 
 
@@ -189,7 +189,7 @@ def test_threads_change_nothing(count, kernel, monkeypatch):
     finally:
         torch.set_num_threads(before)
     # torch's matmul of many may round in another order.
-    exact = count <= native.FEW or (kernel is cpu_dot and dot.instructions() == "vnni")
+    exact = count <= native.FEW or (kernel is cpu.DOT and dot.instructions() == "vnni")
     for other in found[1:]:
         assert torch.equal(other, found[0]) if exact else torch.allclose(other, found[0], atol=1e-5)
 
@@ -198,12 +198,12 @@ def test_workers_of_python_do_the_same(monkeypatch):
     """Where there is no OpenMP runtime to share."""
     weight = packed("int3g64", 1040, 520)
     held, inputs = arranged(weight), random(1, 520)
-    expected = cpu.linear(inputs, held, weight.scheme)
+    expected = cpu.LOOPS.linear(inputs, held, weight.scheme)
     monkeypatch.setattr(job, "openmp", lambda: None)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        assert torch.equal(cpu.linear(inputs, held, weight.scheme), expected)
+        assert torch.equal(cpu.LOOPS.linear(inputs, held, weight.scheme), expected)
     finally:
         torch.set_num_threads(before)
 
@@ -212,12 +212,12 @@ def test_two_threads_may_share_a_weight():
     weight = packed("int3g64", 1040, 520)
     held = arranged(weight)
     inputs = [random(count, 520) + count for count in (1, 2, 20, 30)]
-    expected = [cpu.linear(x, held, weight.scheme) for x in inputs]
+    expected = [cpu.LOOPS.linear(x, held, weight.scheme) for x in inputs]
     wrong: list[int] = []
 
     def work(number: int) -> None:
         for _ in range(30):
-            output = cpu.linear(inputs[number], held, weight.scheme)
+            output = cpu.LOOPS.linear(inputs[number], held, weight.scheme)
             if not torch.allclose(output, expected[number], rtol=1e-5, atol=1e-4):
                 wrong.append(number)
 
@@ -241,21 +241,21 @@ def test_what_is_no_number_stays_none(value, dtype, kernel):
 GUARDED = """
 import itertools, torch
 from guarded import guarded
-from bitplan.kernels.integer import cpu, cpu_dot
+from bitplan.kernels.integer import cpu
 from bitplan.formats import Packed
 from bitplan.schema import Scheme
 
 tried = 0
 cases = [
     *itertools.product(
-        (cpu,), ("int3g16", "int4g64", "int8s"), (1, 15, 64, 65), (1, 8, 31, 32, 33, 40, 72)
+        (cpu.LOOPS,), ("int3g16", "int4g64", "int8s"), (1, 15, 64, 65), (1, 8, 31, 32, 33, 40, 72)
     ),
-    *itertools.product((cpu_dot,), ("int3g32", "int4g64", "int8s"), (16, 64, 80), (32, 64, 96)),
+    *itertools.product((cpu.DOT,), ("int3g32", "int4g64", "int8s"), (16, 64, 80), (32, 64, 96)),
 ]
 for kernel, name, rows, columns in cases:
     scheme = Scheme.parse(name)
-    if kernel is cpu_dot and cpu_dot.unfit(scheme, rows, columns):
-        kernel = cpu
+    if kernel is cpu.DOT and cpu.unfit(scheme, rows, columns):
+        kernel = cpu.LOOPS
     groups = -(-columns // (scheme.group_size or columns))
     scale = torch.ones(rows, groups)
     codes = torch.zeros(rows, columns, dtype=torch.uint8)

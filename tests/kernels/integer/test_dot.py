@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bitplan.compress import render
 from bitplan.formats import Packed, pack
-from bitplan.kernels.integer import cpu_dot
+from bitplan.kernels.integer import cpu
 from bitplan.kernels.native import arrange, dot, tiles
 from bitplan.kernels.native import weight as native
 from bitplan.kernels.native.vectors import ROWS
@@ -28,7 +28,7 @@ def packed(name: str, rows: int, columns: int, size: float = 0.05) -> Packed:
 
 
 def arranged(weight: Packed) -> dict[str, Tensor]:
-    return cpu_dot.arrange(weight.tensors, weight.scheme, weight.shape[-1])
+    return cpu.DOT.arrange(weight.tensors, weight.scheme, weight.shape[-1])
 
 
 def product(inputs: Tensor, weight: Packed) -> Tensor:
@@ -53,12 +53,12 @@ def test_a_huge_input_takes_nothing_from_those_beside_other_columns(largest, dty
     alone = torch.zeros_like(inputs)
     alone[0, 32:64] = inputs[0, 32:64]
     held = arranged(weight)
-    both = [cpu_dot.linear(x.to(dtype), held, weight.scheme).double() for x in (inputs, alone)]
+    both = [cpu.DOT.linear(x.to(dtype), held, weight.scheme).double() for x in (inputs, alone)]
     expected = product(inputs.to(dtype), weight)
     assert relative_error(both[0], expected) < TOLERANCE[dtype]
     others = inputs.clone()
     others[0, 32:64] = 0
-    found = cpu_dot.linear(others.to(dtype), held, weight.scheme).double()
+    found = cpu.DOT.linear(others.to(dtype), held, weight.scheme).double()
     assert relative_error(found, product(others.to(dtype), weight)) < TOLERANCE[dtype]
 
 
@@ -83,7 +83,7 @@ def test_tiles_are_the_rows_of_the_reference(name, dtype, monkeypatch):
 def test_inputs_of_nothing_or_next_to_it(size, dtype):
     weight = packed("int4g64s", 64, 64)
     inputs = (random(2, 64) * size).to(dtype)
-    output = cpu_dot.linear(inputs, arranged(weight), weight.scheme).double()
+    output = cpu.DOT.linear(inputs, arranged(weight), weight.scheme).double()
     assert (output - product(inputs, weight)).abs().max() <= max(4e-3 * size, 1e-38)
 
 
@@ -96,10 +96,10 @@ def test_inputs_of_nothing_or_next_to_it(size, dtype):
     ],
 )
 def test_what_does_not_fit(name, shape, reason):
-    found = cpu_dot.unfit(Scheme.parse(name), *shape)
+    found = cpu.unfit(Scheme.parse(name), *shape)
     assert found is not None
     assert reason in found
-    assert cpu_dot.unfit(Scheme.parse("int4g64"), 64, 64) is None
+    assert cpu.unfit(Scheme.parse("int4g64"), 64, 64) is None
 
 
 @pytest.mark.parametrize("instructions", ["avx2", "vnni"])
@@ -145,3 +145,25 @@ def test_a_span_by_each_kind_of_instruction(bits, digits, vectors, instructions,
     sums = np.einsum("rc,vdc->vdr", codes.astype(np.int64), inputs.astype(np.int64))
     expected = 3 + steps[:, None] * scale * ((sums + starts[..., None]) * worth[:, None]).sum(1)
     np.testing.assert_allclose(total, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("count", [1, 5, 16])
+@pytest.mark.parametrize("name", ["int2g32", "int3g64s", "int4g128", "int8s"])
+def test_inputs_of_8_bits_are_rounded_and_the_rest_is_exact(name, count, dtype):
+    weight = packed(name, 64, 256)
+    inputs = torch.randn(count, 256, generator=torch.Generator().manual_seed(1)).to(dtype)
+    inputs[0, 32:64] = 0
+    spans = inputs.double().unflatten(1, (-1, 32))
+    step = spans.abs().amax(-1, keepdim=True) / 127
+    rounded = ((spans / step).nan_to_num().round() * step).flatten(1)
+    expected = product(rounded, weight)
+    if "offset" in weight.tensors:  # multiplies the sum of a group's inputs, which is exact
+        offset = weight.tensors["offset"].double()
+        offset = offset.repeat_interleave(256 // offset.shape[1], 1)
+        expected += (inputs.double() - rounded) @ offset.t()
+    found = cpu.DOT8.linear(inputs, arranged(weight), weight.scheme)
+    assert found.dtype == dtype
+    # A quotient that is half a step is rounded either way; the output is in the inputs' dtype.
+    assert relative_error(found.double(), expected) < (1e-3 if dtype == torch.float32 else 5e-3)
+    assert 1e-3 < relative_error(found.double(), product(inputs, weight)) < 2e-2
