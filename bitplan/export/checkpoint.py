@@ -15,6 +15,7 @@ from transformers import AutoConfig, GenerationConfig
 
 from bitplan.apply import pack_caches_of, pack_layers
 from bitplan.errors import ModelError, OutputError
+from bitplan.export.told import tell_transformers
 from bitplan.files import make_folder, read_text, write_text
 from bitplan.formats import Packed
 from bitplan.models import model_class
@@ -91,7 +92,8 @@ def load(folder: str | Path) -> nn.Module:
     _fill(model, state, folder)
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
-    return pack_caches_of(model, plan).eval().requires_grad_(False)
+    packed = pack_caches_of(model, plan).eval().requires_grad_(False)
+    return tell_transformers(packed, plan)
 
 
 def folder_to_save_in(folder: str | Path) -> Path:

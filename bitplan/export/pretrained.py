@@ -50,7 +50,11 @@ def prepare(model: Any, settings: Any, files: Sequence[str]) -> None:
 
 
 def finish(model: Any, settings: Any, files: Sequence[str]) -> Any:
-    """Lay packed weights out for the machine, and take computed buffers as they were saved."""
+    """Lay packed weights out for the machine, and take computed buffers as they were saved.
+
+    Raises `ModelError` for a model some of which is kept elsewhere than where it is computed.
+    """
+    _refuse_offloaded(getattr(model, "hf_device_map", None) or {})
     buffers = dict(model.named_buffers())
     saved = set(model.state_dict())
     for file in files:
@@ -66,6 +70,17 @@ def finish(model: Any, settings: Any, files: Sequence[str]) -> Any:
             if not hasattr(module, "weight"):
                 module.weight = model.get_submodule(choice.layer.name).weight
     return pack_caches_of(arrange_layers(model), plan).requires_grad_(False)
+
+
+def _refuse_offloaded(device_map: dict[str, Any]) -> None:
+    """A packed weight is read where it lies: nothing brings it from elsewhere for each product."""
+    places = set(map(str, device_map.values()))
+    if "disk" in places or ("cpu" in places and len(places) > 1):
+        raise ModelError(
+            f"The device_map keeps parts of the model on {', '.join(sorted(places))}, but packed "
+            "weights are multiplied where they lie. Keep all of it on one kind of device, such as "
+            'device_map="cpu", or make a plan with a smaller budget.'
+        )
 
 
 def _shapes(files: Sequence[str]) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from bitplan.calibration import SAMPLED, Calibration, Sizes, TokenSets, settle, 
 from bitplan.compress import NONE, reads_covariance, render
 from bitplan.effort import STANDARD, get_effort
 from bitplan.errors import CalibrationError, InputError, PlanError
+from bitplan.export import tell_transformers
 from bitplan.models import Source, weight_of
 from bitplan.pipeline.caches import caches_of
 from bitplan.pipeline.transform import folded_workspace
@@ -133,7 +134,7 @@ def run_apply(
 
     if not passes.epochs and not passes.block_epochs:
         packed = pack_layers(workspace.model, schemes, store.require, progress=progress)
-        return Applied(model=pack_caches_of(packed, plan))
+        return Applied(model=_finished(packed, plan))
     found = tuned(
         workspace,
         plan,
@@ -149,8 +150,13 @@ def run_apply(
         passes,
         progress=progress,
     )
-    model = pack_caches_of(found.model, plan)
+    model = _finished(found.model, plan)
     return Applied(model=model, tuning=found.tuning, blocks=found.blocks)
+
+
+def _finished(packed: nn.Module, plan: Plan) -> nn.Module:
+    """The packed model with the plan's cache, and known to transformers as such."""
+    return tell_transformers(pack_caches_of(packed, plan), plan)
 
 
 def _passes(

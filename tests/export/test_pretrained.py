@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from bitplan.apply import held_bytes
 from bitplan.errors import ModelError, PlanError
-from bitplan.export import load, save
+from bitplan.export import load, save, tell_transformers
 from bitplan.modules import PackedLinear
 
 MODELS = ("llama", "llama-tied", "gpt2", "mixtral", "gpt-oss", "llama4", "gemma", "bert", "t5")
@@ -59,6 +59,36 @@ def test_saved_again_it_is_the_same(tmp_path, packed, said, name):
     for again in (from_pretrained(case, tmp_path / "two"), load(tmp_path / "two")):
         assert torch.equal(said(again), case.said)
         assert held_bytes(again) == case.plan.bytes
+
+
+@pytest.mark.parametrize("how", [load, "apply"], ids=["loaded", "applied"])
+@pytest.mark.parametrize("name", ["llama", "llama-tied", "gpt2", "t5"])
+def test_what_bitplan_packed_transformers_saves(tmp_path, packed, said, name, how):
+    case = packed(name, torch.bfloat16)
+    save(case.model, tmp_path / "one", case.plan)
+    model = load(tmp_path / "one") if how is load else tell_transformers(case.model, case.plan)
+    model.save_pretrained(tmp_path / "two")
+    for again in (from_pretrained(case, tmp_path / "two"), load(tmp_path / "two")):
+        assert torch.equal(said(again), case.said)
+        assert held_bytes(again) == case.plan.bytes
+
+
+@pytest.mark.parametrize("places", ["auto", "cpu", {"": "cpu"}], ids=str)
+def test_it_goes_where_a_device_map_says(tmp_path, packed, said, places):
+    case = packed("llama-tied")
+    save(case.model, tmp_path, case.plan)
+    assert torch.equal(said(from_pretrained(case, tmp_path, device_map=places)), case.said)
+
+
+def test_a_device_map_that_keeps_weights_elsewhere_is_refused(tmp_path, packed):
+    case = packed("llama")
+    save(case.model, tmp_path / "model", case.plan)
+    parts = ("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head", "model.layers.0")
+    places = {**dict.fromkeys(parts, "cpu"), "model.layers.1": "disk"}
+    with pytest.raises(ModelError, match=r"keeps parts of the model on cpu, disk, but packed"):
+        from_pretrained(
+            case, tmp_path / "model", device_map=places, offload_folder=tmp_path / "elsewhere"
+        )
 
 
 def test_another_dtype_is_computed_in_and_what_is_packed_keeps_its_own(tmp_path, packed, said):
