@@ -26,7 +26,10 @@ def step_by_step(model: nn.Module) -> nn.Module:
     """Let the blocks of a packed model take single tokens in two calls, wherever they can."""
     shared = Shared()
     for module in model.modules():
-        if type(module).__name__ in BLOCKS and type(module).__module__.startswith("transformers."):
+        is_known = type(module).__name__ in BLOCKS
+        if not is_known or not type(module).__module__.startswith("transformers."):
+            continue
+        if "forward" not in module.__dict__:  # else it is ours already, or another's
             module.__dict__[OF_BLOCK] = OneToken(shared)
             module.forward = MethodType(_forward, module)
     return model
@@ -105,7 +108,8 @@ def _forward(
 ) -> Tensor:
     """As transformers' block is called."""
     if (
-        hidden_states.dim() == 3
+        not torch.compiler.is_compiling()
+        and hidden_states.dim() == 3
         and hidden_states.shape[1] == 1
         and position_embeddings is not None
         and not (more.keys() - HARMLESS)
@@ -128,7 +132,7 @@ def _forward(
 
 def _are_plain(hidden: Tensor, mask: Tensor | None, positions: tuple[Tensor, Tensor]) -> bool:
     """Whether these are tensors whose memory may be read, with nobody watching."""
-    if type(hidden) is not Tensor or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if type(hidden) is not Tensor or torch.is_grad_enabled():
         return False
     if not hidden.is_cpu or not hidden.is_contiguous() or hidden.dtype not in DTYPES:
         return False

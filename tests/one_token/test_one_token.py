@@ -376,6 +376,21 @@ def test_packed_models_step_so_by_themselves(calls):
     assert len(calls) == 21
 
 
+def test_a_forward_that_another_has_put_there_stays(calls):
+    model = packed_model()
+    own, block = [], model.model.layers[0]
+    forward = block.forward
+
+    def hooked(*args, **keywords):  # as accelerate moves inputs between devices
+        own.append(1)
+        return forward(*args, **keywords)
+
+    block.forward = hooked
+    logits_of(step_by_step(step_by_step(model)), steps=3)
+    assert len(own) == 1 + 3
+    assert len(calls) == 3 + 1
+
+
 def test_compiled_models_are_compiled(calls):
     theirs, ours = both()
     inputs = torch.tensor([[5]])
