@@ -1,6 +1,7 @@
 """Rows of keys or values, packed as they come."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -32,18 +33,41 @@ class PackedRows:
     def append(self, rows: Float[Tensor, "batch tokens width"]) -> None:
         """Round and store the rows of new tokens."""
         self.width = rows.shape[-1]
-        packed = encode_rows(rows, self.scheme).tensors
         start, self.length = self.length, self.length + rows.shape[1]
+        if self.tensors and self._has_loops(rows):
+            self._make_room(self.tensors)
+            for at, some in enumerate(rows):
+                _loops().append(self._sequence(at), start, some, self.scheme)
+            return
+        packed = encode_rows(rows, self.scheme).tensors
         self._make_room(packed)
         for name, tensor in packed.items():
             self.tensors[name][:, start : self.length] = tensor
 
     def read(self, dtype: torch.dtype) -> Float[Tensor, "batch tokens width"]:
         """All rows, as stored."""
+        some = next(iter(self.tensors.values()))
+        if self._has_loops(some.new_empty(0, dtype=dtype)):
+            size = self.length, self.width
+            sequences = [
+                _loops().read(self._sequence(at), *size, self.scheme, dtype)
+                for at in range(len(some))
+            ]
+            return sequences[0][None] if len(some) == 1 else torch.stack(sequences)
         tensors = {name: tensor[:, : self.length] for name, tensor in self.tensors.items()}
         batch = next(iter(tensors.values())).shape[0]
         shape = (batch, self.length, self.width)
         return Packed(scheme=self.scheme, shape=shape, tensors=tensors).decode(dtype)
+
+    def _sequence(self, at: int) -> dict[str, Tensor]:
+        """The tensors of one sequence."""
+        return {name: tensor[at] for name, tensor in self.tensors.items()}
+
+    def _has_loops(self, like: Tensor) -> bool:
+        """Whether compiled loops round and read rows of a dtype, where they are."""
+        if not self.scheme.is_integer or torch.compiler.is_compiling():
+            return False
+        return _loops().unfit(self.scheme, like) is None
 
     def keep(self, tokens: slice) -> None:
         """Forget all but some of the tokens; storage shrinks to what it needs."""
@@ -69,3 +93,10 @@ class PackedRows:
                 if old is not None:
                     grown[:, : old.shape[1]] = old
                 self.tensors[name] = grown
+
+
+def _loops() -> Any:
+    """Compiled loops, imported when rows are there: that takes half a second."""
+    from bitplan.kernels import cached
+
+    return cached

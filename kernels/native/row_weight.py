@@ -144,6 +144,12 @@ class Rows:
             )
         return output.to(dtype)
 
+    def decoded(self, dtype: torch.dtype) -> Float[Tensor, "height columns"]:
+        """All of it, in float32 or bfloat16."""
+        output = torch.empty(self.height, self.columns, dtype=dtype)
+        self._decode(self.job(), output, self.height)
+        return output
+
     def _multiply_many(self, inputs: Tensor) -> Tensor:
         """Decode as many rows as stay in the cache, and let torch multiply them."""
         dtype = dtype_of_many(inputs)
