@@ -1,8 +1,8 @@
 """Which blocks take a token in two calls, and when."""
 
+import copy
 import threading
 from dataclasses import dataclass, field
-from types import MethodType
 from typing import Any
 
 import torch
@@ -10,9 +10,6 @@ from torch import Tensor, nn
 
 BLOCKS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
 """Of transformers: RMS norms, rotated queries and keys, a gated feed-forward layer."""
-
-OF_BLOCK = "_one_token"
-"""The attribute of a block that has its two calls."""
 
 VECTORS = 8
 """Sequences at most; for more, decoded rows and torch's matmuls are quicker."""
@@ -30,8 +27,7 @@ def step_by_step(model: nn.Module) -> nn.Module:
         if not is_known or not type(module).__module__.startswith("transformers."):
             continue
         if "forward" not in module.__dict__:  # else it is ours already, or another's
-            module.__dict__[OF_BLOCK] = OneToken(shared)
-            module.forward = MethodType(_forward, module)
+            module.forward = OneToken(module, shared)
     return model
 
 
@@ -52,21 +48,52 @@ class Shared:
 
 
 class OneToken:
-    """The two calls of one block, made when it is first given a token."""
+    """The forward of a block, in two calls where that can be."""
 
-    def __init__(self, shared: Shared) -> None:
-        self._shared = shared
-        self._parts: Any = None  # of `Parts`
+    def __init__(self, block: nn.Module, shared: Shared) -> None:
+        self._block, self._shared = block, shared
+        self._parts: Any = None  # of `Parts`, when it is first given a token
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "OneToken":
-        return OneToken(self._shared.__deepcopy__(memo))
+        return OneToken(copy.deepcopy(self._block, memo), copy.deepcopy(self._shared, memo))
 
     def __reduce__(self) -> Any:
-        return OneToken, (self._shared,)
+        return OneToken, (self._block, self._shared)
 
     def __call__(
         self,
-        block: nn.Module,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = False,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        **more: Any,
+    ) -> Tensor:
+        """As transformers' block is called."""
+        if (
+            not torch.compiler.is_compiling()
+            and hidden_states.dim() == 3
+            and hidden_states.shape[1] == 1
+            and position_embeddings is not None
+            and not (more.keys() - HARMLESS)
+        ):
+            found = self._take(hidden_states, attention_mask, past_key_values, position_embeddings)
+            if found is not None:
+                return found
+        return type(self._block).forward(
+            self._block,
+            hidden_states,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            position_embeddings=position_embeddings,
+            **more,
+        )
+
+    def _take(
+        self,
         hidden: Tensor,  # [batch, 1, hidden]
         mask: Tensor | None,
         cache: Any,
@@ -83,51 +110,17 @@ class OneToken:
                 # Imported here, for compiled loops take half a second to import.
                 from bitplan.one_token.parts import Parts
 
-                self._parts = Parts(block)
+                self._parts = Parts(self._block)
             made = self._parts.programs(hidden, shared.memory)
             if made is None or not self._parts.are_alone():
                 return None
             if shared.works is None:
                 from bitplan.one_token.trial import agree
 
-                shared.works = agree(block, self._parts, made, hidden)
+                shared.works = agree(self._block, self._parts, made, hidden)
             return self._parts.run(made, hidden, mask, cache, positions) if shared.works else None
         finally:
             shared.lock.release()
-
-
-def _forward(
-    block: nn.Module,
-    hidden_states: Tensor,
-    attention_mask: Tensor | None = None,
-    position_ids: Tensor | None = None,
-    past_key_values: Any = None,
-    use_cache: bool | None = False,
-    position_embeddings: tuple[Tensor, Tensor] | None = None,
-    **more: Any,
-) -> Tensor:
-    """As transformers' block is called."""
-    if (
-        not torch.compiler.is_compiling()
-        and hidden_states.dim() == 3
-        and hidden_states.shape[1] == 1
-        and position_embeddings is not None
-        and not (more.keys() - HARMLESS)
-    ):
-        step: OneToken = block.__dict__[OF_BLOCK]
-        found = step(block, hidden_states, attention_mask, past_key_values, position_embeddings)
-        if found is not None:
-            return found
-    return type(block).forward(
-        block,
-        hidden_states,
-        attention_mask=attention_mask,
-        position_ids=position_ids,
-        past_key_values=past_key_values,
-        use_cache=use_cache,
-        position_embeddings=position_embeddings,
-        **more,
-    )
 
 
 def _are_plain(hidden: Tensor, mask: Tensor | None, positions: tuple[Tensor, Tensor]) -> bool:
