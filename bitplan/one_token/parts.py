@@ -63,12 +63,17 @@ class Parts:
         ]
         weights = [linear._modules.get("weight", linear) for linear in self._linears.values()]
         self._layouts = [(one.__dict__, one.__dict__.get("layout")) for one in weights]
+        norms = [norm for norm in self._norms if norm is not None]
         self._tensors = [
             (held, name, _address_of(tensor))
-            for one in weights
+            for one in dict.fromkeys((*weights, *self._linears.values(), *norms))
             for held in (one._parameters, one._buffers)
             for name, tensor in held.items()
         ]
+        self._given = Given(
+            [0 if norm is None else _address_of(norm.weight) for norm in self._norms],
+            {name: _address_of(one._parameters.get("bias")) for name, one in self._linears.items()},
+        )
         self._made: dict[tuple[int, torch.dtype], Block | None] = {}
 
     def are_in_place(self) -> bool:
@@ -132,18 +137,11 @@ class Parts:
         positions: tuple[Tensor, Tensor],
     ) -> Tensor:
         """The block's output; its keys and values go to the cache, if there is one."""
-        given = self._given()
-        keys, values = made.before(hidden, *positions, given)
+        keys, values = made.before(hidden, *positions, self._given)
         if cache is not None:
             keys, values = cache.update(keys, values, self._attention.layer_idx)
             keys, values = _readable(keys, hidden.dtype), _readable(values, hidden.dtype)
-        return made.after(hidden, keys, values, mask, given)
-
-    def _given(self) -> Given:
-        """Where the model's own numbers are now."""
-        norms = [0 if n is None else n._parameters["weight"].data_ptr() for n in self._norms]
-        biases = {name: _address_of(one._parameters["bias"]) for name, one in self._linears.items()}
-        return Given(norms, biases)
+        return made.after(hidden, keys, values, mask, self._given)
 
 
 def _place(block: nn.Module, path: str) -> tuple[dict[str, nn.Module | None], str]:

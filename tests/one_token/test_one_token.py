@@ -320,6 +320,17 @@ def test_what_is_moved_or_loaded_or_laid_out_again_is_read_again(calls):
     assert len(calls) == 20
 
 
+def test_norms_of_another_dtype_are_left_to_transformers(calls):
+    theirs, ours = both(dtype=torch.bfloat16)
+    logits_of(ours, steps=2)
+    calls.clear()
+    for model in (theirs, ours):  # as what prepares a model for adapters makes them
+        for block in model.model.layers:
+            block.input_layernorm.float()
+    assert logits_of(ours).equal(logits_of(theirs))
+    assert not calls
+
+
 def test_copies_go_their_own_ways(calls):
     _, ours = both()
     logits_of(ours, steps=1)
