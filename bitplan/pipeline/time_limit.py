@@ -81,7 +81,7 @@ def choose_counts(workspace: Workspace, settings: Settings) -> Counts:
         passes = _passes(settings.estimator, settings.renders_by)
         if settings.transform == AWQ:  # by statistics of the model before it is folded
             passes += STATISTICS
-        if settings.transform == OMNIQUANT:
+        if settings.transform == OMNIQUANT:  # tokens are weighed first, in one pass
             passes += 1 + LEARNING * EPOCHS
         chosen = within(
             settings.time_limit_s,
