@@ -165,7 +165,7 @@ def test_weights_are_rounded_as_they_are_rendered(columns, clip):
         assert distance(found, weight) == pytest.approx(distance(decoded, weight), rel=0.1)
 
 
-@pytest.mark.parametrize("stop", [1, 4, 12])
+@pytest.mark.parametrize("stop", [1, 4, 12, 24])
 def test_stopped_anywhere_it_goes_on_to_the_same_bytes(stop, build, tmp_path, monkeypatch):
     monkeypatch.setattr("bitplan.tune.descent.SAVE_EVERY_S", 0.0)
     whole = learned(build("gpt2"))
