@@ -18,9 +18,9 @@ QUANTIZERS = (
 )
 """Those of `bitplan.compress.QUANTIZERS`, which a test holds to be the same."""
 
-NONE, AWQ, HADAMARD = "none", "awq", "hadamard"
+NONE, AWQ, HADAMARD, OMNIQUANT = "none", "awq", "hadamard", "omniquant"
 
-TRANSFORMS = (NONE, AWQ, HADAMARD)
+TRANSFORMS = (NONE, AWQ, HADAMARD, OMNIQUANT)
 
 PASSES = ("auto", "whole", "blocks")
 """`auto` chooses by memory; `whole` runs the whole model at once, `blocks` block by block."""

@@ -99,8 +99,8 @@ class EffortOptions:
     transform: Annotated[
         str,
         typer.Option(
-            help="Folded into the weights first, outputs unchanged: none, awq (channels scaled) or "
-            "hadamard (rotated)."
+            help="Folded into the weights first, outputs unchanged: none, awq (channels scaled), "
+            "hadamard (rotated) or omniquant (scales and shifts learned)."
         ),
     ] = "none"
     through: Annotated[

@@ -12,5 +12,6 @@ from bitplan.compress.store import Store as Store
 from bitplan.compress.transforms import fold as fold
 from bitplan.names import AWQ as AWQ
 from bitplan.names import NONE as NONE
+from bitplan.names import OMNIQUANT as OMNIQUANT
 from bitplan.names import TRANSFORMS as TRANSFORMS
 from bitplan.names import check_transform as check_transform

@@ -24,7 +24,8 @@ from bitplan.progress import Progress, quiet, track
 from bitplan.schema import Scheme
 
 SEARCHED = Scheme.parse("int3g64")
-"""What weights are rounded to while scales are searched: the widths of a plan are found later."""
+"""What weights are rounded to while scales are searched, or learned: the widths of a plan are found
+later, and at 3 bits errors are large enough to tell, and small enough to add up."""
 
 EXPONENTS = tuple(step / 10 for step in range(11))
 """Tried for r; the first leaves the channels alone."""

@@ -1,8 +1,9 @@
 """Changes of a model that leave its outputs, and make its weights lose less when they are rounded.
 
 They are folded into the weights, so nothing is added when the model runs. `awq` scales the channels
-between neighbours, as `bitplan.compress.scales` finds. `hadamard` rotates them: the channels of
-each head between values and output, and the residual stream where nothing is in the way
+between neighbours, as `bitplan.compress.scales` finds; `omniquant` scales them, and shifts them
+where biases can take it, as `bitplan.tune.equivalent` learns. `hadamard` rotates them: the channels
+of each head between values and output, and the residual stream where nothing is in the way
 (QuaRot, Ashkboos et al., 2024; R2 and R1 of SpinQuant, Liu et al., 2024).
 """
 
@@ -22,9 +23,12 @@ from bitplan.models import (
     rows_of,
     why_no_stream,
 )
-from bitplan.names import AWQ, HADAMARD, check_transform
+from bitplan.names import AWQ, HADAMARD, OMNIQUANT, check_transform
 
 log = logging.getLogger(__name__)
+
+_FOUND_BY = {AWQ: "search_scales", OMNIQUANT: "bitplan.tune.learn_equivalents"}
+"""Scales that channels are divided by."""
 
 
 def fold(
@@ -32,6 +36,7 @@ def fold(
     transform: str,
     *,
     scales: Mapping[str, Tensor] | None = None,
+    shifts: Mapping[str, Tensor] | None = None,
     seed: int = 0,
 ) -> nn.Module:
     """Change a model in place into one of the same outputs, up to the rounding of its own dtype.
@@ -39,20 +44,23 @@ def fold(
     Args:
         model: a causal language model of transformers, of a type that `find_neighbours` knows.
         transform: one of `TRANSFORMS`.
-        scales: of `search_scales`, for "awq".
+        scales: of `search_scales`, for "awq"; of `bitplan.tune.learn_equivalents`, for "omniquant".
+        shifts: of the latter, where there are some.
         seed: of the signs of "hadamard".
 
     Raises:
-        InputError: an unknown transform, or "awq" without scales.
+        InputError: an unknown transform, or one that is by scales without them.
         ModelError: a model whose neighbours are not known, or with a width, or heads, of a size
             that no rotation is known for.
     """
     check_transform(transform)
-    if transform == AWQ:
+    if transform in _FOUND_BY:
         if scales is None:
-            raise InputError('"awq" is by scales: give those of `search_scales`.')
+            raise InputError(f'"{transform}" is by scales: give those of `{_FOUND_BY[transform]}`.')
+        shifts = shifts or {}
         for group in find_neighbours(model).groups:
-            change_group(model, group, Change(scale=scales[group.maker]))
+            change = Change(scale=scales[group.maker], shift=shifts.get(group.maker))
+            change_group(model, group, change)
     if transform == HADAMARD:
         _rotate(model, seed)
     return model

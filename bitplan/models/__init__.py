@@ -40,8 +40,10 @@ from bitplan.models.load import load_outline as load_outline
 from bitplan.models.load import load_tokenizer as load_tokenizer
 from bitplan.models.load import model_class as model_class
 from bitplan.models.neighbours import Group as Group
+from bitplan.models.neighbours import bias_of as bias_of
 from bitplan.models.neighbours import find_neighbours as find_neighbours
 from bitplan.models.neighbours import rows_of as rows_of
+from bitplan.models.neighbours import takes_shift as takes_shift
 from bitplan.models.outputs import Outputs as Outputs
 from bitplan.models.outputs import Says as Says
 from bitplan.models.outputs import explained as explained

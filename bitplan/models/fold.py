@@ -3,11 +3,14 @@
 With an invertible T, y = W x is (W T^-1) (T x), and what makes x makes T x when its own rows are
 changed. Here T = R' S^-1, with S a scale for each channel (AWQ, Lin et al., 2023; also the weights
 of a norm) and R a rotation (QuaRot, Ashkboos et al., 2024). A reader's weight W becomes W S R, that
-of what makes the channels R' S^-1 W, and the covariance H of the channels R' S^-1 H S^-1 R.
+of what makes the channels R' S^-1 W, and the covariance H of the channels R' S^-1 H S^-1 R. A shift
+d (OmniQuant, Shao et al., 2024) is taken off x before that, in the bias of what makes it, and W d
+is added to that of the reader.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -31,9 +34,10 @@ ROWS_AT_ONCE = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """T = R' S^-1 of some channels; without a scale S is I, and without a rotation R."""
+    """T = R' S^-1 of some channels less a shift; without a scale S is I, without a rotation R."""
 
     scale: Float[Tensor, "channels"] | None = None
+    shift: Float[Tensor, "channels"] | None = None
     rotation: Rotation | None = None
 
     def reader(self, weight: Float[Tensor, "out channels"]) -> Float[Tensor, "out channels"]:
@@ -42,14 +46,32 @@ class Change:
         return changed if self.rotation is None else self.rotation.turn(changed)
 
     def maker(self, weight: Float[Tensor, "*in channels"]) -> Float[Tensor, "*in channels"]:
-        """W' S^-1 R, the transpose of what makes the channels; of a bias itself."""
+        """W' S^-1 R, the transpose of what makes the channels."""
         changed = weight if self.scale is None else weight / self.scale
         return changed if self.rotation is None else self.rotation.turn(changed)
+
+    def maker_bias(self, bias: Float[Tensor, "channels"]) -> Float[Tensor, "channels"]:
+        """R' S^-1 (b - d), of what makes the channels."""
+        return self.maker(bias if self.shift is None else bias - self.shift)
+
+    def reader_bias(
+        self, bias: Float[Tensor, "out"], weight: Float[Tensor, "out channels"]
+    ) -> Float[Tensor, "out"]:
+        """b + W d, of what reads the channels; `weight` is W as it was."""
+        return bias if self.shift is None else bias + weight @ self.shift
+
+    def spread(self, copies: int, head: int | None) -> "Change":
+        """For readers that read each head of `head` channels several times."""
+        return replace(
+            self,
+            scale=None if self.scale is None else spread(self.scale, copies, head),
+            shift=None if self.shift is None else spread(self.shift, copies, head),
+        )
 
     def covariance(
         self, matrix: Float[Tensor, "channels channels"]
     ) -> Float[Tensor, "channels channels"]:
-        """H of the changed channels."""
+        """H of the changed channels, where none is shifted."""
         return self.maker(self.maker(matrix).T).T
 
 
@@ -57,21 +79,24 @@ class Change:
 def change_group(model: nn.Module, group: Group, change: Change) -> None:
     """Change the channels between a group's maker and its readers, in place.
 
-    A scale has a number for each channel of the maker that is read.
+    Scale and shift have a number for each channel of the maker that is read. Only groups that
+    `takes_shift` names can be shifted.
     """
     _change_maker(model, group.maker, change, group.rows or slice(None))
-    scale = None if change.scale is None else spread(change.scale, group.copies, group.head)
-    read = Change(scale=scale, rotation=change.rotation)
+    read = change.spread(group.copies, group.head)
     for path in group.readers:
-        _rewrite(rows_of(model, path), read.reader)
+        rows, bias = rows_of(model, path), bias_of(model, path)
+        if bias is not None and read.shift is not None:
+            _rewrite(bias, partial(read.reader_bias, weight=_wide(rows)))
+        _rewrite(rows, read.reader)
 
 
-def spread(scale: Float[Tensor, "made"], copies: int, head: int | None) -> Tensor:
-    """The scale of each channel of readers that read each head of `head` channels several times."""
+def spread(each: Float[Tensor, "made"], copies: int, head: int | None) -> Tensor:
+    """Numbers for the channels of readers that read each head of `head` channels several times."""
     if copies == 1:
-        return scale
+        return each
     assert head is not None
-    return scale.reshape(-1, head).repeat_interleave(copies, 0).flatten()
+    return each.reshape(-1, head).repeat_interleave(copies, 0).flatten()
 
 
 def rotate_heads(model: nn.Module, neighbours: Neighbours, rotation: Rotation) -> None:
@@ -121,7 +146,7 @@ def _change_maker(
     rows, bias = rows_of(model, path), bias_of(model, path)
     _rewrite(rows[outputs].T if rows.dim() > 1 else rows[outputs], change.maker)
     if bias is not None:
-        _rewrite(bias[outputs], change.maker)
+        _rewrite(bias[outputs], change.maker_bias)
 
 
 def _into_readers(

@@ -28,6 +28,7 @@ class Group:
         rows: of the maker's outputs, those that are read here; None: all.
         copies: heads of the readers that read each head of the maker, one after another.
         head: channels of a head where the group lies between values and output; None elsewhere.
+        gated: the channels are multiplied by others on the way to the readers.
     """
 
     maker: str
@@ -35,6 +36,7 @@ class Group:
     rows: slice | None = None
     copies: int = 1
     head: int | None = None
+    gated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +103,15 @@ def bias_of(model: nn.Module, path: str) -> Tensor | None:
     return None if bias is None else bias.detach()
 
 
+def takes_shift(model: nn.Module, group: Group) -> bool:
+    """Whether what is taken off each channel can be given back: by biases, and past no gate.
+
+    Weights of attention have a sum of 1, so that it goes through them as it is.
+    """
+    biases = [bias_of(model, path) for path in (group.maker, *group.readers)]
+    return not group.gated and all(bias is not None for bias in biases)
+
+
 def is_tied(model: nn.Module, stream: Stream) -> bool:
     """Whether head and embedding are one weight."""
     one, other = rows_of(model, stream.embedding), rows_of(model, stream.head)
@@ -129,7 +140,8 @@ def _llama(model: nn.Module, config: Any) -> Neighbours:
         value = Group(
             maker=f"{block}.self_attn.v_proj", readers=(output,), copies=copies, head=head
         )
-        groups += [attention, value, mlp, Group(maker=f"{block}.mlp.up_proj", readers=(down,))]
+        up = Group(maker=f"{block}.mlp.up_proj", readers=(down,), gated=True)
+        groups += [attention, value, mlp, up]
         norms |= reads
         writers += [output, down]
         sublayers += [

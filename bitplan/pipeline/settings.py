@@ -51,7 +51,8 @@ class Settings:
         quantizer: a name of `bitplan.compress.QUANTIZERS`; None: the effort's.
         transform: a change of the model that leaves its outputs and is folded into its weights
             before they are rendered: a name of `bitplan.compress.TRANSFORMS`. "awq" scales channels
-            by what they carry, "hadamard" rotates them.
+            by what they carry, "hadamard" rotates them, "omniquant" learns scales and shifts block
+            by block.
         through: how calibration goes through the model: "whole", "blocks" (one block in memory at a
             time, hidden states on disk), or "auto" by the memory of the machine.
         seed: of all that is drawn at random.

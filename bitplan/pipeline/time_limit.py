@@ -20,7 +20,7 @@ from bitplan.calibration import (
     settle,
     within,
 )
-from bitplan.compress import AWQ, reads_covariance, render
+from bitplan.compress import AWQ, OMNIQUANT, reads_covariance, render
 from bitplan.errors import CalibrationError, InputError
 from bitplan.files import read_text, write_text
 from bitplan.models import eager_experts, weight_of, wide_matmuls
@@ -31,10 +31,14 @@ from bitplan.schema import Layer, Scheme
 from bitplan.sensitivity import LAYER_ESTIMATORS
 from bitplan.sensitivity.objective import objective
 from bitplan.sensitivity.watch import watch
+from bitplan.tune import EPOCHS
 
 STATISTICS, FISHER = 2.5, 6.5
 """Gathering statistics takes so many times the forward and backward pass that it makes, without and
 with the diagonal Fisher: 2.0 to 2.4 and 6.4 of SmolLM2-135M in bfloat16."""
+
+LEARNING = 1.2
+"""An epoch of learning scales takes so many times that pass, of SmolLM2-135M in bfloat16."""
 
 MEASURING = 1.3
 """Rendering, judging and storing takes so many times the rendering alone, of SmolLM2-135M."""
@@ -77,6 +81,8 @@ def choose_counts(workspace: Workspace, settings: Settings) -> Counts:
         passes = _passes(settings.estimator, settings.renders_by)
         if settings.transform == AWQ:  # by statistics of the model before it is folded
             passes += STATISTICS
+        if settings.transform == OMNIQUANT:  # tokens are weighed first, in one pass
+            passes += 1 + LEARNING * EPOCHS
         chosen = within(
             settings.time_limit_s,
             sequence_s=drawing_s + (passes * pass_s(workspace, counts.length) if passes else 0.0),

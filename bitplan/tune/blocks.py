@@ -27,9 +27,10 @@ from bitplan.schema import Layer, Scheme
 from bitplan.tensors import load_tensors, save_tensors
 from bitplan.tune.descent import SEQUENCES_A_LOOK, Descent, laid_out
 from bitplan.tune.lessons import Lesson, Lessons
+from bitplan.tune.reconstruction import Reconstruction
 from bitplan.tune.streams import Stream
 from bitplan.tune.tuner import Tuned
-from bitplan.tune.window import Reconstruction, Window
+from bitplan.tune.window import Window
 
 BLOCK_RATE = 2e-3
 """The largest step of scales; codes move `bitplan.tune.latent.UNIT` times as far."""
@@ -154,11 +155,7 @@ class _Trainer:
             blocks = range(first, last + 1)
             known = {weight: one for index in blocks for weight, one in originals[index].items()}
             pairs = [
-                Lesson(
-                    stream=ours[one],
-                    wanted=told[one].hidden,
-                    matters=one.matters[last] / one.matters[last].mean().clamp_min(1e-38),
-                )
+                Lesson.of(ours[one], wanted=told[one].hidden, matters=one.matters[last])
                 for one in told
             ]
             found += self._train(blocks, known, *pairs)
@@ -204,7 +201,7 @@ class _Trainer:
             found = Tuned.of(descent.run(doing))
             window.write_codes()
             if file is not None and doing is not None:
-                save_tensors(file, {**window.tensors(), TOLD: _told(found)})
+                save_tensors(file, {**window.tensors(), TOLD: found.row()})
                 doing.unlink(missing_ok=True)
         return [found]
 
@@ -235,15 +232,11 @@ def _place(chain: Chain, layer: Layer) -> int | None:
     return places.pop() if len(places) == 1 else None
 
 
-def _told(found: Tuned) -> Tensor:
-    return torch.tensor([found.before, found.after, found.steps], dtype=torch.float64)
-
-
 def _load(model: nn.Module, file: Path) -> Tuned | None:
     """Give the packed model what one window ended with, if it did."""
     tensors = load_tensors(file)
     if tensors is None:
         return None
-    before, after, steps = tensors.pop(TOLD).tolist()
+    found = Tuned.read(tensors.pop(TOLD))
     model.load_state_dict(tensors, strict=False)
-    return Tuned(before=before, after=after, steps=int(steps))
+    return found

@@ -60,7 +60,7 @@ class Latent:
     def dense(self) -> Float[Tensor, "*experts out in"]:
         """What is decoded now; differentiable in the latent numbers, scales and offsets."""
         scale, offset = self._grid(self.weight.packed().tensors)
-        values = _Rounded.apply(self.parameter, scale, offset, self.half)
+        values = Rounded.apply(self.parameter, scale, offset, self.half)
         return values.flatten(-2)[..., : self.weight.shape[-1]]
 
     def multiply(self, inputs: Tensor, expert: int | None = None) -> Tensor:
@@ -99,7 +99,9 @@ def learnable(latents: list[Latent]) -> Iterator[None]:
         yield
 
 
-class _Rounded(torch.autograd.Function):
+class Rounded(torch.autograd.Function):
+    """Numbers in steps of a grid -> what their codes stand for."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -108,7 +110,7 @@ class _Rounded(torch.autograd.Function):
         offset: Float[Tensor, "*out groups"] | None,
         half: float,
     ) -> Float[Tensor, "*out groups group"]:
-        """Codes times scales and offsets."""
+        """Codes, centred on zero, times scales and offsets."""
         ctx.save_for_backward(latent, scale)
         ctx.half, ctx.has_offset = half, offset is not None
         values = latent.round().clamp_(-half, half - 1).mul_(scale.unsqueeze(-1))

@@ -18,7 +18,17 @@ class Lessons:
 
     def first(self, sequences: int) -> "Lessons":
         """So many of them."""
-        some = slice(sequences)
+        return self._some(slice(sequences))
+
+    def apart(self, most: int) -> tuple["Lessons", "Lessons"]:
+        """All but the last eighth of them, of `most` at most, and those; of one alone, it twice."""
+        count = len(self.inputs)
+        if count == 1:
+            return self, self
+        kept = count - min(most, max(1, count // 8))
+        return self._some(slice(kept)), self._some(slice(kept, count))
+
+    def _some(self, some: slice) -> "Lessons":
         return Lessons(inputs=self.inputs[some], matters=self.matters[:, some])
 
 
@@ -32,3 +42,8 @@ class Lesson:
     stream: Stream
     wanted: Float[Tensor, "sequences *positions width"]
     matters: Float[Tensor, "sequences *positions"]
+
+    @classmethod
+    def of(cls, stream: Stream, *, wanted: Tensor, matters: Tensor) -> "Lesson":
+        """With `matters` on any scale."""
+        return cls(stream=stream, wanted=wanted, matters=matters / matters.mean().clamp_min(1e-38))

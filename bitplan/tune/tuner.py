@@ -47,6 +47,16 @@ class Tuned:
         """Of the steps to the best look."""
         return cls(before=state.looks[0], after=min(state.looks), steps=state.done)
 
+    @classmethod
+    def read(cls, row: Tensor) -> "Tuned":
+        """What `row` gave."""
+        before, after, steps = row.tolist()
+        return cls(before=before, after=after, steps=int(steps))
+
+    def row(self) -> Tensor:
+        """For a file of tensors."""
+        return torch.tensor([self.before, self.after, self.steps], dtype=torch.float64)
+
 
 @torch.no_grad()
 def tune(

@@ -120,3 +120,5 @@ def test_bad_input_is_refused(tiny_model):
         fold(tiny_model("llama"), "spin")
     with pytest.raises(InputError, match="give those of `search_scales`"):
         fold(tiny_model("llama"), "awq")
+    with pytest.raises(InputError, match=r"give those of `bitplan.tune.learn_equivalents`"):
+        fold(tiny_model("llama"), "omniquant")

@@ -8,7 +8,7 @@ from bitplan.errors import ModelError
 from bitplan.models import find_layers, weight_of
 from bitplan.models.fold import Change, change_group, rotate_heads, rotate_stream
 from bitplan.models.hadamard import random_rotation
-from bitplan.models.neighbours import find_neighbours
+from bitplan.models.neighbours import find_neighbours, takes_shift
 
 TOKENS = torch.randint(3, 64, (2, 12), generator=torch.Generator().manual_seed(3))
 SIZES = {
@@ -87,6 +87,27 @@ def test_scales_of_every_group_leave_the_logits(name):
         for path in group.readers:
             assert not torch.allclose(weight_at(model, path), weights[path])
     assert_same(model, before)
+
+
+@pytest.mark.parametrize("name", ["llama-biases", "granite", "gpt2"])
+def test_shifts_where_biases_take_them_leave_the_logits(name):
+    model = build(name)
+    before, generator = logits_of(model), torch.Generator().manual_seed(1)
+    groups = [one for one in find_neighbours(model).groups if takes_shift(model, one)]
+    assert len(groups) == (6 if name == "gpt2" else 2)
+    for group in groups:
+        channels = channels_of(model, group)
+        scale = torch.rand(channels, generator=generator) * 4 + 0.3
+        shift = torch.randn(channels, generator=generator)
+        change_group(model, group, Change(scale=scale, shift=shift))
+    assert_same(model, before)
+
+
+def test_a_gate_takes_no_shift_and_nor_do_norms_without_a_bias():
+    groups = find_neighbours(model := build("llama-biases")).groups
+    shifted = [takes_shift(model, group) for group in groups]
+    assert shifted == [False, True, False, False] * 2
+    assert not any(takes_shift(build("qwen2"), group) for group in groups)
 
 
 @pytest.mark.parametrize("name", FOLDED)

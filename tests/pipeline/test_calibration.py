@@ -89,6 +89,22 @@ def test_a_time_limit_chooses_once(name, tiny_model, tmp_path):
     assert len(counts_files(tmp_path)) == 2
 
 
+@pytest.mark.parametrize(
+    ("transform", "chosen"), [("none", 64), ("hadamard", 64), ("awq", 32), ("omniquant", 8)]
+)
+def test_a_transform_takes_its_share_of_the_time(
+    transform, chosen, tiny_model, tmp_path, monkeypatch
+):
+    for name, seconds in (("pass_s", 1.0), ("rendering_s", 0.0), ("sampling_s", 0.0)):
+        monkeypatch.setattr(f"bitplan.pipeline.time_limit.{name}", lambda *_, s=seconds: s)
+    sizes = Sizes(search=1, held_out=1, length=8)
+    workspace = Workspace.open(tiny_model("llama", torch.bfloat16), workdir=tmp_path)
+    settings = Settings(
+        time_limit_s=200.0, sizes=sizes, estimator="weight_error", transform=transform, **SMALL
+    )
+    assert choose_counts(workspace, settings).calibration == chosen
+
+
 def test_a_time_limit_reaches_table_and_plan(tiny_model, tmp_path, caplog):
     model = tiny_model("llama", torch.bfloat16)
     settings = {"sizes": Sizes(search=2, held_out=2, length=8), "time_limit_s": 1e-9, **SMALL}

@@ -13,6 +13,7 @@ from bitplan.errors import CalibrationError, InputError, ModelError
 from bitplan.evaluate import compare, make_reference
 from bitplan.export import save
 from bitplan.pipeline import Settings
+from bitplan.progress import quiet
 
 SETTINGS = {
     "sizes": Sizes(calibration=12, search=4, held_out=6, length=16),
@@ -21,7 +22,7 @@ SETTINGS = {
     "verify": False,
 }
 TOKENS = torch.randint(3, 96, (22, 16), generator=torch.Generator().manual_seed(1))
-both = pytest.mark.parametrize("transform", ["awq", "hadamard"])
+each = pytest.mark.parametrize("transform", ["awq", "hadamard", "omniquant"])
 
 
 def half(model):
@@ -45,7 +46,7 @@ def spiked(model):
     return model
 
 
-@both
+@each
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_a_plan_gives_the_same_weights_here_there_and_killed(transform, name, tiny_model, tmp_path):
     build = lambda: tiny_model(name, torch.bfloat16)  # noqa: E731
@@ -78,7 +79,7 @@ def test_a_plan_gives_the_same_weights_here_there_and_killed(transform, name, ti
     assert same(state_of(again), state_of(here))
 
 
-@both
+@each
 def test_what_is_kept_as_it_is_is_folded_too(transform, tiny_model, tmp_path):
     """The model with int8 and bfloat16 weights is near to the one before, so all is consistent."""
     model = tiny_model("llama", torch.bfloat16)
@@ -91,13 +92,13 @@ def test_what_is_kept_as_it_is_is_folded_too(transform, tiny_model, tmp_path):
     assert compare(applied, reference).mean < 0.02
 
 
-def test_awq_loses_less_than_nothing_where_channels_are_large(tiny_model, tmp_path):
+def test_scaled_channels_lose_less_where_some_are_large(tiny_model, tmp_path):
     build = lambda: spiked(tiny_model("llama", torch.bfloat16))  # noqa: E731
     tables = {
         transform: measure(
             build(), workdir=tmp_path, quantizer="rtn", transform=transform, **SETTINGS
         )
-        for transform in ("none", "awq")
+        for transform in ("none", "awq", "omniquant")
     }
     losses = {
         transform: sum(
@@ -107,31 +108,64 @@ def test_awq_loses_less_than_nothing_where_channels_are_large(tiny_model, tmp_pa
         )
         for transform, table in tables.items()
     }
-    assert losses["awq"] < 0.9 * losses["none"]
-    provenance = tables["awq"].provenance
-    assert provenance.model_dump(exclude={"transform"}) == tables["none"].provenance.model_dump(
-        exclude={"transform"}
-    )
+    dumps = {
+        transform: table.provenance.model_dump(exclude={"transform"})
+        for transform, table in tables.items()
+    }
+    for transform in ("awq", "omniquant"):
+        assert losses[transform] < 0.9 * losses["none"]
+        assert dumps[transform] == dumps["none"]
 
 
-def test_scales_are_kept_where_they_were_found(tiny_model, tmp_path):
+@pytest.mark.parametrize("transform", ["awq", "omniquant"])
+def test_scales_are_kept_where_they_were_found(transform, tiny_model, tmp_path):
     build = lambda: tiny_model("llama", torch.bfloat16)  # noqa: E731
     plan = allocate(
         build(),
         half(build()),
         workdir=tmp_path / "here",
-        transform="awq",
+        transform=transform,
         calibration=TOKENS,
         **SETTINGS,
     )
     here = apply_plan(build(), plan, workdir=tmp_path / "here")  # asks for no text
-    with pytest.raises(CalibrationError, match='The scales of the transform "awq" are not in'):
+    with pytest.raises(
+        CalibrationError, match=f'The scales of the transform "{transform}" are not'
+    ):
         apply_plan(build(), plan, workdir=tmp_path / "there")
     there = apply_plan(build(), plan, workdir=tmp_path / "there", calibration=TOKENS)
     assert same(state_of(here), state_of(there))
 
 
-@both
+def test_learning_stopped_in_a_block_goes_on_there(tiny_model, tmp_path):
+    def run(name, progress=quiet):
+        model = tiny_model("gpt2", torch.bfloat16)
+        settings = SETTINGS | {"quantizer": "rtn", "transform": "omniquant"}
+        measure(model, workdir=tmp_path / name, progress=progress, **settings).save(
+            tmp_path / f"{name}.json"
+        )
+
+    def stop(stage, done, total):
+        stages.append(stage)
+        if stage == "scales" and done > total / 2 and "stopped" not in stages:
+            stages.append("stopped")
+            raise KeyboardInterrupt
+
+    stages = []
+    run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("killed", stop)
+    [learned] = (tmp_path / "killed").glob("*/scales-*")
+    assert {file.name for file in learned.iterdir()} >= {"0000.safetensors", "weights.safetensors"}
+    stages[:] = ["stopped"]
+    run("killed", stop)
+    assert "weigh tokens" not in stages
+    assert (tmp_path / "killed.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    found = [next((tmp_path / name).glob("*/scales-*")) for name in ("killed", "whole")]
+    assert found[0].read_bytes() == found[1].read_bytes()
+
+
+@each
 def test_a_saved_model_is_loaded(transform, tiny_model, tiny_folder, tmp_path):
     folder = tiny_folder("llama")
     budget = half(tiny_model("llama", torch.bfloat16))
@@ -150,7 +184,7 @@ def test_a_plan_that_keeps_everything_has_no_transform(tiny_model, tmp_path):
     assert same(state_of(apply_plan(model, plan, workdir=tmp_path)), before)
 
 
-@both
+@each
 def test_a_model_that_it_cannot_be_folded_into_is_refused_first(transform, tiny_model, tmp_path):
     stages = []
     with pytest.raises(ModelError, match="its type of model is mixtral"):
