@@ -17,7 +17,7 @@ def test_without_a_token_one_is_asked_for_and_comes_back(visit, site, planned):
 
 
 def test_the_page_for_signing_in_is_gone_to_once(visit):
-    """Two requests of the page are told that a token is missing: none breaks the other's way off."""
+    """Two requests of the page lack a token: neither breaks off the other's way."""
     page = visit("about:blank", signed_in=False)
     asked: list[str] = []
     page.on("request", lambda one: asked.append(one.url) if "/login?" in one.url else None)
