@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bitplan.allocator import Constraints, frontier, solve, uniform
+from bitplan.allocator import Constraints, frontier, uniform
 from bitplan.allocator.plan import solved_plan
 from bitplan.allocator.solvers import check_solver, choose_solver, run_solver
 from bitplan.allocator.task import Task
@@ -134,12 +134,9 @@ def measured(paths: list[str]) -> str:
 def _solve(path: str, budget_gb: float, constraints: str, solver: str, limit_s: float) -> Plan:
     check_solver(solver, limit_s)
     task = _task(path, constraints)
-    if solver != "auto" or task.problem.is_limited:
-        given = task.constraints
-        return solve(task.table, budget_gb, solver=solver, constraints=given, time_limit_s=limit_s)
     total = Budget(gb=budget_gb).total_bytes
     problem = replace(task.problem, budget_bytes=total - task.table.rest_bytes)
-    name, _ = choose_solver(problem)
+    name = choose_solver(problem)[0] if solver == "auto" else solver
     solution = run_solver(name, task.table, task.rules, problem, task.hull, time_limit_s=limit_s)
     return solved_plan(task.table, problem, solution, task.constraints)
 
