@@ -137,6 +137,15 @@ def test_cancelling_and_listing(bitplan, service, model):
     assert job["id"] == name
 
 
+def test_a_list_of_jobs_fits_eighty_columns(service, bitplan, model, monkeypatch):
+    name = submitted(bitplan, model, "--label", "a")
+    assert service.store.jobs.cancel(name)
+    monkeypatch.setenv("COLUMNS", "80")
+    (line,) = (line for line in bitplan("jobs", "--limit", 1).out.splitlines() if name in line)
+    assert line.split()[:3] == [name, "allocate", "cancelled"]
+    assert line.rstrip().endswith(f" {Path(model).name}, a")
+
+
 @pytest.mark.parametrize(
     ("arguments", "messages"),
     [
