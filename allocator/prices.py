@@ -47,7 +47,7 @@ def best_prices(problem: Problem, time_limit_s: float) -> np.ndarray:
     none = np.zeros(len(problem.limits))
     row, column = np.nonzero(problem.legal)
     loss = problem.loss[row, column]
-    if row.size > MOST_CELLS or not loss.any():
+    if not problem.limits or row.size > MOST_CELLS or not loss.any():
         return none
     # Imported here because they take as long as the rest of this package.
     from scipy.optimize import linprog

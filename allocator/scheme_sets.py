@@ -3,7 +3,8 @@
 A node of the search allows some schemes and has settled that it uses some of them. Its relaxation,
 without the schemes that it does not allow, bounds every plan below it; a node that allows no more
 schemes than there may be is a problem without that limit. The node of lowest bound comes first, so
-the search ends when that is no lower than the best plan's loss (Land and Doig 1960).
+the search ends when that is no lower than the best plan's loss (Land and Doig 1960). It begins with
+sets that do well at the relaxation's price: a good plan is there soon, and most nodes are above it.
 """
 
 import heapq
@@ -15,10 +16,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bitplan.allocator.core import NAME
+from bitplan.allocator.dual import Relaxed
+from bitplan.allocator.dynamic_programming import dynamic_programming
+from bitplan.allocator.few_schemes import few_schemes
+from bitplan.allocator.hull import Hull
 from bitplan.allocator.limited import best_at_hand, best_within_limits, unfound
-from bitplan.allocator.prices import best_prices, priced_relaxation
+from bitplan.allocator.prices import best_prices
 from bitplan.allocator.problem import ROUNDING, Problem, Solution, Status
 from bitplan.errors import ConflictError, InfeasibleError, TimeLimitError
+
+FIRST_SETS = 3
+"""That are solved before the search."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,6 +36,7 @@ class Node:
     allowed: np.ndarray  # [schemes] bool
     settled: np.ndarray  # [schemes] bool, of the allowed
     used: np.ndarray  # [schemes] int, rows by scheme of the relaxation's choice
+    price: float  # nats per token and byte, of the bound
     bound: float  # nats per token
 
 
@@ -53,11 +62,12 @@ class _Search:
     def __init__(self, problem: Problem, end: float) -> None:
         assert problem.most_schemes is not None
         self.problem, self.end, self.most = problem, end, problem.most_schemes
-        self.prices = best_prices(problem, (end - time.monotonic()) / 4)
+        self.relaxed = Relaxed.of(problem, best_prices(problem, (end - time.monotonic()) / 4))
         self.best: np.ndarray | None = None
         self.loss = math.inf
         self.nodes: list[tuple[float, int, int, Node]] = []
         self.order = itertools.count()
+        self.solved: set[bytes] = set()
         self.cut = math.inf  # bound of what was left unsearched
 
     def run(self, start: np.ndarray | None) -> Solution:
@@ -65,7 +75,9 @@ class _Search:
         if self.best is not None:
             self.loss = self.problem.loss_of(self.best)
         every = self.problem.legal.sum(axis=0) > 0
-        self._open(every, np.zeros_like(every))
+        self._open(every, np.zeros_like(every), 0.0)
+        if self.nodes and every.sum() > self.most:
+            self._begin(self.nodes[0][-1])
         while self.nodes and self.nodes[0][0] < self.loss * (1 - ROUNDING):
             if time.monotonic() > self.end:
                 break
@@ -76,19 +88,34 @@ class _Search:
                 self._branch(node)
         return self._solution()
 
-    def _open(self, allowed: np.ndarray, settled: np.ndarray) -> None:
-        """Put a node on the heap, unless no plan can be below it."""
+    def _begin(self, root: Node) -> None:
+        """Solve within sets that do well at a price: the root's, then each set's own."""
+        price = root.price
+        for _ in range(FIRST_SETS):
+            chosen = few_schemes(self.relaxed.loss + price * self.relaxed.extra, self.most)
+            allowed = np.isin(np.arange(len(root.allowed)), chosen)
+            node = self._node(allowed, allowed, price)
+            if len(chosen) > self.most or node is None or not self._solve(node):
+                return
+            price = node.price
+
+    def _open(self, allowed: np.ndarray, settled: np.ndarray, price: float) -> None:
+        """Put a node on the heap, unless no plan better than the best is in it."""
         if settled.sum() == self.most:
             allowed = settled
-        part = among(self.problem, allowed)
-        if part is None:
-            return
-        try:
-            relaxation = priced_relaxation(part, self.prices)
-        except InfeasibleError:
-            return
-        used = np.bincount(relaxation.choice, minlength=len(allowed))
-        self._push(Node(allowed=allowed, settled=settled, used=used, bound=relaxation.lower_bound))
+        node = self._node(allowed, settled, price)
+        if node is not None and node.bound < self.loss * (1 - ROUNDING):
+            self._push(node)
+
+    def _node(self, allowed: np.ndarray, settled: np.ndarray, price: float) -> Node | None:
+        """The node of some sets; None where nothing in them fits. `price` is a guess of its own."""
+        found = self.relaxed.among(allowed, price=price, enough=self.loss)
+        if found is None:
+            return None
+        used = np.bincount(found.choice, minlength=len(allowed))
+        return Node(
+            allowed=allowed, settled=settled, used=used, price=found.price, bound=found.bound
+        )
 
     def _push(self, node: Node) -> None:
         # Of equal bounds the node that has settled most comes first: it leads to a plan soonest.
@@ -102,23 +129,28 @@ class _Search:
         if node.settled.sum() + 1 < self.most:
             self._push(replace(node, settled=node.settled | one))
         else:
-            self._open(node.allowed, node.settled | one)
-        self._open(node.allowed & ~one, node.settled)
+            self._open(node.allowed, node.settled | one, node.price)
+        self._open(node.allowed & ~one, node.settled, node.price)
 
-    def _solve(self, node: Node) -> None:
-        """Solve within the schemes of a node, exactly."""
+    def _solve(self, node: Node) -> bool:
+        """Solve within the schemes of a node, exactly; whether they were new."""
+        key = node.allowed.tobytes()
+        if key in self.solved:
+            return False
+        self.solved.add(key)
         part = among(self.problem, node.allowed)
         assert part is not None
         try:
-            solution = best_within_limits(part, end=self.end, start=self.best)
+            solution = _best_within(part, end=self.end, start=self.best)
         except (InfeasibleError, ConflictError):
-            return
+            return True
         except TimeLimitError:
             self.cut = min(self.cut, node.bound)
-            return
+            return True
         self.cut = min(self.cut, max(node.bound, solution.lower_bound))
         if solution.loss < self.loss:
             self.best, self.loss = solution.choice, solution.loss
+        return True
 
     def _solution(self) -> Solution:
         is_cut = bool(self.nodes) and self.nodes[0][0] < self.loss * (1 - ROUNDING)
@@ -127,6 +159,20 @@ class _Search:
             status = Status.TIME_LIMIT if is_cut else Status.WITHIN_GAP
             return Solution.of(self.problem, self.best, min(self.loss, bound), status, NAME)
         raise unfound(self.problem, proven=bound == math.inf)
+
+
+def _best_within(problem: Problem, *, end: float, start: np.ndarray | None) -> Solution:
+    """`best_within_limits`, and where the bytes are the only limit by the quicker way."""
+    if not problem.limits:
+        hull = Hull.of(problem)
+        hull.check(problem)
+        left_s = end - time.monotonic()
+        usable = start if start is not None and problem.fits(start) else None
+        solution = dynamic_programming(problem, hull, time_limit_s=left_s, start=usable)
+        if solution.gap == 0 or time.monotonic() > end:
+            return solution
+        start = solution.choice
+    return best_within_limits(problem, end=end, start=start)
 
 
 def among(problem: Problem, allowed: np.ndarray) -> Problem | None:

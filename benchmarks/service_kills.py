@@ -11,6 +11,7 @@ client heard each of its events once.
 
 import argparse
 import random
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -19,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from killable_service import Served, Watched, service
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bitplan.service.records import Job, State
 from bitplan.service.store import Store
+
+sys.path.insert(0, str(Path(__file__).parent))  # also where PYTHONSAFEPATH leaves it out
+from killable_service import Served, Watched, service
 
 CONFIG: dict[str, Any] = {
     "vocab_size": 96,

@@ -22,6 +22,27 @@ NONE, AWQ, HADAMARD, OMNIQUANT = "none", "awq", "hadamard", "omniquant"
 
 TRANSFORMS = (NONE, AWQ, HADAMARD, OMNIQUANT)
 
+ESTIMATORS = (
+    "auto",
+    "gradient_covariance",
+    "grouped_gradient_covariance",
+    "fisher_diagonal",
+    "fisher_sampled",
+    "kronecker_fisher",
+    "output_error",
+    "outlier_ratio",
+    "weight_outliers",
+    "weight_error",
+    "sqnr",
+    "output_fisher",
+    "kl_fisher",
+    "operating_point",
+    "hessian_trace",
+    "block_influence",
+    "single_swaps",
+)
+"""`auto`, and those of `bitplan.sensitivity.ESTIMATORS`: a test holds them to be the same, too."""
+
 PASSES = ("auto", "whole", "blocks")
 """`auto` chooses by memory; `whole` runs the whole model at once, `blocks` block by block."""
 
@@ -37,6 +58,11 @@ def check_quantizer(name: str) -> None:
 def check_transform(name: str) -> None:
     """Raise `InputError`, with those there are, unless there is a transform of this name."""
     _check("transform", name, TRANSFORMS)
+
+
+def check_estimator(name: str) -> None:
+    """Raise `InputError` for a name that is neither `auto` nor an estimator's."""
+    _check("estimator", name, ESTIMATORS)
 
 
 def check_pass(name: str) -> None:

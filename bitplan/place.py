@@ -3,9 +3,11 @@
 Without torch, whose import takes seconds: a path that is not there is refused before.
 """
 
+import contextlib
 import json
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,11 @@ class Place:
 
 def locate(source: str | Path) -> Place:
     """Tell a folder, a GGUF file and a hub id apart. Raises `ModelError` for anything else."""
+    with _readable():
+        return _located(source)
+
+
+def _located(source: str | Path) -> Place:
     text, path = str(source), Path(source).expanduser()
     if text and path.is_dir():
         return Place(source=text, location=str(path))
@@ -63,12 +70,34 @@ def check_source(source: str) -> None:
 
 
 def check_folder(place: Place) -> None:
-    """Raise `ModelError` for a folder that holds no model: no config, pickles, truncated files."""
+    """Raise `ModelError` for a folder that holds no model: no config, pickles, truncated files.
+
+    Or one that may not be read.
+    """
+    with _readable():
+        _check_folder(place)
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        raise ModelError(
+            f"{error.filename} may not be read by the user that runs this. Give that user the "
+            "right to, or copy the model."
+        ) from error
+
+
+def _check_folder(place: Place) -> None:
     folder = Path(place.location)
     if place.gguf_file is not None or not folder.is_dir():
         return
     weights = sorted(folder.glob("*.safetensors"))
-    if not (folder / "config.json").is_file():
+    config = folder / "config.json"
+    if config.is_file():
+        config.open("rb").close()
+    else:
         ggufs = sorted(file.name for file in folder.glob("*.gguf"))
         advice = f"Name the GGUF file itself: {folder / ggufs[0]}." if ggufs else _SAVE_AGAIN
         raise ModelError(f"The folder {place.source} has no config.json. {advice}")
@@ -121,6 +150,7 @@ def _exists(path: str | Path) -> bool:
 
 
 def _check_safetensors(file: Path) -> None:
+    file.open("rb").close()  # safetensors calls a file missing that may not be read
     try:
         with safe_open(file, framework="numpy"):  # "pt" imports torch
             pass

@@ -38,17 +38,18 @@ def jobs(
 
 
 def _table(found: "Sequence[Job]") -> Table:
-    view = Table(box=SIMPLE_HEAD)
-    for name in ("job", "kind", "model", "state", "since", "label"):
-        view.add_column(name, overflow="fold", no_wrap=name == "job")
+    """In 80 columns: a label stands beside the model, which is the last part of its path."""
+    view = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in ("job", "kind", "state", "since", "model"):
+        view.add_column(name, overflow="fold", no_wrap=name != "model")
     for job in found:
         since = job.ended_at or job.started_at or job.created_at
+        model = job.request.parameters.model.rstrip("/").rpartition("/")[2]
         view.add_row(
             job.id,
             job.kind,
-            job.request.parameters.model,
             str(job.state),
             f"{since.astimezone():%d %b %H:%M}",
-            job.request.label,
+            f"{model}, {job.request.label}" if job.request.label else model,
         )
     return view

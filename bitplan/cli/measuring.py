@@ -8,7 +8,13 @@ import typer
 
 from bitplan.cli.options import Batch, Context, Dtype, Effort, Seed, Verbose, Workdir
 from bitplan.effort import get_effort
-from bitplan.names import check_dtype, check_pass, check_quantizer, check_transform
+from bitplan.names import (
+    check_dtype,
+    check_estimator,
+    check_pass,
+    check_quantizer,
+    check_transform,
+)
 from bitplan.place import check_text, check_weight, split_weight
 from bitplan.schema import Scheme
 
@@ -116,6 +122,7 @@ class EffortOptions:
         get_effort(self.effort)
         if self.quantizer is not None:
             check_quantizer(self.quantizer)
+        check_estimator(self.estimator)
         check_transform(self.transform)
         check_pass(self.through)
 

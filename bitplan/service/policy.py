@@ -3,6 +3,7 @@
 Server and workers both ask: links may change between the two.
 """
 
+import contextlib
 import os
 import re
 import stat
@@ -76,6 +77,11 @@ class Policy:
                     f"{_listed('hub organisations', self.organisations)}"
                 )
         path = _inside(name, self.model_folders, "model")
+        with _readable("model"):
+            self._check_model(path)
+        return str(path)
+
+    def _check_model(self, path: Path) -> None:
         if path.is_dir():
             _check_folder(path, self.model_folders)
         elif path.suffix.lower() in PICKLES:
@@ -85,15 +91,19 @@ class Policy:
             )
         elif path.suffix.lower() != ".gguf":
             raise NotAllowed("A model is a folder with safetensors or a .gguf file. Name one.")
-        return str(path)
+        elif path.is_file():
+            path.open("rb").close()
 
     def text(self, name: str) -> str:
         """The real path of a calibration file or folder. Raises `NotAllowed`."""
         if name == DEMO and self.demo:
             return name
         path = _inside(name, self.text_folders, "text")
-        if path.is_dir():
-            _check_links(path, self.text_folders, "text")
+        with _readable("text"):
+            if path.is_dir():
+                _check_links(path, self.text_folders, "text")
+            elif path.is_file():
+                path.open("rb").close()
         return str(path)
 
     def named(self, parameters: Parameters) -> Parameters:
@@ -117,7 +127,7 @@ class Policy:
         return sorted(found.values(), key=lambda one: (one.name.lower(), one.path))
 
     def _may_be_a_path(self, name: str) -> bool:
-        return any((Path(folder) / name).exists() for folder in self.model_folders)
+        return any(os.path.exists(Path(folder) / name) for folder in self.model_folders)
 
 
 def _is_hub_id(name: str) -> bool:
@@ -143,6 +153,17 @@ def _inside(name: str, folders: Sequence[Path], noun: str) -> Path:
     raise refused
 
 
+@contextlib.contextmanager
+def _readable(noun: str) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        raise NotAllowed(
+            f"The service may not read {Path(error.filename).name} of that {noun}: whoever runs it "
+            "can give its user the right to."
+        ) from error
+
+
 def _check_folder(folder: Path, folders: Sequence[Path]) -> None:
     names = os.listdir(folder)
     if "config.json" not in names:
@@ -154,13 +175,15 @@ def _check_folder(folder: Path, folders: Sequence[Path]) -> None:
             "safetensors where you trust them."
         )
     _check_links(folder, folders, "model")
+    for name in ("config.json", *weights):
+        (folder / name).open("rb").close()
 
 
 def _check_links(folder: Path, folders: Sequence[Path], noun: str) -> None:
     """Raise for a link out of all allowed folders, anything but files and folders, or too many."""
     roots = [Path(os.path.realpath(root)) for root in folders]
     count = 0
-    for parent, below, files in os.walk(folder):
+    for parent, below, files in os.walk(folder, onerror=_raise):
         for name in (*below, *files):
             count += 1
             path = Path(parent, name)
@@ -174,6 +197,11 @@ def _check_links(folder: Path, folders: Sequence[Path], noun: str) -> None:
                 raise NotAllowed(f"{name} in the {noun}'s folder is not a file. Remove it.")
         if count > MOST_FILES:
             raise NotAllowed(f"The {noun}'s folder has more than {MOST_FILES:,} files.")
+
+
+def _raise(error: OSError) -> None:
+    if isinstance(error, PermissionError):  # a folder that is gone meanwhile has no links
+        raise error
 
 
 def _models_in(folder: Path, depth: int) -> Iterator[tuple[Path, int]]:

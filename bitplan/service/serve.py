@@ -15,6 +15,7 @@ import uvicorn
 from bitplan.errors import InputError
 from bitplan.service.http import make_app
 from bitplan.service.http.hosts import is_loopback
+from bitplan.service.http.protocol import Protocol
 from bitplan.service.logs import set_up_logs
 from bitplan.service.page import add_page
 from bitplan.service.settings import ServiceSettings
@@ -49,6 +50,7 @@ def serve(settings: ServiceSettings, *, announce: Callable[[dict[str, str]], Non
         access_log=False,
         server_header=False,
         ws="none",
+        http=Protocol,
         timeout_graceful_shutdown=DRAIN_S,
     )
     # uvicorn raises again what it was stopped by, which must not skip what is to be cleaned up.

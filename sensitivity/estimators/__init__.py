@@ -4,6 +4,7 @@ Each takes the error dW of the weight as rendered, so that cost and compression 
 """
 
 from bitplan.errors import InputError
+from bitplan.names import check_estimator as check_estimator
 from bitplan.sensitivity.estimators.block_influence import BlockInfluence
 from bitplan.sensitivity.estimators.choose import AUTO as AUTO
 from bitplan.sensitivity.estimators.choose import LADDER as LADDER
@@ -58,18 +59,8 @@ MODEL_ESTIMATORS: dict[str, AbstractModelEstimator] = {
 ESTIMATORS: dict[str, Estimator] = {**LAYER_ESTIMATORS, **MODEL_ESTIMATORS}
 
 
-def check_estimator(name: str) -> None:
-    """Raise `InputError` for a name that is neither `auto` nor an estimator's."""
-    if name not in (AUTO, *ESTIMATORS):
-        raise _unknown(name, AUTO, *ESTIMATORS)
-
-
 def get_estimator(name: str) -> Estimator:
     """The estimator of a name; raises `InputError` with those there are."""
     if name not in ESTIMATORS:
-        raise _unknown(name, *ESTIMATORS)
+        raise InputError(f"There is no estimator {name!r}. Choose one of: {', '.join(ESTIMATORS)}.")
     return ESTIMATORS[name]
-
-
-def _unknown(name: str, *known: str) -> InputError:
-    return InputError(f"There is no estimator {name!r}. Choose one of: {', '.join(known)}.")

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 import typer
-import yaml
 
 from bitplan import cli
 from bitplan.cli.app import app as cli_app
@@ -136,6 +135,15 @@ def test_cancelling_and_listing(bitplan, service, model):
     assert "ending" in bitplan("jobs", "--limit", 1, "--json").out
     (job,) = json.loads(bitplan("jobs", "--state", "cancelled", "--limit", 1, "--json").out)
     assert job["id"] == name
+
+
+def test_a_list_of_jobs_fits_eighty_columns(service, bitplan, model, monkeypatch):
+    name = submitted(bitplan, model, "--label", "a")
+    assert service.store.jobs.cancel(name)
+    monkeypatch.setenv("COLUMNS", "80")
+    (line,) = (line for line in bitplan("jobs", "--limit", 1).out.splitlines() if name in line)
+    assert line.split()[:3] == [name, "allocate", "cancelled"]
+    assert line.rstrip().endswith(f" {Path(model).name}, a")
 
 
 @pytest.mark.parametrize(
@@ -272,32 +280,8 @@ def test_commands_that_serve_take_the_options_that_are_shown(line):
     parses(shlex.split(line))
 
 
-def manifests() -> Iterator[tuple[list[list[str]], set[str]]]:
-    """Commands and variables of each manifest."""
-    for name in ("docker-compose.yml", "kubernetes.yaml"):
-        text = (ROOT / "examples" / "service" / name).read_text()
-        commands: list[list[str]] = []
-
-        def walk(node: object, found: list[list[str]] = commands) -> None:
-            if isinstance(node, dict):
-                command = node.get("command")
-                if isinstance(command, list) and command[0] == "bitplan":
-                    found.append(command[1:])
-            for each in node.values() if isinstance(node, dict) else node:
-                if isinstance(each, dict | list):
-                    walk(each)
-
-        walk(list(yaml.safe_load_all(text)))
-        yield commands, set(re.findall("BITPLAN_SERVICE_([A-Z_]+)", text))
-
-
-def test_manifests_run_what_there_is_with_settings_that_there_are():
+def test_the_documentation_lists_all_settings():
     known = {name.upper() for name in ServiceSettings.model_fields}
-    for commands, variables in manifests():
-        assert [command[0] for command in commands] == ["serve", "worker"]
-        for command in commands:
-            parses(command)
-        assert variables <= known
     assert set(re.findall("BITPLAN_SERVICE_([A-Z_]+)", DOCS)) == known
 
 

@@ -21,6 +21,7 @@ from bitplan.models import (
     model_digest,
     source_name,
 )
+from nobody import as_nobody, open_folder
 
 
 @pytest.fixture
@@ -275,6 +276,15 @@ def test_truncated_safetensors(saved, kept):
     file.write_bytes(file.read_bytes()[:kept])
     with pytest.raises(ModelError, match=r"model\.safetensors is truncated or damaged"):
         load_model(file.parent)
+
+
+@pytest.mark.parametrize("shut", ["model.safetensors", "config.json", "."])
+def test_files_that_may_not_be_read(tiny, shut):
+    with open_folder() as folder:
+        tiny("llama").save_pretrained(folder)
+        (folder / shut).chmod(0)
+        with as_nobody(), pytest.raises(ModelError, match="may not be read by the user"):
+            load_model(folder)
 
 
 def test_safetensors_with_a_damaged_header(saved):

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from bitplan.service.policy import NotAllowed, Policy
+from nobody import as_nobody, open_folder
 
 
 @pytest.fixture
@@ -109,3 +110,39 @@ def test_the_list_follows_no_links(folders):
         ("pipe", 0),
         ("sly", 10),
     ]
+
+
+@pytest.mark.parametrize(
+    ("shut", "name"),
+    [
+        ("model/model.safetensors", "model"),
+        ("model/config.json", "model"),
+        ("model", "model"),
+        ("one.gguf", "one.gguf"),
+        ("notes/a.txt", "notes/a.txt"),
+        ("notes", "notes"),
+    ],
+)
+def test_what_the_service_may_not_read_is_told_when_it_is_named(shut, name):
+    with open_folder() as allowed:
+        (allowed / "model").mkdir()
+        (allowed / "model" / "config.json").write_text("{}")
+        (allowed / "model" / "model.safetensors").write_bytes(b"x")
+        (allowed / "one.gguf").write_bytes(b"GGUF")
+        (allowed / "notes").mkdir()
+        (allowed / "notes" / "a.txt").write_text("words")
+        rules = policy(allowed)
+        read = rules.text if name.startswith("notes") else rules.model
+        with as_nobody():
+            assert read(name) == str(allowed / name)
+        (allowed / shut).chmod(0)
+        with as_nobody(), pytest.raises(NotAllowed, match=f"may not read {shut.split('/')[-1]} of"):
+            read(name)
+
+
+def test_what_lies_in_a_folder_that_is_shut_is_not_there():
+    with open_folder() as allowed:
+        (allowed / "shut" / "model").mkdir(parents=True)
+        (allowed / "shut").chmod(0)
+        with as_nobody(), pytest.raises(NotAllowed, match="not allowed here"):
+            policy(allowed).model("shut/model")

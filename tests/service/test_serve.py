@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -87,3 +88,25 @@ def test_a_job_runs_also_after_its_worker_was_killed(served):
     assert served.process.wait(30) == 0
     with pytest.raises(ProcessLookupError):
         os.kill(other, 0)
+
+
+NO_HTTP = (
+    b"\x16\x03\x01\x02\x00\x01\x00",  # TLS
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1",
+    b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + b"9" * 40,
+)
+
+
+def test_what_is_no_http_is_a_problem_too(served):
+    port = int(served.url.rpartition(":")[2])
+    for sent in NO_HTTP:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as line:
+            line.sendall(sent + b"\r\n\r\n")
+            with line.makefile("rb") as answer:
+                head, _, body = answer.read().partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 "), sent
+        assert b"content-type: application/problem+json" in head
+        told = json.loads(body)
+        assert told["status"] == 400
+        assert told["request_id"]
+    assert served("/healthz")

@@ -7,7 +7,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Response
 from fastapi import Path as PathParameter
+from starlette.datastructures import Headers
 from starlette.responses import FileResponse, StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
 
 from bitplan.service.context import set_job_id
 from bitplan.service.http.answers import answer
@@ -91,6 +93,31 @@ def get_model(job_id: JobId, service: Parts, caller: Reader) -> Response:
     return StreamingResponse(parts, headers=headers, media_type="application/x-tar")
 
 
+class File(FileResponse):
+    """A file or a part of it; a range that cannot be had is a problem, not Starlette's text."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI has it."""
+        refused: ProblemError | None = None
+
+        async def tell(message: Message) -> None:
+            nonlocal refused
+            if message["type"] == "http.response.start" and message["status"] in (400, 416):
+                kept = Headers(raw=message["headers"]).get("content-range")
+                refused = ProblemError(
+                    message["status"],
+                    "The header Range asks for what the file does not have, or says no range. Ask "
+                    "for bytes=FIRST-LAST within the file, or leave it out.",
+                    headers={"Content-Range": kept} if kept else None,
+                )
+            if refused is None:
+                await send(message)
+
+        await super().__call__(scope, receive, tell)
+        if refused is not None:
+            await refused.response(scope, receive, send)
+
+
 def file_answer(
     artefact: Artefact, path: Path, *, if_none_match: str | None, is_page: bool = False
 ) -> Response:
@@ -103,7 +130,7 @@ def file_answer(
     }
     if if_none_match is not None and etag in (part.strip() for part in if_none_match.split(",")):
         return Response(status_code=304, headers=headers)
-    return FileResponse(
+    return File(
         path,
         headers=headers,
         media_type=artefact.media_type,

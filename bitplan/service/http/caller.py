@@ -11,7 +11,7 @@ from fastapi import Depends, Request
 from bitplan.service.http.problems import ProblemError
 from bitplan.service.http.requests import address_of
 from bitplan.service.http.state import Parts, Service
-from bitplan.service.records import Scope
+from bitplan.service.records import Scope, Token
 
 log = logging.getLogger(__name__)
 
@@ -75,16 +75,24 @@ async def _identify(request: Request, service: Service) -> Caller:
             raise _unauthorized("This needs a token: send Authorization: Bearer bpl_...")
         check_same_origin(request)
         return Caller(name=LOCAL, scope=Scope.ADMIN, token_id="", by="local", address=address)
-    wrong = service.rates.wrong
-    await service.rates.check(wrong, "wrong tokens", address)
-    token = await service.known.check(secret)
-    if token is None:
-        log.warning("a wrong token came from %s", address)
-        await service.rates.count(wrong, "wrong tokens", address)
-        raise _unauthorized("The token is unknown, revoked or has expired. Get a new one.")
+    token = await good_token(secret, address, service)
     if by == "cookie":
         check_same_origin(request)
     return Caller(name=token.name, scope=token.scope, token_id=token.id, by=by, address=address)
+
+
+async def good_token(secret: str, address: str, service: Service) -> Token:
+    """The token of a secret. Raises `ProblemError`: 401 for a wrong one, 429 for too many of them.
+
+    Only wrong ones are counted: behind a proxy all callers have its address, and one of them must
+    not lock out the others.
+    """
+    token = await service.known.check(secret)
+    if token is None:
+        await service.rates.count(service.rates.wrong, "wrong tokens", address)
+        log.warning("a wrong token came from %s", address)
+        raise _unauthorized("The token is unknown, revoked or has expired. Get a new one.")
+    return token
 
 
 def _secret(request: Request) -> tuple[str | None, Literal["bearer", "cookie"]]:

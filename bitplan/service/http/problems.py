@@ -173,6 +173,7 @@ TITLES: Mapping[int, tuple[str, str]] = {
     408: ("Too slow", "timeout"),
     409: ("Not in this state", "conflict"),
     413: ("Too large", "too-large"),
+    416: ("Not that range", "range"),
     415: ("Not that kind of content", "unsupported-media-type"),
     421: ("Not that host", "misdirected"),
     422: ("The request cannot be used", "invalid"),

@@ -46,15 +46,6 @@ class Rates:
         if not allowed:
             await self._refuse(rate, what, caller)
 
-    async def check(self, rate: RateLimitItem, what: str, caller: str) -> None:
-        """Raise as `count` does, and count nothing."""
-        try:
-            allowed = await self.limiter.test(rate, what, caller)
-        except StorageError:
-            return
-        if not allowed:
-            await self._refuse(rate, what, caller)
-
     async def _refuse(self, rate: RateLimitItem, what: str, caller: str) -> None:
         # The window slides: long before its end some of it is free again.
         wait_s = max(1, round(rate.get_expiry() / rate.amount))

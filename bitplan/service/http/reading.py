@@ -24,8 +24,9 @@ def describe_model(model: str, stamp: str, dtype: str, context: int, batch: int)
 @lru_cache(maxsize=MODELS_KEPT)
 def _describe(model: str, stamp: str, dtype: str, context: int, batch: int) -> str:
     from bitplan.models import describe, load_outline
+    from bitplan.service.work.source import source_of
 
-    seen = describe(load_outline(model, dtype=dtype), context=context, batch=batch)
+    seen = describe(load_outline(source_of(model), dtype=dtype), context=context, batch=batch)
     blocks = {stored.layer.block for stored in seen.layers} - {None}
     kinds: dict[Kind, int] = {}
     for stored in seen.layers:

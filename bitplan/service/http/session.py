@@ -5,8 +5,7 @@ from pydantic import Field
 
 from bitplan.schema.record import Record
 from bitplan.service.http.answers import answer
-from bitplan.service.http.caller import COOKIE, Reader, check_same_origin
-from bitplan.service.http.problems import ProblemError
+from bitplan.service.http.caller import COOKIE, Reader, check_same_origin, good_token
 from bitplan.service.http.requests import address_of
 from bitplan.service.http.state import Parts
 from bitplan.service.records import Scope
@@ -38,12 +37,7 @@ async def me(service: Parts, caller: Reader) -> Response:
 async def log_in(login: Login, request: Request, service: Parts) -> Response:
     """Set a cookie that stands for a token, in browsers."""
     check_same_origin(request)
-    address, wrong = address_of(request.scope), service.rates.wrong
-    await service.rates.check(wrong, "wrong tokens", address)
-    token = await service.known.check(login.token)
-    if token is None:
-        await service.rates.count(wrong, "wrong tokens", address)
-        raise ProblemError(401, "The token is unknown, revoked or has expired. Get a new one.")
+    token = await good_token(login.token, address_of(request.scope), service)
     response = answer(Me(name=token.name, scope=token.scope, token_required=service.token_required))
     response.set_cookie(
         COOKIE,

@@ -7,11 +7,10 @@ budget then costs the search alone. Knows no tensors, so the process is small.
 import json
 from dataclasses import replace
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bitplan.allocator import Constraints, frontier, solve, uniform
+from bitplan.allocator import Constraints, frontier, uniform
 from bitplan.allocator.plan import solved_plan
 from bitplan.allocator.solvers import check_solver, choose_solver, run_solver
 from bitplan.allocator.task import Task
@@ -81,6 +80,9 @@ def check_table(path: str) -> int:
 
 def check_plan(path: str) -> int:
     """How many layers an uploaded plan has. Raises `PlanError`."""
+    # Before it becomes many objects; a layer names its scheme once, and constraints may name some.
+    if _is_beyond(_read(path, PlanError), '"scheme"', 2 * MOST_ROWS):
+        raise PlanError(f"The plan has more than the {MOST_ROWS:,} layers that this server takes.")
     return len(_plan(path).choices)
 
 
@@ -134,12 +136,9 @@ def measured(paths: list[str]) -> str:
 def _solve(path: str, budget_gb: float, constraints: str, solver: str, limit_s: float) -> Plan:
     check_solver(solver, limit_s)
     task = _task(path, constraints)
-    if solver != "auto" or task.problem.is_limited:
-        given = task.constraints
-        return solve(task.table, budget_gb, solver=solver, constraints=given, time_limit_s=limit_s)
     total = Budget(gb=budget_gb).total_bytes
     problem = replace(task.problem, budget_bytes=total - task.table.rest_bytes)
-    name, _ = choose_solver(problem)
+    name = choose_solver(problem)[0] if solver == "auto" else solver
     solution = run_solver(name, task.table, task.rules, problem, task.hull, time_limit_s=limit_s)
     return solved_plan(task.table, problem, solution, task.constraints)
 
@@ -172,20 +171,21 @@ def _constraints(text: str) -> Constraints:
 
 def _check_size(text: str) -> None:
     """Raise for a table of far too many layers before it becomes many objects."""
-    rows = sum(1 for _ in islice(_occurrences(text, '"costs"'), MOST_ROWS + 1))
-    costs = sum(1 for _ in islice(_occurrences(text, '"scheme"'), 2 * MOST_COSTS + 1))
-    if rows > MOST_ROWS or costs > 2 * MOST_COSTS:
+    if _is_beyond(text, '"costs"', MOST_ROWS) or _is_beyond(text, '"scheme"', 2 * MOST_COSTS):
         raise TableError(
             f"The table has more than the {MOST_ROWS:,} layers or {MOST_COSTS:,} costs that this "
             "server solves. Use bitplan solve on a machine of your own."
         )
 
 
-def _occurrences(text: str, part: str) -> Any:
-    at = text.find(part)
-    while at >= 0:
-        yield at
+def _is_beyond(text: str, part: str, most: int) -> bool:
+    """Whether a part occurs more often than that."""
+    at = -1
+    for _ in range(most + 1):
         at = text.find(part, at + 1)
+        if at < 0:
+            return False
+    return True
 
 
 def _read(path: str, error: type[InputError]) -> str:

@@ -10,19 +10,12 @@ from typing import Any
 
 from bitplan.errors import PlanError
 from bitplan.export import save
-from bitplan.models import (
-    demo_documents,
-    describe,
-    fetch,
-    find_tokenizer,
-    load_model,
-    load_tokenizer,
-)
+from bitplan.models import describe, find_tokenizer, load_model
 from bitplan.pipeline import measure, run, run_apply
 from bitplan.report import write_report
 from bitplan.schema import Plan
 from bitplan.service.parameters import Allocate, Apply, Compress, Describe, Measure
-from bitplan.service.policy import DEMO
+from bitplan.service.work.source import source_of, text_of
 from bitplan.service.work.task import Desk
 from bitplan.service.work.validate import arguments
 
@@ -39,7 +32,7 @@ def run_task(desk: Desk) -> None:
 
 
 def _describe(asked: Describe, desk: Desk) -> None:
-    source, _ = _source(asked.model, None, desk)
+    source = source_of(asked.model, desk)
     desk("load", 0, 1)
     model = load_model(source, dtype=asked.dtype)
     description = describe(model, context=asked.context, batch=asked.batch)
@@ -48,7 +41,7 @@ def _describe(asked: Describe, desk: Desk) -> None:
 
 
 def _measure(asked: Measure, desk: Desk) -> None:
-    source, text = _source(asked.model, asked.calibration, desk)
+    source, text = _found(asked, desk)
     settings = arguments(asked, workdir=desk.task.workdir, **text)
     table = measure(source, progress=desk, **settings)
     desk.put("costs.json", table.to_json().encode())
@@ -57,7 +50,7 @@ def _measure(asked: Measure, desk: Desk) -> None:
 def _allocate(asked: Allocate, desk: Desk) -> None:
     if desk.path("plan.json") is not None:
         return
-    source, text = _source(asked.model, asked.calibration, desk)
+    source, text = _found(asked, desk)
     settings = arguments(asked, workdir=desk.task.workdir, **text)
     outcome = run(source, asked.budget_gb, progress=desk, **settings)
     desk.put("costs.json", outcome.table.to_json().encode())
@@ -80,7 +73,7 @@ def _apply(asked: Apply, desk: Desk) -> None:
 
 
 def _save_applied(plan: Plan, asked: Apply | Compress, desk: Desk) -> None:
-    source, text = _source(asked.model, asked.calibration, desk)
+    source, text = _found(asked, desk)
     applied = run_apply(
         source,
         plan,
@@ -104,15 +97,9 @@ def _save_applied(plan: Plan, asked: Apply | Compress, desk: Desk) -> None:
     desk("save", 1, 1)
 
 
-def _source(model: str, calibration: str | None, desk: Desk) -> tuple[str, dict[str, Any]]:
-    """Where the model is, and the text that goes with it."""
-    if model != DEMO:
-        return model, {"calibration": calibration}
-    files = fetch(progress=desk)
-    source = str(files.gguf)
-    if calibration is not None:
-        return source, {"calibration": calibration}
-    return source, {"calibration": demo_documents(files), "tokenizer": load_tokenizer(source)}
+def _found(asked: Measure | Apply, desk: Desk) -> tuple[str, dict[str, Any]]:
+    source = source_of(asked.model, desk)
+    return source, text_of(asked.model, asked.calibration, desk)
 
 
 STAGES: Mapping[str, Callable[..., None]] = {

@@ -6,6 +6,13 @@ from typing import Any
 from bitplan.allocator import check_preset, check_search, check_solver
 from bitplan.effort import get_effort
 from bitplan.errors import InputError
+from bitplan.names import (
+    check_dtype,
+    check_estimator,
+    check_pass,
+    check_quantizer,
+    check_transform,
+)
 from bitplan.schema import Scheme
 from bitplan.service.constraints import constraints_of
 from bitplan.service.parameters import Allocate, Apply, Measure
@@ -23,9 +30,12 @@ def check(request: JobRequest, settings: ServiceSettings) -> None:
     parameters = request.parameters
     if isinstance(parameters, Measure | Apply):
         get_effort(parameters.effort)
+    if not isinstance(parameters, Apply):
+        check_dtype(parameters.dtype)
     if not isinstance(parameters, Measure):
         return
     _check_engine(parameters, settings.ray_address)
+    _check_names(parameters)
     for names in (parameters.schemes, parameters.measured, parameters.cache_schemes):
         for name in names or ():
             Scheme.parse(name)
@@ -34,6 +44,14 @@ def check(request: JobRequest, settings: ServiceSettings) -> None:
         check_solver(parameters.solver)
         check_preset(parameters.preset, parameters.solver)
         check_search(parameters.search)
+
+
+def _check_names(parameters: Measure) -> None:
+    check_estimator(parameters.estimator)
+    if parameters.quantizer is not None:
+        check_quantizer(parameters.quantizer)
+    check_transform(parameters.transform)
+    check_pass(parameters.through)
 
 
 def arguments(parameters: Measure, **more: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from bitplan.calibration import Sizes
 from bitplan.errors import EngineError
 from bitplan.sensitivity.engines import get_engine
 from bitplan.sensitivity.engines.ray import Ray
+from ray_cluster import cluster_with_clients, free_port, prepare
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")
 
@@ -31,32 +32,19 @@ SETTINGS = {
 
 
 @pytest.fixture(autouse=True)
-def _leave_the_home_alone(monkeypatch):
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else Ray writes a token there
-
-
-@pytest.fixture(autouse=True)
-def _machines_may_be_busy(monkeypatch):
-    monkeypatch.setenv("RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S", "100")
+def _prepared(monkeypatch):
+    prepare(monkeypatch)
 
 
 @pytest.fixture
 def client_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    return free_port()
 
 
 @pytest.fixture
 def cluster(client_port) -> Iterator[Any]:
-    """A head that does no tasks, and a server for clients; add nodes to it."""
-    from ray.cluster_utils import Cluster
-
-    head = {"num_cpus": 0, "ray_client_server_port": client_port}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    with cluster_with_clients(client_port) as cluster:
+        yield cluster
 
 
 def test_a_node_that_is_killed_changes_no_byte(cluster, tiny_model, tmp_path):

@@ -145,6 +145,10 @@ def test_rates(served):
     ]
     problem(guesses[29], 401)
     problem(guesses[30], 429, "wrong tokens")
+    # Behind a proxy all have one address: a good token works on.
+    assert api("GET", "/v1/me", "root").status_code == 200
+    assert api.client.post("/v1/session", json={"token": api.secrets["root"]}).status_code == 200
+    problem(api.client.post("/v1/session", json={"token": "bpl_other"}), 429, "wrong tokens")
 
 
 def test_deeds_are_in_the_audit_log(api):

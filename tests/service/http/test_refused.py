@@ -185,6 +185,11 @@ def test_a_table_of_very_many_layers(api):
     problem(answer, 413)
 
 
+def test_a_plan_of_very_many_layers(api):
+    many = '{"choices":[' + ",".join(['{"scheme":"int4"}'] * 45_000) + "]}"
+    problem(api("POST", "/v1/plans/upload", content=many), 422, "20,000 layers")
+
+
 def test_an_edited_table_and_plan(api, table):
     text = table_of(3).to_json().replace('"rest_bytes": 1000', '"rest_bytes": 999')
     problem(api("POST", "/v1/tables", content=text), 422, "digest does not match")

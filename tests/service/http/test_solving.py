@@ -73,3 +73,17 @@ def test_tables_are_listed_and_fetched(api, table):
     (entry,) = api("GET", "/v1/tables").json()["tables"]
     assert (entry["digest"], entry["layers"], entry["model"]) == (table, 12, "made up")
     assert CostTable.from_json(api("GET", f"/v1/tables/{table}").text) == table_of(12)
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [("bytes=x", 400), ("lines=1-2", 400), ("bytes=5-2", 400), ("bytes=999999999-", 416)],
+)
+def test_ranges_that_cannot_be_had(api, table, asked, status):
+    answer = api("GET", f"/v1/tables/{table}", headers={"Range": asked})
+    told = problem(answer, status, "Range")
+    assert told["status"] == status
+    if status == 416:
+        assert answer.headers["content-range"].startswith("bytes */")
+    part = api("GET", f"/v1/tables/{table}", headers={"Range": "bytes=1-4"})
+    assert (part.status_code, len(part.content)) == (206, 4)

@@ -16,6 +16,8 @@ def test_progress_and_the_best_kl_are_seen_live(visit, maker):
     expect(page.locator("#stage-count")).to_have_text("2 of 9")
     expect(page.locator("#stage-note")).to_contain_text("1 min 30 s left")
     expect(page.locator("#progress-news")).to_contain_text("render, 22 percent")
+    tell(claim, "progress", {"stage": "measure", "done": 250_000_000, "total": 1_000_000_000})
+    expect(page.locator("#stage-count")).to_have_text("25.0 %")
     remark = {"stage": "verify", "text": "solved", "kl": 0.12, "uniform_kl": 0.15}
     tell(claim, "remark", remark)
     expect(page.locator("#best")).to_contain_text("0.1200")

@@ -134,6 +134,21 @@ def test_on_a_phone_the_heat_map_is_turned_and_fits(visit, planned):
     expect(cell_of(page, "k_proj", 1)).to_be_focused()
 
 
+def test_on_a_phone_no_table_is_wider_than_the_page(visit, planned, plan):
+    page = visit(f"/jobs/{planned}", viewport={"width": 390, "height": 844})
+    expect(page.locator("#frontier")).to_have_attribute("aria-busy", "false")
+    page.get_by_text("As a table").click()
+    page.locator("#budget-range").press("PageUp")
+    expect(page.locator("#changes")).to_contain_text("→")
+    # The plan's size stands below its name, as its column has no room.
+    row = page.locator("#agreement-table tbody tr").first
+    expect(row).to_contain_text(f"{plan.bytes / 1e3:.2f} kB")
+    expect(row.locator("td").first).to_be_hidden()
+    for element in ("html", "#frontier-table", "#changes", "#layers", "#agreement-table"):
+        sides = page.locator(element).evaluate("one => [one.scrollWidth, one.clientWidth]")
+        assert sides[0] <= sides[1], element
+
+
 def test_one_cell_is_on_the_way_of_the_tab_key(page):
     assert page.locator("[role=gridcell][tabindex='0']").count() == 1
 

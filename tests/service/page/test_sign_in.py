@@ -16,6 +16,17 @@ def test_without_a_token_one_is_asked_for_and_comes_back(visit, site, planned):
     assert page.evaluate("document.cookie") == ""
 
 
+def test_the_page_for_signing_in_is_gone_to_once(visit):
+    """Two requests of the page lack a token: neither breaks off the other's way."""
+    page = visit("about:blank", signed_in=False)
+    asked: list[str] = []
+    page.on("request", lambda one: asked.append(one.url) if "/login?" in one.url else None)
+    page.goto("/")
+    page.wait_for_url("**/login**")
+    expect(page.get_by_label("Token")).to_be_focused()
+    assert len(asked) == 1
+
+
 def test_a_wrong_token_is_refused_in_words_and_can_be_typed_again(visit):
     page = visit("/login", signed_in=False)
     page.get_by_label("Token").fill("bpl_wrong")

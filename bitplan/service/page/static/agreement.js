@@ -1,7 +1,7 @@
 // What the cost table predicted against what the real model lost.
 
-import { byId, fill, table } from "./dom.js";
-import { count, nats } from "./format.js";
+import { byId, fill, h, table } from "./dom.js";
+import { count, nats, size } from "./format.js";
 import { Plot, axisName, tickText, ticks } from "./plot.js";
 
 export class Agreement {
@@ -22,8 +22,8 @@ export class Agreement {
       ...[evidence.uniform, ...evidence.others].filter(Boolean).map((one) => ({ ...one, predicted: predictions.get(one.name) ?? null })),
     ];
     byId("agreement-note").textContent = `On ${count(evidence.tokens)} held-out tokens, with one standard error. Losses of layers do not add up exactly: what counts is the measured one.`;
-    const head = [["Plan"], ["Bytes", true], ["Predicted KL", true], ["Measured KL", true], ["Perplexity", true]];
-    const cells = rows.map((row) => [row.name, count(row.bytes), nats(row.predicted), nats(row.kl, row.standard_error), row.perplexity?.toFixed(2) ?? "–"]);
+    const head = [["Plan"], ["Bytes", true, "wide-only"], ["Predicted KL", true], ["Measured KL", true], ["Perplexity", true]];
+    const cells = rows.map((row) => [named(row), count(row.bytes), nats(row.predicted), nats(row.kl, row.standard_error), row.perplexity?.toFixed(2) ?? "–"]);
     cells.push(["reference", "", "", "0", evidence.reference_perplexity?.toFixed(2) ?? "–"]);
     fill(byId("agreement-table"), table(head, cells, { style: (row) => (row ? null : "ours") }));
     const points = rows.filter((row) => row.predicted > 0 && row.kl > 0);
@@ -31,6 +31,9 @@ export class Agreement {
     if (points.length) this.plot.show(({ color }) => drawn(points, color)).catch(() => (byId("agreement").hidden = true));
   }
 }
+
+/** On a phone the size stands below the name, in place of a column of its own. */
+const named = ({ name, bytes }) => [name, h("small", { class: "note narrow-only" }, size(bytes))];
 
 function drawn(points, color) {
   const values = points.flatMap((point) => [point.predicted, point.kl]);

@@ -9,6 +9,8 @@ export class Problem extends Error {
   }
 }
 
+let isLeaving = false;
+
 /** Send a request and read JSON. Without a token that holds, the page for signing in takes over. */
 export async function call(path, { method = "GET", body, headers = {}, signal } = {}) {
   const sent = { method, headers: { Accept: "application/json", ...headers }, credentials: "same-origin", signal };
@@ -24,7 +26,9 @@ export async function call(path, { method = "GET", body, headers = {}, signal } 
     throw new Problem(0, { detail: "The server does not answer. It may be restarting; this page tries again." });
   }
   if (response.status === 401 && location.pathname !== "/login") {
-    location.assign(`/login?next=${encodeURIComponent(location.pathname)}`);
+    // Several requests may be told so: the first goes, and none breaks off its way.
+    if (!isLeaving) location.replace(`/login?next=${encodeURIComponent(location.pathname)}`);
+    isLeaving = true;
     return new Promise(() => {}); // the page is on its way out
   }
   if (response.ok) return response.status === 204 ? null : response.json();

@@ -31,7 +31,7 @@ export function showChanges(element, changed, layers, against) {
     .sort(([, a], [, b]) => Math.abs(b.loss) - Math.abs(a.loss))
     .map(([key, move]) => [
       h("span", { class: "mono" }, key),
-      [...move.kinds].map(([kind, number]) => (number > 1 ? `${number} × ${kind}` : kind)).join(", "),
+      [...move.kinds].map(([kind, number]) => (number > 1 ? `${number}\u00a0× ${kind}` : kind)).join(", "),
       signed(move.bytes, size),
       signed(move.loss),
     ]);

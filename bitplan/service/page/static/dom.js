@@ -31,16 +31,16 @@ export const figures = (entries) =>
     h("div", { class: style }, h("dt", {}, term), h("dd", {}, value, small ? h("small", {}, small) : null)),
   );
 
-/** A table of head cells [text, is a number] and rows of cells, the first of each its header. */
+/** A table of head cells [text, is a number, class of the column] and rows of cells, the first of each its header. */
 export function table(head, rows, { caption, style = () => null } = {}) {
-  const numeric = head.map(([, isNumber]) => (isNumber ? "number" : null));
-  const columns = head.map(([text], index) => h("th", { scope: "col", class: numeric[index] }, text));
+  const classes = head.map(([, isNumber, style]) => [isNumber && "number", style].filter(Boolean).join(" ") || null);
+  const columns = head.map(([text], index) => h("th", { scope: "col", class: classes[index] }, text));
   const lines = rows.map((cells, row) =>
     h(
       "tr",
       { class: style(row) },
       cells.map((cell, index) =>
-        index ? h("td", { class: numeric[index] }, cell) : h("th", { scope: "row" }, cell),
+        index ? h("td", { class: classes[index] }, cell) : h("th", { scope: "row" }, cell),
       ),
     ),
   );

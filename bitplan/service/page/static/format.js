@@ -23,7 +23,7 @@ export function parameters(number) {
 export function nats(value, standardError) {
   if (value === null || value === undefined) return NOTHING;
   const text = short(value);
-  return standardError === null || standardError === undefined ? text : `${text} ± ${short(standardError)}`;
+  return standardError === null || standardError === undefined ? text : `${text} ±\u00a0${short(standardError)}`;
 }
 
 /** A difference with its sign; a true minus, which is as wide as a plus. */

@@ -5,6 +5,7 @@ import { count, duration, nats, percent, running } from "./format.js";
 import { hasEnded } from "./names.js";
 
 const NEWS_MS = 15_000; // a screen reader is not told of every layer
+const MOST_COUNTED = 100_000;
 
 let spoken = { stage: "", at: 0 };
 
@@ -16,7 +17,7 @@ export function showProgress(job) {
   const progress = job.state === "running" ? job.progress : null;
   const bar = byId("stage-bar");
   byId("stage").textContent = progress ? progress.stage : job.state === "queued" ? "Waiting for a worker" : "Starting";
-  byId("stage-count").textContent = progress?.total ? `${count(progress.done)} of ${count(progress.total)}` : "";
+  byId("stage-count").textContent = progress?.total ? far(progress) : "";
   if (progress?.total) {
     bar.max = progress.total;
     bar.value = progress.done;
@@ -27,6 +28,9 @@ export function showProgress(job) {
   byId("stage-note").textContent = note(job, progress);
   speak(progress);
 }
+
+/** Steps as they are counted; of too many to be read, as weights are, a share. */
+const far = ({ done, total }) => (total > MOST_COUNTED ? percent(done / total) : `${count(done)} of ${count(total)}`);
 
 function note(job, progress) {
   const parts = [];
