@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from bitplan.kernels.decoder import tokens
 from bitplan.kernels.native import floats
 from bitplan.kernels.native.compiled import STAMP, compiled, part
-from bitplan.kernels.native.memory import fetch_add, float32_at, int64_at, uint8_at
+from bitplan.kernels.native.memory import address_of, fetch_add, float32_at, int64_at, uint8_at
+from bitplan.kernels.native.vectors import ROWS
 
-FIELDS = 20
+FIELDS = 21
 (
     COUNTER,
     VECTORS,
@@ -31,6 +33,7 @@ FIELDS = 20
     MASK_OF_VECTOR,
     SCALE,
     OUTPUT,  # float32, like QUERY
+    UNUSED,
 ) = range(FIELDS)
 
 
@@ -45,8 +48,9 @@ def function() -> Any:
         _ = stamp
         job = int64_at(address, FIELDS)
         heads, width, length, half = job[HEADS], job[WIDTH], job[LENGTH], job[IS_HALF]
-        scores, row = np.empty(length, np.float32), np.empty(width, np.float32)
-        query = np.empty(width, np.float32)
+        whole = width // ROWS * ROWS  # the width, if vectors fill it
+        scores, query = np.empty(length, np.float32), np.empty(width, np.float32)
+        scores_at, query_at = address_of(scores), address_of(query)
         scale = floats.number_in(address, SCALE)
         while True:
             at = fetch_add(address, 1)
@@ -55,24 +59,29 @@ def function() -> Any:
             vector, group = at // heads, at % heads // job[GROUP]
             floats.read(job[QUERY], 0, at * width, query)
             query *= scale
+            size = 2 if half else 4
             start = vector * job[KEYS_OF_VECTOR] + group * job[KEYS_OF_HEAD]
-            for token in range(length):
-                floats.read(job[KEYS], half, start + token * job[KEYS_OF_TOKEN], row)
-                total = np.float32(0)
-                for column in range(width):
-                    total += query[column] * row[column]
-                scores[token] = total
+            keys, step = job[KEYS] + size * start, job[KEYS_OF_TOKEN]
+            if width != whole:
+                _scores(query, keys, step, half, scores)
+            elif half:
+                tokens.scores(query_at, keys, 2 * step, length, whole, True, scores_at)
+            else:
+                tokens.scores(query_at, keys, 4 * step, length, whole, False, scores_at)
             if job[MASK]:
                 _hide(scores, job[MASK] + vector * job[MASK_OF_VECTOR])
-            share = _softmax(scores)
-            output = float32_at(job[OUTPUT] + 4 * at * width, width)
-            output[:] = 0
+            _softmax(scores)
             start = vector * job[VALUES_OF_VECTOR] + group * job[VALUES_OF_HEAD]
-            for token in range(length):
-                floats.read(job[VALUES], half, start + token * job[VALUES_OF_TOKEN], row)
-                weight = scores[token] * share
-                for column in range(width):
-                    output[column] += weight * row[column]
+            values, step = job[VALUES] + size * start, job[VALUES_OF_TOKEN]
+            output = job[OUTPUT] + 4 * at * width
+            if width != whole:
+                _mix(scores, values, step, half, float32_at(output, width))
+            elif half:
+                tokens.mixed(scores_at, values, 2 * step, length, whole, True, output)
+            else:
+                tokens.mixed(scores_at, values, 4 * step, length, whole, False, output)
+        # Named once more: an array lives until then.
+        job[UNUSED] = len(scores) + len(query)
 
     return attend
 
@@ -88,7 +97,7 @@ def _hide(scores, mask_at):
 
 @part
 def _softmax(scores):
-    """Exponentials in place of scores, and what makes their sum one."""
+    """Shares in place of scores."""
     largest = np.float32(-np.inf)
     for token in range(len(scores)):
         largest = max(largest, scores[token])
@@ -98,4 +107,28 @@ def _softmax(scores):
     total = np.float32(0)
     for token in range(len(scores)):
         total += scores[token]
-    return np.float32(1) / total
+    for token in range(len(scores)):
+        scores[token] /= total
+
+
+@part
+def _scores(query, keys, step, half, scores):
+    """As `tokens.scores`, for any width."""
+    row = np.empty_like(query)
+    for token in range(len(scores)):
+        floats.read(keys, half, token * step, row)
+        total = np.float32(0)
+        for column in range(len(query)):
+            total += query[column] * row[column]
+        scores[token] = total
+
+
+@part
+def _mix(shares, values, step, half, output):
+    """As `tokens.mixed`, for any width."""
+    row = np.empty_like(output)
+    output[:] = 0
+    for token in range(len(shares)):
+        floats.read(values, half, token * step, row)
+        for column in range(len(output)):
+            output[column] += shares[token] * row[column]

@@ -122,10 +122,14 @@ def dot(context: Any, first: Any, second: Any, count: Any) -> Any:
                 a, b = (load(builder, builder.add(x, at), FLOATS) for x in (first, second))
                 builder.store(fma(builder, a, b, builder.load(total)), total)
         found = [builder.load(total) for total in sums]
-        whole = builder.fadd(builder.fadd(*found[:2]), builder.fadd(*found[2:]))
-        for width in (8, 4, 2, 1):
-            low, high = (some_of(builder, whole, at, width) for at in (0, width))
-            whole = builder.fadd(low, high)
-        return builder.extract_element(whole, I32(0))
+        return whole(builder, builder.fadd(builder.fadd(*found[:2]), builder.fadd(*found[2:])))
 
     return types.float32(types.int64, types.int64, types.int64), generate
+
+
+def whole(builder: Any, sums: Any) -> Any:
+    """The sum of sixteen numbers."""
+    for width in (8, 4, 2, 1):
+        low, high = (some_of(builder, sums, at, width) for at in (0, width))
+        sums = builder.fadd(low, high)
+    return builder.extract_element(sums, I32(0))

@@ -24,8 +24,9 @@ def done(module, values: Mapping[int, int | float]) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("length", [1, 5, 700])
 @pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
-def test_attention_is_torchs(length, masked, dtype):
-    batch, heads, key_heads, width = 3, 6, 2, 20
+@pytest.mark.parametrize("width", [20, 32])
+def test_attention_is_torchs(width, length, masked, dtype):
+    batch, heads, key_heads = 3, 6, 2
     query = random(batch, heads, 1, width, size=2)
     # As a cache that has room for more gives them, and one whose tokens come before its heads.
     keys = random(batch, key_heads, length + 3, width, seed=1).to(dtype)[:, :, :length]
