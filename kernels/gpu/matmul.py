@@ -7,8 +7,8 @@
 import triton
 import triton.language as tl
 
-from bitplan.kernels.gpu.panel import Sums, add_panel, weigh
-from bitplan.kernels.gpu.scales import load_grid, load_step, scale_and_offset
+from bitplan.kernels.gpu.panel import Stored, Sums, add_panel, weigh
+from bitplan.kernels.gpu.scales import load_choices, load_grid, load_step, scale_and_offset
 from bitplan.kernels.gpu.tile import Tile
 
 
@@ -20,6 +20,7 @@ def matmul(
     matrix_scale,
     scale_step,
     offset_step,
+    choices,
     outputs,
     rows,
     count,
@@ -31,7 +32,7 @@ def matmul(
 
     Programs are [blocks of rows, splits, blocks of tokens]; a split has `panels_each` panels, and
     the last of them also what is no whole panel. `matrix_scale` multiplies all, and
-    steps multiply the scales and offsets of each row; or they are None.
+    steps multiply the scales and offsets of each row, `choices` are the groups'; or they are None.
     """
     PANELS: tl.constexpr = SPEC.columns // 256
     split = tl.program_id(1)
@@ -39,10 +40,10 @@ def matmul(
     n = tl.minimum(own, rows - 1)
     m = tl.program_id(2) * SPEC.tokens + tl.arange(0, SPEC.tokens)
     scale_step, offset_step = load_step(scale_step, n), load_step(offset_step, n)
-    tile = Tile(inputs, grid, own, n, m, rows, count, stride, scale_step, offset_step)
+    tile = Tile(inputs, grid, own, n, m, rows, count, stride, scale_step, offset_step, choices)
     none = tl.zeros([SPEC.rows, SPEC.tokens], tl.float32)
     sums = Sums(none, none, none)
-    stored = load_grid(tile, 0, SPEC.per)
+    stored = Stored(load_grid(tile, 0, SPEC.per), load_choices(tile, 0, SPEC))
     first = split * panels_each
     last = tl.minimum(first + panels_each, PANELS)
     for panel in tl.range(first, last, num_stages=SPEC.stages):
@@ -54,7 +55,7 @@ def matmul(
     total, part, shared = sums
     if not SPEC.many:
         if SPEC.group == 0:
-            scale, offset = scale_and_offset(tile, stored, 0, SPEC)
+            scale, offset = scale_and_offset(tile, stored.grid, 0, SPEC)
             total = weigh(total, part, shared, scale, offset, SPEC)
         total *= SPEC.numbers.unit
     if matrix_scale is not None:

@@ -90,7 +90,8 @@ def _registers(scheme: Scheme, columns: int, tokens: int) -> int | None:
     if columns % PANEL or kind == "float":
         return None
     if kind == "table":
-        return 200
+        has_many_tables = scheme.family.choices > 1 and scheme.group_size == 16
+        return None if has_many_tables else 200
     if scheme.group_size is not None and scheme.group_size < 64:
         return 200 if tokens == 8 else None
     return 160 if tokens == 8 else 192
