@@ -17,6 +17,7 @@ import triton
 
 from bitplan.formats.scales import CHOICE_BITS
 from bitplan.kernels.gpu.ahead import TABLE, TARGETS, case_of, compile_ahead
+from bitplan.kernels.gpu.layout import panel_of
 from bitplan.kernels.gpu.machine_code import cost
 from bitplan.schema import Scheme
 
@@ -113,7 +114,8 @@ def measure(names: list[str]) -> list[dict]:
         for tokens in TABLE[name]:
             for target in TARGETS:
                 case = case_of(Scheme.parse(name), tokens, target)
-                found = cost(compile_ahead(case, target), target, case.blocks.rows)
+                kernel, panel = compile_ahead(case, target), panel_of(case.scheme)
+                found = cost(kernel, target, case.blocks.rows, panel)
                 kernels.append(
                     {
                         "target": target,

@@ -228,6 +228,8 @@ def _triton(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[str, 
         how = "look codes up in the table that their group chose"
     elif scheme.family.planes > 1:
         how = "multiply two planes, one after the other, as they are stored"
+    elif scheme.family.is_ternary:
+        how = "multiply ternary codes, five to a byte, as they are stored"
     else:
         how = f"multiply {scheme.bits}-bit codes as they are stored"
     return "triton", f"The Triton kernels {how}."

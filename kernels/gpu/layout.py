@@ -1,4 +1,4 @@
-"""How the Triton kernels read codes: panels of words; of scales see `grids`.
+"""How the Triton kernels read codes: panels of words; of scales see `grids`, of ternary `trits`.
 
 A row is cut into panels of 256 columns; what remains, a multiple of 32, into at most one panel
 each of 128, 64 and 32. A panel of 32 C columns has C cells, a cell has 32 codes, and 32 codes of B
@@ -19,6 +19,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from bitplan.formats import pack, unpack
+from bitplan.kernels.gpu import trits
 from bitplan.kernels.gpu.grids import arrange_beside, arrange_grid, restore_beside, restore_grid
 from bitplan.schema import Scheme
 
@@ -78,16 +79,42 @@ def restore(arranged: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[s
 
 
 def bits_of(scheme: Scheme) -> int:
-    """Of a code in one plane.
+    """Of a code in one plane, and words of a whole panel's cell; of ternary codes the words.
 
-    >>> [bits_of(Scheme.parse(name)) for name in ("int3g64", "binary2g64")]
-    [3, 1]
+    >>> [bits_of(Scheme.parse(name)) for name in ("int3g64", "binary2g64", "ternary2")]
+    [3, 1, 2]
     """
-    return int(scheme.bits) // scheme.family.planes
+    family = scheme.family
+    return trits.WORDS if family.is_ternary else int(family.bits) // family.planes
+
+
+def panel_of(scheme: Scheme) -> int:
+    """Columns of a whole panel."""
+    return trits.PANEL if scheme.family.is_ternary else PANEL
+
+
+def words_of(scheme: Scheme, columns: int) -> int:
+    """Words of a row, of all planes.
+
+    >>> [words_of(Scheme.parse(name), 320) for name in ("int3g64", "ternary2")]
+    [30, 32]
+    """
+    if scheme.family.is_ternary:
+        return scheme.family.planes * trits.words_of(columns)
+    return columns // CELL * int(scheme.bits)
+
+
+def room_of(scheme: Scheme, words: int) -> int:
+    """Columns that so many words of a row have room for: the way back from `words_of`."""
+    if scheme.family.is_ternary:
+        return words // scheme.family.planes // trits.CELLS * trits.COLUMNS_OF_WORD
+    return words * CELL // int(scheme.bits)
 
 
 def _words(packed: UInt8[Tensor, "rows bytes"], scheme: Scheme, columns: int) -> Tensor:
     """A plane's words of its packed codes."""
+    if scheme.family.is_ternary:
+        return trits.arrange(packed, columns)
     bits, rows = bits_of(scheme), len(packed)
     words = packed.new_empty(rows * columns // CELL * bits, dtype=torch.int32)
     for some, parts in _parts(words, rows, columns, bits):
@@ -101,6 +128,8 @@ def _words(packed: UInt8[Tensor, "rows bytes"], scheme: Scheme, columns: int) ->
 
 def _packed(words: Tensor, scheme: Scheme, rows: int, columns: int) -> UInt8[Tensor, "rows bytes"]:
     """The way back from `_words`."""
+    if scheme.family.is_ternary:
+        return trits.restore(words, rows, columns)
     bits, packed = bits_of(scheme), []
     for _, parts in _parts(words, rows, columns, bits):
         codes = torch.cat([_split(part, bits).flatten(1) for part in parts], dim=1)

@@ -95,6 +95,10 @@ def numbers_of(
         return replace(evenly, unit=evenly.unit / 2 ** (int(scheme.bits) - 2))
     if scheme.is_integer:
         return _evenly_spaced(int(scheme.bits), dtype, precise)
+    if scheme.family.is_ternary:
+        # Digits come above 8 bits, and in float16 they are just where its mantissa has the highest.
+        evenly = _evenly_spaced(2, dtype, precise=True)
+        return replace(evenly, zero=1 + 1 / evenly.unit)
     if scheme.format == "binary2":
         return replace(_evenly_spaced(1, dtype, precise), zero=1.0)
     # Those of float16 lack less, and are the more precise.

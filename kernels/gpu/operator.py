@@ -13,7 +13,7 @@ from torch import Tensor
 from bitplan.errors import InputError
 from bitplan.formats.double import SHARED
 from bitplan.kernels.gpu.grids import all_beside
-from bitplan.kernels.gpu.layout import CELL, restore
+from bitplan.kernels.gpu.layout import CELL, restore, room_of, words_of
 from bitplan.schema import GROUP_SIZES, Scheme
 
 Reference = Callable[[Tensor, dict[str, Tensor], Scheme], Tensor]
@@ -27,8 +27,6 @@ def unfit(scheme: Scheme, columns: int) -> str | None:
     """
     if scheme.sparsity:
         return "no Triton kernel leaves weights out"
-    if scheme.family.is_ternary:
-        return "five codes to a byte are no codes of whole bits"
     if scheme.double and scheme.group_size and columns > SHARED * scheme.group_size:
         return "no Triton kernel reads scales of a row that have several steps"
     if scheme.group_size not in (None, *GROUP_SIZES):
@@ -52,11 +50,11 @@ def linear(
     """
     codes, grid, columns = arranged["codes"], arranged["grid"], inputs.shape[-1]
     rows = grid.shape[1]
-    if len(codes) != rows * columns // CELL * int(scheme.bits):
-        held = len(codes) * CELL // int(scheme.bits) // rows
+    if len(codes) != rows * words_of(scheme, columns):
+        held, at_most = room_of(scheme, len(codes) // rows), scheme.family.is_ternary
         raise InputError(
-            f"The inputs have {columns} features, but the weight takes {held}. Give it what the "
-            "dense layer was given."
+            f"The inputs have {columns} features, but the weight takes "
+            f"{'at most ' if at_most else ''}{held}. Give it what the dense layer was given."
         )
     tensors = (inputs, *arranged.values())
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):

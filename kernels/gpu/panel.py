@@ -72,6 +72,37 @@ def add_panel(
 
 
 @triton.jit
+def add_trits(
+    codes,
+    tile,
+    panel,
+    sums,
+    stored,
+    COLUMN: tl.constexpr,
+    PAIRS: tl.constexpr,
+    SPEC: tl.constexpr,
+):
+    """Add the products of a panel of ternary codes, or of `PAIRS` pairs of what is no whole one.
+
+    Four pairs at a time, or as many as a small group has: groups of 128 columns do not end with a
+    panel, and what is stored of one is read for each of its parts.
+    """
+    AT_ONCE: tl.constexpr = SPEC.group // 16 if SPEC.group == 16 or SPEC.group == 32 else 4
+    words = load_words(codes, tile, panel, 8, (PAIRS + 9) // 10)
+    column = panel * SPEC.panel + COLUMN
+    for part in tl.static_range(PAIRS // AT_ONCE):
+        index = 0 if SPEC.group == 0 else (column + part * AT_ONCE * 16) // SPEC.group
+        sums, stored = add_group(tile, words, index, column, sums, stored, part, AT_ONCE, 8, SPEC)
+    if PAIRS % AT_ONCE != 0:
+        # There is an even number of them.
+        index = 0 if SPEC.group == 0 else (column + (PAIRS - 2) * 16) // SPEC.group
+        sums, stored = add_group(
+            tile, words, index, column, sums, stored, PAIRS // 2 - 1, 2, 8, SPEC
+        )
+    return sums
+
+
+@triton.jit
 def add_group(
     tile,
     words,
@@ -93,12 +124,12 @@ def add_group(
     if SPEC.group != 0:
         part = tl.zeros_like(total)
         shared = tl.zeros_like(total)
-        if CELLS < 8 or NUMBER % SPEC.per == 0:
+        if CELLS < 8 or SPEC.trits or NUMBER % SPEC.per == 0:
             grid = load_grid(tile, index, SPEC.per)
         if SPEC.choices_per != 0 and (CELLS < 8 or NUMBER % SPEC.choices_per == 0):
             choices = load_choices(tile, index, SPEC)
     # Where the groups of a panel fill words, which one is known when it is compiled.
-    KNOWN: tl.constexpr = CELLS == 8 and 16 // PAIRS % SPEC.per == 0
+    KNOWN: tl.constexpr = CELLS == 8 and not SPEC.trits and 16 // PAIRS % SPEC.per == 0
     scale, offset = scale_and_offset(tile, grid, NUMBER if KNOWN else index, SPEC)
     own = chosen_entry(choices, index, SPEC)
     if SPEC.many:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from bitplan.formats.double import CENTRES
 from bitplan.kernels.gpu.grids import choices_in_word, groups_in_word, names_of
-from bitplan.kernels.gpu.layout import bits_of
+from bitplan.kernels.gpu.layout import bits_of, panel_of
 from bitplan.kernels.gpu.numbers import Numbers, numbers_of
 from bitplan.kernels.gpu.shapes import Blocks, Device
 from bitplan.schema import Scheme
@@ -14,13 +14,16 @@ from bitplan.schema import Scheme
 class Spec:
     """A constant of the kernels, read by Triton as it is.
 
-    `group` is 0 where a row is one; `scale` says what a scale is stored in, a byte of
-    a `step` of its row too, which is then less `centre`; `per` groups share a word of the grid, and
-    `choices_per` a word of choices, 0 where there are none. `rows`, `tokens` and `stages` are those
-    of `Blocks`.
+    `panel` are columns of a whole one, `trits` says whether codes are ternary; `bits` are a code's,
+    or words of a panel's cell. `group` is 0 where a row is one; `scale` says what a scale is stored
+    in, a byte of a `step` of its row too, which is then less `centre`; `per` groups share a word of
+    the grid, and `choices_per` a word of choices, 0 where there are none. `rows`, `tokens` and
+    `stages` are those of `Blocks`.
     """
 
     columns: int
+    panel: int
+    trits: bool
     bits: int
     group: int
     symmetric: bool
@@ -54,6 +57,8 @@ def spec_of(
     )
     return Spec(
         columns=columns,
+        panel=panel_of(scheme),
+        trits=scheme.family.is_ternary,
         bits=bits_of(scheme),
         group=group,
         symmetric=scheme.symmetric,

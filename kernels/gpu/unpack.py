@@ -16,7 +16,7 @@ is put where 1.0 has its own. Other codes: `floats` and `lookup`.
 import triton
 import triton.language as tl
 
-from bitplan.kernels.gpu.fields import INTERPRETED, field
+from bitplan.kernels.gpu.fields import INTERPRETED, digits, field
 from bitplan.kernels.gpu.floats import floats
 from bitplan.kernels.gpu.lookup import looked_up
 
@@ -73,7 +73,10 @@ def _pairs(words, own, PAIR: tl.constexpr, SPEC: tl.constexpr):
     else:
         if SPEC.numbers.kind == "mantissa":
             ONES: tl.constexpr = 0x3F803F80 if SPEC.numbers.dtype == "bf16" else 0x3C003C00
-            both = field(words, PAIR * BITS, BITS, TARGET)
+            if SPEC.trits:
+                both = digits(words, PAIR, TARGET)
+            else:
+                both = field(words, PAIR * BITS, BITS, TARGET)
             both = _with_exponent(both, words[0], ONES, SPEC.cuda)
         elif SPEC.numbers.kind == "float":
             both = floats(words, PAIR, SPEC)

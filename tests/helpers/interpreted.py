@@ -75,7 +75,10 @@ def interpret(cases: list) -> list[dict]:
 def weight_of(name: str, rows: int, columns: int) -> Packed:
     """A weight of random codes, of those that stand for a number."""
     scheme, generator = Scheme.parse(name), torch.Generator().manual_seed(0)
-    count = len(units(scheme.format)[0]) if scheme.family.planes > 1 else 2 ** int(scheme.bits)
+    if scheme.family.planes > 1:
+        count = len(units(scheme.format)[0])
+    else:
+        count = 2 ** int(scheme.bits) if scheme.is_integer else len(codebook_of(scheme).table)
     codes = torch.randint(0, count, (rows, columns), generator=generator)
     groups = -(-columns // (scheme.group_size or columns))
     scale = torch.rand(rows, groups, generator=generator) / 50 + 0.01
@@ -176,6 +179,7 @@ def operator(name: str) -> dict:
     def layer(x: Tensor) -> Tensor:
         return triton.linear(x * 2, arranged, weight.scheme) + 1
 
+    torch.compiler.reset()  # or what differs from the scheme before would be a variable
     with torch.no_grad():
         compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")(inputs)
         same = torch.equal(compiled, layer(inputs))

@@ -11,6 +11,9 @@ CASES = [
     *(case(name, 7, 96, [17]) for name in ("binary2g64", "binary2g32d")),
     case("binary2g32", 40, 96, [20], "float16"),
     case("binary2g16", 7, 96, [5], "float32"),
+    case("ternary2g32", 40, 288, [2]),
+    case("ternary2g64d", 33, 96, [3], "float16"),
+    case("ternary2", 7, 96, [17]),
     # Columns that two programs share.
     case("binary2g64", 40, 1056, [2]),
     *(case("binary2g64", 7, 96, tokens) for tokens in ([0], [2, 3])),
