@@ -140,7 +140,9 @@ inputs in bfloat16, and read from the machine code. **Nothing on this page was m
 columns; `warps` are those that a multiprocessor holds at once, by registers and shared memory.
 `loads` are a thread's loads from global memory for 256 columns of its rows, by width in bits: of
 128 those of codes and inputs, of 32 those of scales; small groups take their inputs by 64 or 32.
-A weight of two planes is two launches of one kernel: all but `bytes a weight` is of one of them.
+A weight of two planes is two launches of one kernel: all but `bytes a weight` is of one of them;
+those of `ternary2` are that of `ternary`, whose loop is told together with the rest of a row that
+is no whole panel, 1.8 panels in place of one, on sm_100 for 64 tokens and 512.
 
 | scheme | tokens | target | registers | spilled | shared bytes | warps | instructions | integer |
 tensor | bytes a weight | loads |

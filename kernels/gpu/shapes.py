@@ -3,7 +3,7 @@
 Nothing is tried out at run time: what runs depends on nothing but shapes, scheme and device.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bitplan.kernels.gpu.layout import PANEL, panel_of
 from bitplan.kernels.gpu.numbers import numbers_of
@@ -47,7 +47,10 @@ def blocks_of(
 ) -> Blocks:
     """For any number of tokens; `precise` sums are of numbers of codes, as those of few tokens."""
     if tokens > DECODE_TOKENS and not precise:
-        return prefill_blocks(rows, columns, tokens, device, panel=panel_of(scheme))
+        blocks = prefill_blocks(rows, columns, tokens, device, panel=panel_of(scheme))
+        # Tables of each row's own: 4 warps spill on sm_100, and 8 on sm_120 without a limit.
+        is_tight = scheme.family.choices > 1 and device.cuda and blocks.tokens == 64
+        return replace(blocks, warps=8, registers=160) if is_tight else blocks
     return decode_blocks(scheme, rows, columns, tokens, device)
 
 
