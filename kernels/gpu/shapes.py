@@ -92,7 +92,7 @@ def _registers(scheme: Scheme, columns: int, tokens: int) -> int | None:
     Found by compiling, and held to by tests: the same limit makes other kernels spill.
     """
     if scheme.family.is_ternary:
-        return None
+        return 224 if scheme.group_size == 128 and tokens == 16 else None
     kind = numbers_of(scheme, "bf16").kind
     if columns % panel_of(scheme) or kind == "float":
         return None
