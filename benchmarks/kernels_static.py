@@ -15,7 +15,9 @@ from tempfile import TemporaryDirectory
 
 import triton
 
+from bitplan.formats.scales import CHOICE_BITS
 from bitplan.kernels.gpu.ahead import TABLE, TARGETS, case_of, compile_ahead
+from bitplan.kernels.gpu.layout import panel_of
 from bitplan.kernels.gpu.machine_code import cost
 from bitplan.schema import Scheme
 
@@ -86,9 +88,11 @@ ROOFS = ("int2g64", "int3g64", "int4g64", "fp8g64", "nf4g64", "mxfp4", "nvfp4")
 
 
 def bytes_per_weight(scheme: Scheme, columns: int) -> float:
-    """Codes, and scale and offset of a group."""
-    numbers = 1 if scheme.symmetric else 2
-    return scheme.bits / 8 + scheme.family.scale_bytes * numbers / (scheme.group_size or columns)
+    """Codes, and what a group has: scale and offset, or those of both planes, and a choice."""
+    family = scheme.family
+    numbers = family.planes if scheme.symmetric else 2
+    of_group = family.scale_bytes * numbers + (CHOICE_BITS / 8 if family.choices > 1 else 0)
+    return scheme.bits / 8 + of_group / (scheme.group_size or columns)
 
 
 def seconds(kernel: dict, rows: int, columns: int) -> tuple[float, str]:
@@ -110,7 +114,8 @@ def measure(names: list[str]) -> list[dict]:
         for tokens in TABLE[name]:
             for target in TARGETS:
                 case = case_of(Scheme.parse(name), tokens, target)
-                found = cost(compile_ahead(case, target), target, case.blocks.rows)
+                kernel, panel = compile_ahead(case, target), panel_of(case.scheme)
+                found = cost(kernel, target, case.blocks.rows, panel)
                 kernels.append(
                     {
                         "target": target,
@@ -135,6 +140,9 @@ inputs in bfloat16, and read from the machine code. **Nothing on this page was m
 columns; `warps` are those that a multiprocessor holds at once, by registers and shared memory.
 `loads` are a thread's loads from global memory for 256 columns of its rows, by width in bits: of
 128 those of codes and inputs, of 32 those of scales; small groups take their inputs by 64 or 32.
+A weight of two planes is two launches of one kernel: all but `bytes a weight` is of one of them;
+those of `ternary2` are that of `ternary`, whose loop is told together with the rest of a row that
+is no whole panel, 1.8 panels in place of one, on sm_100 for 64 tokens and 512.
 
 | scheme | tokens | target | registers | spilled | shared bytes | warps | instructions | integer |
 tensor | bytes a weight | loads |

@@ -10,12 +10,14 @@ import torch
 
 from bitplan.errors import InputError
 from bitplan.kernels.bitmod import reference as bitmod
+from bitplan.kernels.bitmod import triton as bitmod_triton
 from bitplan.kernels.codebook import reference as codebook
 from bitplan.kernels.codebook import triton as codebook_triton
 from bitplan.kernels.gpu import operator as gpu
 from bitplan.kernels.integer import reference as integer
 from bitplan.kernels.integer import triton as integer_triton
 from bitplan.kernels.planes import reference as planes
+from bitplan.kernels.planes import triton as planes_triton
 from bitplan.kernels.sparse import reference as sparse
 from bitplan.runtimes import unfit
 from bitplan.schema import BASE, Scheme, parts
@@ -125,11 +127,19 @@ _REFERENCES = {
 }
 
 
+_TRITON = {
+    "integer": integer_triton,
+    "planes": planes_triton,
+    "codebook": codebook_triton,
+    "bitmod": bitmod_triton,
+}
+
+
 @cache
 def _arranged(implementation: str, family: str, is_even: bool) -> Any:
     # Imported here, for compiled loops take half a second to import, which only weights need.
     if implementation == "triton":
-        return integer_triton if family == "integer" else codebook_triton
+        return _TRITON[family]
     if implementation == "torch":
         from bitplan.kernels.integer import torch_packed
 
@@ -214,7 +224,15 @@ def _triton(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[str, 
     reason = gpu.unfit(scheme, shape[1])
     if reason is not None:
         return "reference", f"{reason[0].upper()}{reason[1:]}."
-    return "triton", f"The Triton kernels multiply {scheme.bits}-bit codes as they are stored."
+    if scheme.family.choices > 1:
+        how = "look codes up in the table that their group chose"
+    elif scheme.family.planes > 1:
+        how = "multiply two planes, one after the other, as they are stored"
+    elif scheme.family.is_ternary:
+        how = "multiply ternary codes, five to a byte, as they are stored"
+    else:
+        how = f"multiply {scheme.bits}-bit codes as they are stored"
+    return "triton", f"The Triton kernels {how}."
 
 
 def _experts(how: "How", scheme: Scheme, shape: tuple[int, ...]) -> tuple[str, str]:

@@ -7,7 +7,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
-from bitplan.kernels.gpu.grids import factors_of
+from bitplan.kernels.gpu.grids import beside_of
 from bitplan.kernels.gpu.launch import REDUCED_AT_ONCE, options
 from bitplan.kernels.gpu.matmul import matmul, reduce
 from bitplan.kernels.gpu.shapes import Blocks, Device, blocks_of
@@ -47,6 +47,10 @@ TABLE = {
     "fp4g64": (1,),
     "nf4g64": (1, 16, 64, 512),
     "nf3g64": (1,),
+    "bitmod4g64": (1, 16, 64, 512),
+    "bitmod3g64": (1,),
+    "binary2g64": (1, 16, 64, 512),
+    "ternaryg64": (1, 16, 64, 512),
     "bfp4g64": (1,),
     "mxfp8": (1,),
     "mxfp6": (1,),
@@ -91,9 +95,10 @@ def compile_ahead(case: Case, target: str) -> CompiledKernel:
     fixed: dict[str, Any] = {"SPEC": spec}
     # Pointers, rows and stride that 16 divides are compiled for apart.
     sixteens = ["inputs", "codes", "grid", "outputs", "rows", "stride"]
-    for name in ("matrix_scale", "scale_step", "offset_step"):
-        if name in factors_of(scheme):
-            types[name] = "*fp32" if name == "matrix_scale" else "*bf16"
+    choices = "*i32" if spec.choices_per == 16 else "*i16"
+    for name, kind in {**BESIDE, "choices": choices}.items():
+        if name in beside_of(scheme):
+            types[name] = kind
             sixteens.append(name)
         else:
             fixed[name] = None
@@ -105,6 +110,9 @@ def compile_ahead(case: Case, target: str) -> CompiledKernel:
         {(names.index(name),): [["tt.divisibility", 16]] for name in sixteens},
     )
     return triton.compile(source, target=TARGETS[target], options=options(blocks))
+
+
+BESIDE = {"matrix_scale": "*fp32", "scale_step": "*bf16", "offset_step": "*bf16"}
 
 
 def _grid_type(spec: Spec) -> str:

@@ -1,4 +1,4 @@
-"""Bits of codes in words, at the same place of both halves: see `layout`."""
+"""Bits of codes in words, at the same place of both halves: see `layout`, and `trits` of digits."""
 
 # Triton, not Python, gives these functions their meaning: constants are typed otherwise there.
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
@@ -37,3 +37,16 @@ def field(words, FIRST: tl.constexpr, BITS: tl.constexpr, TARGET: tl.constexpr):
         UPPER: tl.constexpr = ((2 ** (BITS - LOW) - 1) << (TARGET + LOW)) * 0x10001
         lower = _moved(words[WORD], START - TARGET) & LOWER
         return lower | (words[WORD + 1] << (TARGET + LOW)) & UPPER
+
+
+@triton.jit
+def digits(words, PAIR: tl.constexpr, TARGET: tl.constexpr):
+    """Ternary codes of both halves, the lower bit at bit `TARGET`.
+
+    What codes of a byte share is written for each, and compiled once.
+    """
+    BYTE: tl.constexpr = PAIR // 5
+    rest = _moved(words[BYTE // 2], BYTE % 2 * 8) & 0x00FF00FF
+    for _ in tl.static_range(PAIR % 5):
+        rest = rest * 3 & 0x00FF00FF
+    return _moved(rest * 3, 8 - TARGET) & (3 << TARGET) * 0x10001

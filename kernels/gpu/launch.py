@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import product
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ import triton
 from jaxtyping import Float
 from torch import Tensor
 
-from bitplan.kernels.gpu.grids import factors_of, words_of
+from bitplan.kernels.gpu.grids import all_beside, beside_of, words_of
 from bitplan.kernels.gpu.matmul import matmul, reduce
 from bitplan.kernels.gpu.numbers import PARTS, parts_of
 from bitplan.kernels.gpu.shapes import Blocks, Device, blocks_of
@@ -24,10 +25,10 @@ def multiply(
     inputs: Float[Tensor, "tokens in"],
     codes: Tensor,
     grid: Tensor,
-    factors: Sequence[Tensor],
+    beside: Sequence[Tensor],
     scheme: Scheme,
 ) -> Float[Tensor, "tokens out"]:
-    """Product with the transposed weight, in the inputs' dtype."""
+    """Product with the transposed weight, in the inputs' dtype: of two planes the sum of both."""
     tokens, columns = inputs.shape
     rows = grid.shape[1]
     output = inputs.new_empty(tokens, rows)
@@ -43,23 +44,37 @@ def multiply(
         inputs, copies = inputs.contiguous() if inputs.stride(-1) != 1 else inputs, 1
     dtype = NAMES[inputs.dtype]
     blocks = blocks_of(scheme, rows, columns, len(inputs), device, precise=precise)
-    tensors = (inputs, codes, grid, dict(zip(factors_of(scheme), factors, strict=True)))
+    planes = _planes(codes, grid, dict(zip(all_beside(scheme), beside, strict=True)), scheme)
     tables = parts_of(scheme, precise=precise)
-    sums = tables * blocks.splits * copies
+    launches = list(product(range(len(planes)), range(tables)))
+    sums = len(launches) * blocks.splits * copies
     if sums == 1:
-        launch(*tensors, output, spec_of(columns, dtype, scheme, blocks, device), blocks)
+        spec = spec_of(columns, dtype, scheme, blocks, device)
+        launch(inputs, *planes[0], output, spec, blocks)
         return output
-    shape = (tables, blocks.splits, copies, tokens, rows)
+    shape = (len(launches), blocks.splits, copies, tokens, rows)
     parts = inputs.new_empty(shape, dtype=torch.float32)
-    for part in range(tables):
-        spec = spec_of(columns, dtype, scheme, blocks, device, precise=precise, part=part)
-        launch(*tensors, parts[part], spec, blocks)
+    for number, (plane, part) in enumerate(launches):
+        of = {"precise": precise, "part": part, "plane": plane}
+        spec = spec_of(columns, dtype, scheme, blocks, device, **of)
+        launch(inputs, *planes[plane], parts[number], spec, blocks)
     size = output.numel()
     programs = (triton.cdiv(size, REDUCED_AT_ONCE),)
     block: Any = REDUCED_AT_ONCE
     with torch.cuda.device_of(output):
         reduce[programs](parts, output, size, sums, BLOCK=block)
     return output
+
+
+def _planes(
+    codes: Tensor, grid: Tensor, beside: dict[str, Tensor], scheme: Scheme
+) -> list[tuple[Tensor, Tensor, dict[str, Tensor]]]:
+    """Codes and grid of each plane, and what is beside them by the kernel's parameters."""
+    count = scheme.family.planes
+    return [
+        (*both, {key: beside[name] for key, name in beside_of(scheme, plane).items()})
+        for plane, both in enumerate(zip(codes.chunk(count), grid.chunk(count), strict=True))
+    ]
 
 
 def thirds(inputs: Float[Tensor, "tokens in"]) -> Float[Tensor, "3*tokens in"]:
@@ -87,7 +102,7 @@ def launch(
     inputs: Tensor,
     codes: Tensor,
     grid: Tensor,
-    factors: dict[str, Tensor],
+    beside: dict[str, Tensor],
     outputs: Tensor,
     spec: Spec,
     blocks: Blocks,
@@ -102,9 +117,10 @@ def launch(
             inputs,
             codes,
             words_of(grid),
-            factors.get("matrix_scale"),
-            factors.get("scale_step"),
-            factors.get("offset_step"),
+            beside.get("matrix_scale"),
+            beside.get("scale_step"),
+            beside.get("offset_step"),
+            beside.get("choices"),
             outputs,
             rows,
             tokens,

@@ -1,4 +1,4 @@
-"""How the Triton kernels read codes: panels of words; of scales see `grids`.
+"""How the Triton kernels read codes: panels of words; of scales see `grids`, of ternary `trits`.
 
 A row is cut into panels of 256 columns; what remains, a multiple of 32, into at most one panel
 each of 128, 64 and 32. A panel of 32 C columns has C cells, a cell has 32 codes, and 32 codes of B
@@ -19,7 +19,8 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from bitplan.formats import pack, unpack
-from bitplan.kernels.gpu.grids import arrange_grid, factors_of, restore_grid
+from bitplan.kernels.gpu import trits
+from bitplan.kernels.gpu.grids import arrange_beside, arrange_grid, restore_beside, restore_grid
 from bitplan.schema import Scheme
 
 CELL = 32
@@ -54,29 +55,86 @@ def sections(columns: int) -> list[tuple[int, int, int]]:
 
 
 def arrange(tensors: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[str, Tensor]:
-    """From canonical tensors to the kernels': `codes` (int32), `grid`, and its factors if any."""
+    """From canonical tensors to the kernels': `codes` (int32), `grid`, and what is beside it.
+
+    The words of a second plane follow those of the first.
+    """
     assert columns % CELL == 0
-    bits, rows = int(scheme.bits), len(tensors["codes"])
-    words = tensors["codes"].new_empty(rows * columns // CELL * bits, dtype=torch.int32)
-    for some, parts in _parts(words, rows, columns, bits):
-        codes = unpack(tensors["codes"][some], bits, columns) ^ flip_of(scheme)
-        for (start, cells, panels), part in zip(sections(columns), parts, strict=True):
-            shape = (len(codes), panels, PAIRS, cells, 2)
-            columns_of = codes[:, start : start + panels * cells * CELL].reshape(shape)
-            part.copy_(_join(columns_of, bits))
+    planes = tensors["codes"].chunk(scheme.family.planes, dim=-1)
+    words = torch.cat([_words(plane, scheme, columns) for plane in planes])
     grid = arrange_grid(tensors, scheme, columns)
-    return {"codes": words, "grid": grid, **{name: tensors[name] for name in factors_of(scheme)}}
+    return {"codes": words, "grid": grid, **arrange_beside(tensors, scheme)}
 
 
 def restore(arranged: dict[str, Tensor], scheme: Scheme, columns: int) -> dict[str, Tensor]:
     """From the kernels' tensors to the canonical ones."""
-    bits, grid = int(scheme.bits), arranged["grid"]
-    rows, packed = grid.shape[1], []
-    for _, parts in _parts(arranged["codes"], rows, columns, bits):
+    grid, planes = arranged["grid"], arranged["codes"].chunk(scheme.family.planes)
+    packed = [_packed(words, scheme, grid.shape[1], columns) for words in planes]
+    codes = torch.cat(packed, dim=-1)
+    return {
+        "codes": codes,
+        **restore_grid(grid, scheme, columns),
+        **restore_beside(arranged, scheme),
+    }
+
+
+def bits_of(scheme: Scheme) -> int:
+    """Of a code in one plane, and words of a whole panel's cell; of ternary codes the words.
+
+    >>> [bits_of(Scheme.parse(name)) for name in ("int3g64", "binary2g64", "ternary2")]
+    [3, 1, 2]
+    """
+    family = scheme.family
+    return trits.WORDS if family.is_ternary else int(family.bits) // family.planes
+
+
+def panel_of(scheme: Scheme) -> int:
+    """Columns of a whole panel."""
+    return trits.PANEL if scheme.family.is_ternary else PANEL
+
+
+def words_of(scheme: Scheme, columns: int) -> int:
+    """Words of a row, of all planes.
+
+    >>> [words_of(Scheme.parse(name), 320) for name in ("int3g64", "ternary2")]
+    [30, 32]
+    """
+    if scheme.family.is_ternary:
+        return scheme.family.planes * trits.words_of(columns)
+    return columns // CELL * int(scheme.bits)
+
+
+def room_of(scheme: Scheme, words: int) -> int:
+    """Columns that so many words of a row have room for: the way back from `words_of`."""
+    if scheme.family.is_ternary:
+        return words // scheme.family.planes // trits.CELLS * trits.COLUMNS_OF_WORD
+    return words * CELL // int(scheme.bits)
+
+
+def _words(packed: UInt8[Tensor, "rows bytes"], scheme: Scheme, columns: int) -> Tensor:
+    """A plane's words of its packed codes."""
+    if scheme.family.is_ternary:
+        return trits.arrange(packed, columns)
+    bits, rows = bits_of(scheme), len(packed)
+    words = packed.new_empty(rows * columns // CELL * bits, dtype=torch.int32)
+    for some, parts in _parts(words, rows, columns, bits):
+        codes = unpack(packed[some], bits, columns) ^ flip_of(scheme)
+        for (start, cells, panels), part in zip(sections(columns), parts, strict=True):
+            shape = (len(codes), panels, PAIRS, cells, 2)
+            columns_of = codes[:, start : start + panels * cells * CELL].reshape(shape)
+            part.copy_(_join(columns_of, bits))
+    return words
+
+
+def _packed(words: Tensor, scheme: Scheme, rows: int, columns: int) -> UInt8[Tensor, "rows bytes"]:
+    """The way back from `_words`."""
+    if scheme.family.is_ternary:
+        return trits.restore(words, rows, columns)
+    bits, packed = bits_of(scheme), []
+    for _, parts in _parts(words, rows, columns, bits):
         codes = torch.cat([_split(part, bits).flatten(1) for part in parts], dim=1)
         packed.append(pack(codes ^ flip_of(scheme), bits))
-    factors = {name: arranged[name] for name in factors_of(scheme)}
-    return {"codes": torch.cat(packed), **restore_grid(grid, scheme, columns), **factors}
+    return torch.cat(packed)
 
 
 def flip_of(scheme: Scheme) -> int:

@@ -20,10 +20,11 @@ from bitplan.kernels.gpu.fields import INTERPRETED, field
 
 
 @triton.jit
-def looked_up(words, PAIR: tl.constexpr, SPEC: tl.constexpr):
+def looked_up(words, own, PAIR: tl.constexpr, SPEC: tl.constexpr):
     """Words of the two numbers of a pair's codes.
 
-    What several pairs share is written for each, and compiled once.
+    What several pairs share is written for each, and compiled once. `own` are the lower and the
+    upper byte, [rows, 1], of the entry that each row has of its own, or None.
     """
     PLACE: tl.constexpr = PAIR % 4
     TWO: tl.constexpr = PLACE // 2 if SPEC.cuda else PLACE % 2
@@ -37,8 +38,12 @@ def looked_up(words, PAIR: tl.constexpr, SPEC: tl.constexpr):
         codes = codes >> (4 * TWO)
         places = codes & 0x07070707
         above = (codes >> 3) & 0x01010101
-    low = _entries(places, above, SPEC.numbers.low, SPEC)
-    high = _entries(places, above, SPEC.numbers.high, SPEC)
+    if own is None:
+        low = _entries(places, above, SPEC.numbers.low, None, SPEC)
+        high = _entries(places, above, SPEC.numbers.high, None, SPEC)
+    else:
+        low = _entries(places, above, SPEC.numbers.low, own[0], SPEC)
+        high = _entries(places, above, SPEC.numbers.high, own[1], SPEC)
     # Bytes are of the first pair's and the second's lower half, and of their upper halves.
     SECOND: tl.constexpr = (PLACE % 2 if SPEC.cuda else PLACE // 2) == 1
     if SPEC.cuda:
@@ -60,13 +65,22 @@ def _nibbles(words, PAIR: tl.constexpr, BITS: tl.constexpr):
 
 
 @triton.jit
-def _entries(places, above, TABLE: tl.constexpr, SPEC: tl.constexpr):
+def _word(TABLE: tl.constexpr, WORD: tl.constexpr, own, SPEC: tl.constexpr):
+    """A word of a table, with the byte in it that a row has of its own."""
+    if own is None or SPEC.numbers.chosen // 4 != WORD:
+        return TABLE[WORD]
+    else:
+        return own << SPEC.numbers.chosen % 4 * 8 | TABLE[WORD]
+
+
+@triton.jit
+def _entries(places, above, TABLE: tl.constexpr, own, SPEC: tl.constexpr):
     """Four bytes of a table of 8 or 16, which words hold."""
-    lower = _bytes(TABLE[0], TABLE[1], places, SPEC)
+    lower = _bytes(_word(TABLE, 0, own, SPEC), _word(TABLE, 1, own, SPEC), places, SPEC)
     if len(TABLE) == 2:
         return lower
     else:
-        upper = _bytes(TABLE[2], TABLE[3], places, SPEC)
+        upper = _bytes(_word(TABLE, 2, own, SPEC), _word(TABLE, 3, own, SPEC), places, SPEC)
         is_upper = _bytes(0x0000FF00, 0, above, SPEC)
         return (lower & ~is_upper) | (upper & is_upper)
 

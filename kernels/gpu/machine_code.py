@@ -75,14 +75,14 @@ class Cost:
     loads: dict[str, int]
 
 
-def cost(kernel: Any, target: str, rows: int) -> Cost:
-    """Read it from a kernel whose programs have so many rows of a weight."""
+def cost(kernel: Any, target: str, rows: int, panel: int = PANEL) -> Cost:
+    """Read it from a kernel of programs with so many rows of a weight, and columns of a panel."""
     cuda = target.startswith("sm_")
     registers, spilled, local, text = (_cuda if cuda else _amd)(kernel)
     loop = _loop(text)
     warp = 32 if cuda else 64
     threads = kernel.metadata.num_warps * warp
-    weights = rows * PANEL / threads
+    weights = rows * panel / threads
     tensor = sum(bool(TENSOR.match(name)) for name in loop)
     integer = sum(bool(INTEGER.match(name)) for name in loop)
     return Cost(

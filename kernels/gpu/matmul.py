@@ -7,8 +7,8 @@
 import triton
 import triton.language as tl
 
-from bitplan.kernels.gpu.panel import Sums, add_panel, weigh
-from bitplan.kernels.gpu.scales import load_grid, load_step, scale_and_offset
+from bitplan.kernels.gpu.panel import Stored, Sums, add_panel, add_trits, weigh
+from bitplan.kernels.gpu.scales import load_choices, load_grid, load_step, scale_and_offset
 from bitplan.kernels.gpu.tile import Tile
 
 
@@ -20,6 +20,7 @@ def matmul(
     matrix_scale,
     scale_step,
     offset_step,
+    choices,
     outputs,
     rows,
     count,
@@ -31,30 +32,36 @@ def matmul(
 
     Programs are [blocks of rows, splits, blocks of tokens]; a split has `panels_each` panels, and
     the last of them also what is no whole panel. `matrix_scale` multiplies all, and
-    steps multiply the scales and offsets of each row; or they are None.
+    steps multiply the scales and offsets of each row, `choices` are the groups'; or they are None.
     """
-    PANELS: tl.constexpr = SPEC.columns // 256
+    PANELS: tl.constexpr = SPEC.columns // SPEC.panel
     split = tl.program_id(1)
     own = tl.program_id(0) * SPEC.rows + tl.arange(0, SPEC.rows)
     n = tl.minimum(own, rows - 1)
     m = tl.program_id(2) * SPEC.tokens + tl.arange(0, SPEC.tokens)
     scale_step, offset_step = load_step(scale_step, n), load_step(offset_step, n)
-    tile = Tile(inputs, grid, own, n, m, rows, count, stride, scale_step, offset_step)
+    tile = Tile(inputs, grid, own, n, m, rows, count, stride, scale_step, offset_step, choices)
     none = tl.zeros([SPEC.rows, SPEC.tokens], tl.float32)
     sums = Sums(none, none, none)
-    stored = load_grid(tile, 0, SPEC.per)
+    stored = Stored(load_grid(tile, 0, SPEC.per), load_choices(tile, 0, SPEC))
     first = split * panels_each
     last = tl.minimum(first + panels_each, PANELS)
     for panel in tl.range(first, last, num_stages=SPEC.stages):
-        sums = add_panel(codes, tile, panel, sums, stored, 0, 8, SPEC)
+        if SPEC.trits:
+            sums = add_trits(codes, tile, panel, sums, stored, 0, SPEC.panel // 16, SPEC)
+        else:
+            sums = add_panel(codes, tile, panel, sums, stored, 0, 8, SPEC)
     # Known when it is compiled, and so apart from what is not.
-    if SPEC.columns % 256 != 0:  # noqa: SIM102
+    if SPEC.columns % SPEC.panel != 0:  # noqa: SIM102
         if split == tl.num_programs(1) - 1:
-            sums = add_rest(codes, tile, sums, stored, 4, SPEC)
+            if SPEC.trits:
+                sums = add_rest_of_trits(codes, tile, sums, stored, SPEC)
+            else:
+                sums = add_rest(codes, tile, sums, stored, 4, SPEC)
     total, part, shared = sums
     if not SPEC.many:
         if SPEC.group == 0:
-            scale, offset = scale_and_offset(tile, stored, 0, SPEC)
+            scale, offset = scale_and_offset(tile, stored.grid, 0, SPEC)
             total = weigh(total, part, shared, scale, offset, SPEC)
         total *= SPEC.numbers.unit
     if matrix_scale is not None:
@@ -74,6 +81,14 @@ def add_rest(codes, tile, sums, stored, CELLS: tl.constexpr, SPEC: tl.constexpr)
     if CELLS > 1:
         sums = add_rest(codes, tile, sums, stored, CELLS // 2, SPEC)
     return sums
+
+
+@triton.jit
+def add_rest_of_trits(codes, tile, sums, stored, SPEC: tl.constexpr):
+    """Add what is no whole panel."""
+    COLUMN: tl.constexpr = SPEC.columns // SPEC.panel * SPEC.panel
+    first = codes + tl.cast(tile.rows, tl.int64) * (COLUMN // SPEC.panel * SPEC.bits * 8)
+    return add_trits(first, tile, 0, sums, stored, COLUMN, SPEC.columns % SPEC.panel // 16, SPEC)
 
 
 @triton.jit

@@ -28,7 +28,8 @@ class Numbers:
     - `mantissa`: 1, with the code in its mantissa, the lowest bit at bit `target`; or for its sign;
     - `centred`: q - half;
     - `float`: a small floating-point number whose lowest bit is at `target`, times 2^`raised`;
-    - `table`: the number of pattern `table[q]`.
+    - `table`: the number of pattern `table[q]`; or of one of `choices`, of which each group says
+      which, for the code `chosen`.
     """
 
     kind: Literal["mantissa", "centred", "float", "table"]
@@ -38,6 +39,8 @@ class Numbers:
     target: int = 0
     raised: int = 0
     table: tuple[int, ...] = ()
+    chosen: int = 0
+    choices: tuple[int, ...] = ()
 
     @property
     def low(self) -> tuple[int, ...]:
@@ -48,6 +51,16 @@ class Numbers:
     def high(self) -> tuple[int, ...]:
         """Words of four entries' upper bytes each."""
         return _words(tuple(entry >> 8 for entry in self.table))
+
+    @property
+    def low_choices(self) -> int:
+        """A word of the choices' lower bytes."""
+        return _words(tuple(entry & 0xFF for entry in self.choices))[0]
+
+    @property
+    def high_choices(self) -> int:
+        """A word of the choices' upper bytes."""
+        return _words(tuple(entry >> 8 for entry in self.choices))[0]
 
 
 def _words(entries: tuple[int, ...]) -> tuple[int, ...]:
@@ -82,16 +95,44 @@ def numbers_of(
         return replace(evenly, unit=evenly.unit / 2 ** (int(scheme.bits) - 2))
     if scheme.is_integer:
         return _evenly_spaced(int(scheme.bits), dtype, precise)
+    if scheme.family.is_ternary:
+        # Digits come above 8 bits, and in float16 they are just where its mantissa has the highest.
+        evenly = _evenly_spaced(2, dtype, precise=True)
+        return replace(evenly, zero=1 + 1 / evenly.unit)
+    if scheme.format == "binary2":
+        return replace(_evenly_spaced(1, dtype, precise), zero=1.0)
     # Those of float16 lack less, and are the more precise.
     dtype = "fp16" if many else dtype
     stem = scheme.format.removeprefix("mx").removeprefix("nv")
     if stem in FLOATS:
         return _floats(*FLOATS[stem], dtype, raised=dtype == "bf16" or not (cuda or many))
-    values = codebook_of(scheme).table.float()
+    if scheme.family.choices > 1:
+        return _chosen(scheme, dtype)
+    return Numbers(
+        kind="table", dtype=dtype, table=_patterns(codebook_of(scheme).table, dtype, part)
+    )
+
+
+def _chosen(scheme: Scheme, dtype: str) -> Numbers:
+    """A table of which one entry, 0 here, is the choice's."""
+    tables = [
+        _patterns(codebook_of(scheme, choice).table, dtype)
+        for choice in range(scheme.family.choices)
+    ]
+    [chosen] = [
+        code for code, entries in enumerate(zip(*tables, strict=True)) if len({*entries}) > 1
+    ]
+    table = tuple(0 if code == chosen else entry for code, entry in enumerate(tables[0]))
+    choices = tuple(table[chosen] for table in tables)
+    return Numbers(kind="table", dtype=dtype, table=table, chosen=chosen, choices=choices)
+
+
+def _patterns(values: torch.Tensor, dtype: str, part: int = 0) -> tuple[int, ...]:
+    """Of the nearest numbers of a dtype; of what the parts before leave."""
     for _ in range(part):
         values = values - values.to(DTYPES[dtype]).float()
     patterns = values.to(DTYPES[dtype]).view(torch.int16).int().bitwise_and(0xFFFF)
-    return Numbers(kind="table", dtype=dtype, table=tuple(patterns.tolist()))
+    return tuple(patterns.tolist())
 
 
 def parts_of(scheme: Scheme, *, precise: bool) -> int:

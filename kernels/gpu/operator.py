@@ -12,8 +12,8 @@ from torch import Tensor
 
 from bitplan.errors import InputError
 from bitplan.formats.double import SHARED
-from bitplan.kernels.gpu.grids import factors_of
-from bitplan.kernels.gpu.layout import CELL, restore
+from bitplan.kernels.gpu.grids import all_beside
+from bitplan.kernels.gpu.layout import CELL, restore, room_of, words_of
 from bitplan.schema import GROUP_SIZES, Scheme
 
 Reference = Callable[[Tensor, dict[str, Tensor], Scheme], Tensor]
@@ -27,12 +27,6 @@ def unfit(scheme: Scheme, columns: int) -> str | None:
     """
     if scheme.sparsity:
         return "no Triton kernel leaves weights out"
-    if scheme.family.is_ternary:
-        return "five codes to a byte are no codes of whole bits"
-    if scheme.family.planes > 1:
-        return "no Triton kernel adds two planes"
-    if scheme.family.choices > 1:
-        return "no Triton kernel reads a choice of codebooks"
     if scheme.double and scheme.group_size and columns > SHARED * scheme.group_size:
         return "no Triton kernel reads scales of a row that have several steps"
     if scheme.group_size not in (None, *GROUP_SIZES):
@@ -56,34 +50,32 @@ def linear(
     """
     codes, grid, columns = arranged["codes"], arranged["grid"], inputs.shape[-1]
     rows = grid.shape[1]
-    if len(codes) != rows * columns // CELL * int(scheme.bits):
-        held = len(codes) * CELL // int(scheme.bits) // rows
+    if len(codes) != rows * words_of(scheme, columns):
+        held, at_most = room_of(scheme, len(codes) // rows), scheme.family.is_ternary
         raise InputError(
-            f"The inputs have {columns} features, but the weight takes {held}. Give it what the "
-            "dense layer was given."
+            f"The inputs have {columns} features, but the weight takes "
+            f"{'at most ' if at_most else ''}{held}. Give it what the dense layer was given."
         )
     tensors = (inputs, *arranged.values())
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return reference(inputs, restore(arranged, scheme, columns), scheme)
-    factors = [arranged[name] for name in factors_of(scheme)]
-    return torch.ops.bitplan.packed_linear(inputs, codes, grid, factors, str(scheme))
+    beside = [arranged[name] for name in all_beside(scheme)]
+    return torch.ops.bitplan.packed_linear(inputs, codes, grid, beside, str(scheme))
 
 
 @torch.library.custom_op("bitplan::packed_linear", mutates_args=())
 def packed_linear(
-    inputs: Tensor, codes: Tensor, grid: Tensor, factors: Sequence[Tensor], scheme: str
+    inputs: Tensor, codes: Tensor, grid: Tensor, beside: Sequence[Tensor], scheme: str
 ) -> Tensor:
     """See `linear`; torch's operators take a scheme by its name alone."""
     from bitplan.kernels.gpu.launch import multiply
 
     flat = inputs.reshape(inputs.shape[:-1].numel(), inputs.shape[-1])
-    output = multiply(flat, codes, grid, factors, Scheme.parse(scheme))
+    output = multiply(flat, codes, grid, beside, Scheme.parse(scheme))
     return output.reshape(*inputs.shape[:-1], grid.shape[1])
 
 
 @packed_linear.register_fake
-def _(
-    inputs: Tensor, codes: Tensor, grid: Tensor, factors: Sequence[Tensor], scheme: str
-) -> Tensor:
-    del codes, factors, scheme
+def _(inputs: Tensor, codes: Tensor, grid: Tensor, beside: Sequence[Tensor], scheme: str) -> Tensor:
+    del codes, beside, scheme
     return inputs.new_empty(*inputs.shape[:-1], grid.shape[1])

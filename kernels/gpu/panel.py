@@ -18,7 +18,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from bitplan.kernels.gpu.scales import load_grid, scale_and_offset
+from bitplan.kernels.gpu.scales import chosen_entry, load_choices, load_grid, scale_and_offset
 from bitplan.kernels.gpu.tile import load_inputs, load_words, product
 from bitplan.kernels.gpu.unpack import numbers
 
@@ -30,6 +30,13 @@ class Sums(NamedTuple):
     total: tl.tensor
     part: tl.tensor
     shared: tl.tensor
+
+
+class Stored(NamedTuple):
+    """Words of the grid and of choices, of each row, that the present group's are in."""
+
+    grid: tl.tensor
+    choices: tl.tensor | None
 
 
 @triton.jit
@@ -45,8 +52,8 @@ def add_panel(
 ):
     """Add the products of a panel's columns, in a section that begins at `COLUMN`.
 
-    `panel` is its number in its section, `codes` the section's first word. `stored` is the grid of
-    the first group, where a row is one; a group's sums then go on from one panel to the next.
+    `panel` is its number in its section, `codes` the section's first word. `stored` is what is
+    stored of the first group, where a row is one; its sums then go on from one panel to the next.
     """
     GROUPS: tl.constexpr = 1 if SPEC.group == 0 else max(1, 32 * CELLS // SPEC.group)
     words = load_words(codes, tile, panel, CELLS, SPEC.bits)
@@ -60,6 +67,37 @@ def add_panel(
             index = column // SPEC.group + number
         sums, stored = add_group(
             tile, words, index, column, sums, stored, number, 16 // GROUPS, CELLS, SPEC
+        )
+    return sums
+
+
+@triton.jit
+def add_trits(
+    codes,
+    tile,
+    panel,
+    sums,
+    stored,
+    COLUMN: tl.constexpr,
+    PAIRS: tl.constexpr,
+    SPEC: tl.constexpr,
+):
+    """Add the products of a panel of ternary codes, or of `PAIRS` pairs of what is no whole one.
+
+    Four pairs at a time, or as many as a small group has: groups of 128 columns do not end with a
+    panel, and what is stored of one is read for each of its parts.
+    """
+    AT_ONCE: tl.constexpr = SPEC.group // 16 if SPEC.group == 16 or SPEC.group == 32 else 4
+    words = load_words(codes, tile, panel, 8, (PAIRS + 9) // 10)
+    column = panel * SPEC.panel + COLUMN
+    for part in tl.static_range(PAIRS // AT_ONCE):
+        index = 0 if SPEC.group == 0 else (column + part * AT_ONCE * 16) // SPEC.group
+        sums, stored = add_group(tile, words, index, column, sums, stored, part, AT_ONCE, 8, SPEC)
+    if PAIRS % AT_ONCE != 0:
+        # There is an even number of them.
+        index = 0 if SPEC.group == 0 else (column + (PAIRS - 2) * 16) // SPEC.group
+        sums, stored = add_group(
+            tile, words, index, column, sums, stored, PAIRS // 2 - 1, 2, 8, SPEC
         )
     return sums
 
@@ -82,31 +120,36 @@ def add_group(
     The panel begins at `column`, and has `PAIRS` pairs a group; `index` is the group's in the row.
     """
     total, part, shared = sums
+    grid, choices = stored
     if SPEC.group != 0:
         part = tl.zeros_like(total)
         shared = tl.zeros_like(total)
-        if CELLS < 8 or NUMBER % SPEC.per == 0:
-            stored = load_grid(tile, index, SPEC.per)
+        if CELLS < 8 or SPEC.trits or NUMBER % SPEC.per == 0:
+            grid = load_grid(tile, index, SPEC.per)
+        if SPEC.choices_per != 0 and (CELLS < 8 or NUMBER % SPEC.choices_per == 0):
+            choices = load_choices(tile, index, SPEC)
     # Where the groups of a panel fill words, which one is known when it is compiled.
-    KNOWN: tl.constexpr = CELLS == 8 and 16 // PAIRS % SPEC.per == 0
-    scale, offset = scale_and_offset(tile, stored, NUMBER if KNOWN else index, SPEC)
+    KNOWN: tl.constexpr = CELLS == 8 and not SPEC.trits and 16 // PAIRS % SPEC.per == 0
+    scale, offset = scale_and_offset(tile, grid, NUMBER if KNOWN else index, SPEC)
+    own = chosen_entry(choices, index, SPEC)
     if SPEC.many:
         total = add_weights(
-            tile, words, column, total, scale, offset, NUMBER * PAIRS, PAIRS, CELLS, SPEC
+            tile, words, own, column, total, scale, offset, NUMBER * PAIRS, PAIRS, CELLS, SPEC
         )
     else:
         part, shared = add_numbers(
-            tile, words, column, part, shared, NUMBER * PAIRS, PAIRS, CELLS, SPEC
+            tile, words, own, column, part, shared, NUMBER * PAIRS, PAIRS, CELLS, SPEC
         )
         if SPEC.group != 0:
             total = weigh(total, part, shared, scale, offset, SPEC)
-    return Sums(total, part, shared), stored
+    return Sums(total, part, shared), Stored(grid, choices)
 
 
 @triton.jit
 def add_weights(
     tile,
     words,
+    own,
     column,
     total,
     scale,
@@ -121,7 +164,7 @@ def add_weights(
     ZERO: tl.constexpr = SPEC.numbers.zero
     for dot in tl.static_range(PAIRS // AT_ONCE):
         x = load_inputs(tile, column, FIRST + dot * AT_ONCE, AT_ONCE, CELLS)
-        weights = numbers(words, FIRST + dot * AT_ONCE, AT_ONCE, SPEC)
+        weights = numbers(words, own, FIRST + dot * AT_ONCE, AT_ONCE, SPEC)
         weights = tl.reshape(weights, [SPEC.rows, 16 * AT_ONCE])
         factor = scale * SPEC.numbers.unit
         weights = weights.to(tl.float32) * factor[:, None]
@@ -137,6 +180,7 @@ def add_weights(
 def add_numbers(
     tile,
     words,
+    own,
     column,
     part,
     shared,
@@ -150,7 +194,7 @@ def add_numbers(
     DTYPE: tl.constexpr = tile.inputs.dtype.element_ty
     for dot in tl.static_range(PAIRS // AT_ONCE):
         x = load_inputs(tile, column, FIRST + dot * AT_ONCE, AT_ONCE, CELLS)
-        codes = numbers(words, FIRST + dot * AT_ONCE, AT_ONCE, SPEC)
+        codes = numbers(words, own, FIRST + dot * AT_ONCE, AT_ONCE, SPEC)
         codes = tl.reshape(codes, [SPEC.rows, 16 * AT_ONCE])
         if not SPEC.symmetric:
             ones = tl.full([SPEC.rows, 16 * AT_ONCE], 1.0 / SPEC.numbers.unit, DTYPE)

@@ -1,4 +1,4 @@
-"""Scales and offsets of groups, as they are stored and in float32: see `grids`."""
+"""Scales and offsets of groups, as they are stored and in float32, and choices: see `grids`."""
 
 # Triton, not Python, gives these functions their meaning: constants are typed otherwise there.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
@@ -14,6 +14,28 @@ def load_grid(tile, index, PER: tl.constexpr):
     """The grid of a tile's rows in a group, as it is stored; 0 beyond the last row."""
     places = tile.grid + tl.cast(index // PER, tl.int64) * tile.rows + tile.own
     return tl.load(places, mask=tile.own < tile.rows, other=0)
+
+
+@triton.jit
+def load_choices(tile, index, SPEC: tl.constexpr):
+    """The word of choices of a tile's rows that a group's is in; None as it is."""
+    if tile.choices is None:
+        return None
+    else:
+        places = tile.choices + tl.cast(index // SPEC.choices_per, tl.int64) * tile.rows + tile.own
+        return tl.load(places, mask=tile.own < tile.rows, other=0)
+
+
+@triton.jit
+def chosen_entry(choices, index, SPEC: tl.constexpr):
+    """The lower and the upper byte of each row's own entry of its table; None of no choices."""
+    if choices is None:
+        return None
+    else:
+        shift = ((choices.to(tl.uint32) >> (index % SPEC.choices_per * 2)) & 3) * 8
+        low = tl.full([SPEC.rows], SPEC.numbers.low_choices, tl.uint32) >> shift & 0xFF
+        high = tl.full([SPEC.rows], SPEC.numbers.high_choices, tl.uint32) >> shift & 0xFF
+        return low[:, None], high[:, None]
 
 
 @triton.jit
@@ -58,9 +80,9 @@ def _of_byte(byte, SPEC: tl.constexpr):
 
 @triton.jit
 def _of_steps(tile, stored, index, SPEC: tl.constexpr):
-    """A byte, and of offsets one less 128, times the row's step."""
+    """A byte, of offsets and of a second plane one less 128, times the row's step."""
     if SPEC.symmetric:
-        scale = _number(stored >> (index % SPEC.per * 8), 0) * tile.scale_step
+        scale = _number(stored >> (index % SPEC.per * 8), SPEC.centre) * tile.scale_step
         return scale, scale
     else:
         both = stored >> (index % SPEC.per * 16)

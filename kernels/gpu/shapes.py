@@ -3,9 +3,9 @@
 Nothing is tried out at run time: what runs depends on nothing but shapes, scheme and device.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from bitplan.kernels.gpu.layout import PANEL
+from bitplan.kernels.gpu.layout import PANEL, panel_of
 from bitplan.kernels.gpu.numbers import numbers_of
 from bitplan.schema import Scheme
 
@@ -47,7 +47,10 @@ def blocks_of(
 ) -> Blocks:
     """For any number of tokens; `precise` sums are of numbers of codes, as those of few tokens."""
     if tokens > DECODE_TOKENS and not precise:
-        return prefill_blocks(rows, columns, tokens, device)
+        blocks = prefill_blocks(rows, columns, tokens, device, panel=panel_of(scheme))
+        # Tables of each row's own: 4 warps spill on sm_100, and 8 on sm_120 without a limit.
+        is_tight = scheme.family.choices > 1 and device.cuda and blocks.tokens == 64
+        return replace(blocks, warps=8, registers=160) if is_tight else blocks
     return decode_blocks(scheme, rows, columns, tokens, device)
 
 
@@ -59,12 +62,14 @@ def decode_blocks(scheme: Scheme, rows: int, columns: int, tokens: int, device: 
     >>> decode_blocks(Scheme.parse("int4g64"), 4096, 4096, 1, Device(multiprocessors=132))
     Blocks(many=False, rows=64, tokens=8, warps=2, stages=3, panels=2, splits=8, registers=160)
     """
+    # Twenty groups of a panel, with 16 tokens, spill at any limit.
+    is_crowded = scheme.family.is_ternary and scheme.group_size == 16
     # AMD's tiles of 16 rows have 16 tokens.
-    block = 8 if tokens <= 8 and device.cuda else 16
+    block = 8 if (tokens <= 8 or is_crowded) and device.cuda else 16
     # Sums of 16 tokens for 64 rows would not fit into registers of two warps beside the rest.
     height = 32 if block == 16 and device.cuda else 64
     programs = -(-rows // height) * -(-tokens // block)
-    panels = columns // PANEL
+    panels = columns // panel_of(scheme)
     wanted = PROGRAMS * device.multiprocessors
     splits = max(1, min(wanted // max(1, programs), panels // MOST_OF_PANELS))
     each = max(1, -(-panels // splits))
@@ -86,11 +91,14 @@ def _registers(scheme: Scheme, columns: int, tokens: int) -> int | None:
 
     Found by compiling, and held to by tests: the same limit makes other kernels spill.
     """
+    if scheme.family.is_ternary:
+        return 224 if scheme.group_size == 128 and tokens == 16 else None
     kind = numbers_of(scheme, "bf16").kind
-    if columns % PANEL or kind == "float":
+    if columns % panel_of(scheme) or kind == "float":
         return None
     if kind == "table":
-        return 200
+        has_many_tables = scheme.family.choices > 1 and scheme.group_size == 16
+        return None if has_many_tables else 200
     if scheme.group_size is not None and scheme.group_size < 64:
         return 200 if tokens == 8 else None
     return 160 if tokens == 8 else 192
@@ -103,14 +111,16 @@ MOST_OF_PANELS = 2
 """Panels that a program should have at least, for its loads to overlap."""
 
 
-def prefill_blocks(rows: int, columns: int, tokens: int, device: Device) -> Blocks:
+def prefill_blocks(
+    rows: int, columns: int, tokens: int, device: Device, *, panel: int = PANEL
+) -> Blocks:
     """For many tokens: as large a tile as registers hold, and no larger than the product.
 
     >>> prefill_blocks(4096, 4096, 512, Device(multiprocessors=132))
     Blocks(many=True, rows=128, tokens=128, warps=8, stages=2, panels=16, splits=1, registers=None)
     """
     del rows
-    panels = max(1, columns // PANEL)
+    panels = max(1, columns // panel)
     if tokens <= 32:
         return Blocks(many=True, rows=64, tokens=32, warps=4, stages=3, panels=panels)
     if tokens <= 64 or not device.cuda:

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from bitplan.kernels.gpu.grids import groups_in_word
+from bitplan.formats.double import CENTRES
+from bitplan.kernels.gpu.grids import choices_in_word, groups_in_word, names_of
+from bitplan.kernels.gpu.layout import bits_of, panel_of
 from bitplan.kernels.gpu.numbers import Numbers, numbers_of
 from bitplan.kernels.gpu.shapes import Blocks, Device
 from bitplan.schema import Scheme
@@ -12,17 +14,23 @@ from bitplan.schema import Scheme
 class Spec:
     """A constant of the kernels, read by Triton as it is.
 
-    `group` is 0 where a row is one; `scale` says what a scale is stored in, a byte of
-    a `step` of its row too; `per` groups share a word of the grid. `rows`, `tokens` and
+    `panel` are columns of a whole one, `trits` says whether codes are ternary; `bits` are a code's,
+    or words of a panel's cell. `group` is 0 where a row is one; `scale` says what a scale is stored
+    in, a byte of a `step` of its row too, which is then less `centre`; `per` groups share a word of
+    the grid, and `choices_per` a word of choices, 0 where there are none. `rows`, `tokens` and
     `stages` are those of `Blocks`.
     """
 
     columns: int
+    panel: int
+    trits: bool
     bits: int
     group: int
     symmetric: bool
     scale: str
     per: int
+    centre: int
+    choices_per: int
     numbers: Numbers
     cuda: bool
     many: bool
@@ -40,19 +48,24 @@ def spec_of(
     *,
     precise: bool = False,
     part: int = 0,
+    plane: int = 0,
 ) -> Spec:
-    """The constant for a weight of so many columns and inputs of a dtype."""
+    """The constant for a plane of a weight of so many columns and inputs of a dtype."""
     group = scheme.group_size if scheme.group_size and scheme.group_size < columns else 0
     numbers = numbers_of(
         scheme, dtype, many=blocks.many, cuda=device.cuda, precise=precise, part=part
     )
     return Spec(
         columns=columns,
-        bits=int(scheme.bits),
+        panel=panel_of(scheme),
+        trits=scheme.family.is_ternary,
+        bits=bits_of(scheme),
         group=group,
         symmetric=scheme.symmetric,
         scale="step" if scheme.double else scheme.family.scale,
         per=groups_in_word(scheme, columns),
+        centre=CENTRES[names_of(scheme, plane)[0]],
+        choices_per=choices_in_word(scheme, columns),
         numbers=numbers,
         cuda=device.cuda,
         many=blocks.many,

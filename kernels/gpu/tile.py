@@ -18,7 +18,8 @@ class Tile(NamedTuple):
     """Where inputs and scales are, the rows and tokens of a program, and how many there are.
 
     `own` rows are the program's; of those that there are not, `n` is the last one instead, so that
-    reading takes no mask. Steps, if any, multiply scales and offsets of each row.
+    reading takes no mask. Steps, if any, multiply scales and offsets of each row; `choices`, if
+    any, are where groups say which table is theirs.
     """
 
     inputs: tl.tensor
@@ -31,6 +32,7 @@ class Tile(NamedTuple):
     stride: tl.tensor
     scale_step: tl.tensor | None
     offset_step: tl.tensor | None
+    choices: tl.tensor | None
 
 
 @triton.jit

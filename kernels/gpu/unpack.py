@@ -16,7 +16,7 @@ is put where 1.0 has its own. Other codes: `floats` and `lookup`.
 import triton
 import triton.language as tl
 
-from bitplan.kernels.gpu.fields import INTERPRETED, field
+from bitplan.kernels.gpu.fields import INTERPRETED, digits, field
 from bitplan.kernels.gpu.floats import floats
 from bitplan.kernels.gpu.lookup import looked_up
 
@@ -61,7 +61,7 @@ def _centred(codes, BITS: tl.constexpr, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def _pairs(words, PAIR: tl.constexpr, SPEC: tl.constexpr):
+def _pairs(words, own, PAIR: tl.constexpr, SPEC: tl.constexpr):
     """[rows, cells, 2]: the numbers of a pair's codes."""
     BITS: tl.constexpr = SPEC.bits
     TARGET: tl.constexpr = SPEC.numbers.target
@@ -73,28 +73,32 @@ def _pairs(words, PAIR: tl.constexpr, SPEC: tl.constexpr):
     else:
         if SPEC.numbers.kind == "mantissa":
             ONES: tl.constexpr = 0x3F803F80 if SPEC.numbers.dtype == "bf16" else 0x3C003C00
-            both = field(words, PAIR * BITS, BITS, TARGET)
+            if SPEC.trits:
+                both = digits(words, PAIR, TARGET)
+            else:
+                both = field(words, PAIR * BITS, BITS, TARGET)
             both = _with_exponent(both, words[0], ONES, SPEC.cuda)
         elif SPEC.numbers.kind == "float":
             both = floats(words, PAIR, SPEC)
         else:
-            both = looked_up(words, PAIR, SPEC)
+            both = looked_up(words, own, PAIR, SPEC)
         lower = both.to(tl.uint16).to(DTYPE, bitcast=True)
         upper = (both >> 16).to(tl.uint16).to(DTYPE, bitcast=True)
     return tl.join(lower, upper)
 
 
 @triton.jit
-def numbers(words, PAIR: tl.constexpr, PAIRS: tl.constexpr, SPEC: tl.constexpr):
+def numbers(words, own, PAIR: tl.constexpr, PAIRS: tl.constexpr, SPEC: tl.constexpr):
     """[rows, pairs, 16]: the numbers of some pairs' codes, each pair's cells padded to 8.
 
-    `words` are as many tensors [rows, 8] of uint32 as there are bits.
+    `words` are as many tensors [rows, 8] of uint32 as there are bits; `own` is what a table of each
+    row has of its own, or None.
     """
     if PAIRS == 1:
-        return tl.reshape(_pairs(words, PAIR, SPEC), [SPEC.rows, 1, 16])
+        return tl.reshape(_pairs(words, own, PAIR, SPEC), [SPEC.rows, 1, 16])
     else:
         HALF: tl.constexpr = PAIRS // 2
-        first = numbers(words, PAIR, HALF, SPEC)
-        other = numbers(words, PAIR + HALF, HALF, SPEC)
+        first = numbers(words, own, PAIR, HALF, SPEC)
+        other = numbers(words, own, PAIR + HALF, HALF, SPEC)
         both = tl.permute(tl.join(first, other), (0, 3, 1, 2))
         return tl.reshape(both, [SPEC.rows, PAIRS, 16])

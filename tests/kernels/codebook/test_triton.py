@@ -7,6 +7,9 @@ from interpreted import FEW, MANY, case, interpret, limit_of, weight_of
 
 FLOATS = ["fp8", "fp8e5m2", "fp6", "fp6e3m2", "fp4"]
 MX = ["mxfp8", "mxfp8e5m2", "mxfp6", "mxfp6e3m2", "mxfp4", "nvfp4"]
+CHOSEN = ["bitmod4g64", "bitmod3g16"]
+TERNARY = ["ternary", "ternaryg16", "ternaryg128"]
+TWO = ["binary2g64", "ternary2g32d"]
 BFP = [f"bfp{bits}" for bits in range(3, 9)]
 CASES = [
     *(case(f"{name}g64", 40, 288, [2]) for name in ("sign", *FLOATS, "nf4", "nf3", *BFP)),
@@ -89,7 +92,9 @@ def test_inputs_of_another_size_are_refused():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", ["sign", *FLOATS, "nf4g64", "nf3g16", "bfp3g128", "bfp8", *MX])
+@pytest.mark.parametrize(
+    "name", ["sign", *FLOATS, "nf4g64", "nf3g16", "bfp3g128", "bfp8", *MX, *CHOSEN, *TERNARY, *TWO]
+)
 @pytest.mark.parametrize("tokens", [1, 16, 17, 200])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_the_product_on_a_device(name, tokens, dtype):

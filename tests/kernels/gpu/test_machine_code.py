@@ -76,12 +76,18 @@ def test_what_is_written_spills_nothing_and_is_of_every_target(name, tokens):
 
 @pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize(
-    ("name", "tokens", "columns"),
-    [("int3g32", 1, 480), ("bfp7g32", 1, 4096)],
+    ("name", "tokens", "columns", "target"),
+    [
+        ("int3g32", 1, 480, "sm_90"),
+        ("bfp7g32", 1, 4096, "sm_90"),
+        ("bitmod4g64", 64, 4096, "sm_100"),
+        ("ternaryg16", 16, 4096, "sm_90"),
+        ("ternaryg128", 16, 4096, "sm_100"),
+    ],
 )
-def test_what_spilled_once_does_no_longer(name, tokens, columns):
-    case = case_of(Scheme.parse(name), tokens, "sm_90", columns=columns)
-    found = cost(compile_ahead(case, "sm_90"), "sm_90", case.blocks.rows)
+def test_what_spilled_once_does_no_longer(name, tokens, columns, target):
+    case = case_of(Scheme.parse(name), tokens, target, columns=columns)
+    found = cost(compile_ahead(case, target), target, case.blocks.rows)
     assert found.spilled == found.local_bytes == 0
 
 

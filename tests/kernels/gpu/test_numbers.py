@@ -1,3 +1,4 @@
+from dataclasses import replace
 from fractions import Fraction
 from itertools import product
 from math import isfinite
@@ -73,6 +74,29 @@ def test_the_numbers_of_a_table_are_the_nearest_and_add_up(name):
     ]
     total = [sum(number_of(code, 4, part) for part in parts) for code in range(len(values))]
     assert total == [Fraction(value) for value in values.tolist()]
+
+
+@pytest.mark.parametrize("name", ["bitmod4", "bitmod3"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_choice_changes_one_entry_of_a_table_and_all_are_exact(name, dtype):
+    scheme = Scheme.parse(name)
+    assert parts_of(scheme, precise=True) == 1
+    numbers = numbers_of(scheme, dtype)
+    for choice, entry in enumerate(numbers.choices):
+        table = (*numbers.table[: numbers.chosen], entry, *numbers.table[numbers.chosen + 1 :])
+        of_choice = replace(numbers, table=table)
+        found = [float(number_of(code, int(scheme.bits), of_choice)) for code in range(len(table))]
+        assert found == codebook_of(scheme, choice).table.tolist()
+        low, high = numbers.low_choices >> 8 * choice, numbers.high_choices >> 8 * choice
+        assert (low & 0xFF) | (high & 0xFF) << 8 == entry
+
+
+def test_a_plane_of_bits_is_of_0_and_1():
+    for dtype, precise in product(DTYPES, (False, True)):
+        numbers = numbers_of(Scheme.parse("binary2"), dtype, precise=precise)
+        for code in (0, 1):
+            number = number_of(code, 1, numbers)
+            assert (number - Fraction(numbers.zero)) * Fraction(numbers.unit) == code
 
 
 def test_a_table_lies_in_words_by_bytes():

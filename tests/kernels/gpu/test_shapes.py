@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitplan.kernels.gpu.layout import PANEL, sections
+from bitplan.kernels.gpu.layout import panel_of, sections
 from bitplan.kernels.gpu.shapes import Device, decode_blocks, prefill_blocks
 from bitplan.schema import Scheme
 
@@ -13,13 +13,16 @@ DEVICES = [Device(multiprocessors=132), Device(multiprocessors=304, warp=64, cud
     columns=st.integers(1, 1000).map(lambda cells: 32 * cells),
     tokens=st.integers(1, 4096),
     device=st.sampled_from(DEVICES),
-    scheme=st.sampled_from(["int4g64", "int8g16", "nf4g64", "mxfp4"]).map(Scheme.parse),
+    scheme=st.sampled_from(["int4g64", "int8g16", "nf4g64", "mxfp4", "ternaryg16"]).map(
+        Scheme.parse
+    ),
 )
 def test_splits_have_every_panel_once(rows, columns, tokens, device, scheme):
-    panels = columns // PANEL
+    panel = panel_of(scheme)
+    panels = columns // panel
     for blocks in (
         decode_blocks(scheme, rows, columns, tokens, device),
-        prefill_blocks(rows, columns, tokens, device),
+        prefill_blocks(rows, columns, tokens, device, panel=panel),
     ):
         shares = [
             min(panels, (split + 1) * blocks.panels) - min(panels, split * blocks.panels)
@@ -27,7 +30,7 @@ def test_splits_have_every_panel_once(rows, columns, tokens, device, scheme):
         ]
         assert sum(shares) == panels
         assert all(shares) or panels == 0
-    assert prefill_blocks(rows, columns, tokens, device).splits == 1
+    assert prefill_blocks(rows, columns, tokens, device, panel=panel).splits == 1
 
 
 @given(cells=st.integers(1, 1000))
