@@ -88,14 +88,15 @@ class _Pruning:
     """Chooses what is kept of a plane's columns, some at a time, as the pass comes to them.
 
     Without blocks the columns still to come are ranked all together each time, so that a row may
-    keep many of some columns and few of others.
+    keep many of some columns and few of others. Blocks are chosen on their own, each when the pass
+    comes to it; where a group begins all of its blocks are, for now, for its grid is about to be
+    found.
     """
 
     def __init__(self, plane: AbstractPlane, sparsity: Sparsity, factor: Tensor) -> None:
         self.work, self.sparsity, self.diagonal = plane.work, sparsity, factor.diagonal()
-        self.columns, self.step = len(plane.work), min(plane.group, BLOCK)
-        # Blocks are chosen on their own: no further than the group whose grid is about to be found.
-        self.ahead = len(plane.work) if sparsity.block is None else plane.group
+        self.columns, self.group = len(plane.work), plane.group
+        self.step = sparsity.block or min(plane.group, BLOCK)
         self.mask = torch.ones_like(plane.work, dtype=torch.bool)
         plane.prune(self.mask)
 
@@ -103,7 +104,10 @@ class _Pruning:
         """Choose from the columns that begin here, and for now from those that come after them."""
         if column % self.step:
             return
-        some = slice(column, column + self.ahead)
+        ahead = self.columns
+        if self.sparsity.block is not None:
+            ahead = self.step if column % self.group else self.group
+        some = slice(column, column + ahead)
         score = saliency(self.work[some], self.diagonal[some])
         kept = self.sparsity.columns(self.columns) - self.mask[:column].sum(0)
         self.mask[some] = keep(score, self.sparsity, kept)
