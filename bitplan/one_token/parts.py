@@ -55,24 +55,24 @@ class Parts:
         self._norms = [found[path] for path in NORMS]
         self._attention: Any = found["self_attn"]
         self._activation = found["mlp.act_fn"]
+        modules = [module for module in found.values() if module is not None]
+        self._attributes = [module.__dict__ for module in modules]
         self._hooks = [
             hooks
-            for module in found.values()
-            if module is not None
+            for module in modules
             for hooks in (module._forward_hooks, module._forward_pre_hooks)
         ]
-        weights = [linear._modules.get("weight", linear) for linear in self._linears.values()]
+        weights = [module._modules["weight"] for module in modules if "weight" in module._modules]
         self._layouts = [(one.__dict__, one.__dict__.get("layout")) for one in weights]
-        norms = [norm for norm in self._norms if norm is not None]
         self._tensors = [
             (held, name, _address_of(tensor))
-            for one in dict.fromkeys((*weights, *self._linears.values(), *norms))
+            for one in (*modules, *weights)
             for held in (one._parameters, one._buffers)
             for name, tensor in held.items()
         ]
         self._given = Given(
-            [0 if norm is None else _address_of(norm.weight) for norm in self._norms],
-            {name: _address_of(one._parameters.get("bias")) for name, one in self._linears.items()},
+            [_address_of(_parameter(norm, "weight")) for norm in self._norms],
+            {name: _address_of(_parameter(one, "bias")) for name, one in self._linears.items()},
         )
         self._made: dict[tuple[int, torch.dtype], Block | None] = {}
 
@@ -87,9 +87,10 @@ class Parts:
         return all(_address_of(held.get(name)) == at for held, name, at in self._tensors)
 
     def are_alone(self) -> bool:
-        """Whether nobody listens to them, trains them, or wants another kind of attention."""
+        """Whether nobody listens to them, changes or trains them, or wants other attention."""
         return (
             not any(self._hooks)
+            and not any("forward" in attributes for attributes in self._attributes)
             and not self._block.training
             and self._attention.config._attn_implementation == "sdpa"
         )
@@ -112,8 +113,12 @@ class Parts:
                 return None
             products[name] = job
         norms = [norm for norm in self._norms if norm is not None]
-        if not isinstance(self._activation, nn.SiLU | SiLUActivation) or not all(
-            _is_of(norm.weight, dtype) for norm in norms
+        own = type(self._block).__module__
+        of_transformers = (self._attention, self._block.mlp, *norms)
+        if (
+            any(type(module).__module__ != own for module in of_transformers)
+            or not isinstance(self._activation, nn.SiLU | SiLUActivation)
+            or not all(_is_of(norm.weight, dtype) for norm in norms)
         ):
             return None
         attention = self._attention
@@ -148,6 +153,10 @@ def _place(block: nn.Module, path: str) -> tuple[dict[str, nn.Module | None], st
     """Where a block has a module, and the name of it there."""
     holder, _, name = path.rpartition(".")
     return (block.get_submodule(holder) if holder else block)._modules, name
+
+
+def _parameter(module: nn.Module | None, name: str) -> Tensor | None:
+    return None if module is None else module._parameters.get(name)
 
 
 def _address_of(tensor: Tensor | None) -> int:

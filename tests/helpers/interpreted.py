@@ -126,6 +126,22 @@ def check_restoring(name: str, columns: int, *, padding: int = 0) -> None:
         assert torch.equal(restored[key], tensor)
 
 
+def check_gradients(name: str) -> None:
+    """Assert that the gradients at the inputs are the reference's."""
+    weight = weight_of(name, 40, 96)
+    triton = arranged_for(weight.scheme, "triton")
+    inputs = torch.randn(3, 96, generator=torch.Generator().manual_seed(1))
+    found = []
+    for multiply, tensors in (
+        (triton.linear, triton.arrange(weight.tensors, weight.scheme, 96)),
+        (reference_of(weight.scheme).linear, weight.tensors),
+    ):
+        leaf = inputs.clone().requires_grad_()
+        multiply(leaf, tensors, weight.scheme).square().sum().backward()
+        found.append(leaf.grad)
+    assert torch.equal(*found)
+
+
 def error(found: Tensor, inputs: Tensor, weight: Packed) -> float:
     """RMS(error) / RMS(product in float64)."""
     expected = inputs.double() @ weight.decode().double().t()

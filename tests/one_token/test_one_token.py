@@ -267,6 +267,43 @@ def test_a_module_in_anothers_place_is_called(calls):
     assert len(calls) == 2 + 4
 
 
+class Doubled(nn.Module):
+    """What a block's own module gives, twice."""
+
+    def __init__(self, own: Any) -> None:
+        super().__init__()
+        self.own = own
+
+    def forward(self, *args, **keywords):
+        found = self.own(*args, **keywords)
+        return (2 * found[0], *found[1:]) if isinstance(found, tuple) else 2 * found
+
+
+@pytest.mark.parametrize("path", ["self_attn", "mlp", "input_layernorm", "self_attn.o_proj"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_whatever_stands_in_a_modules_place_is_called(path, when, calls):
+    theirs, ours = both()
+    if when == "after":
+        logits_of(ours, steps=2)
+    calls.clear()
+    for model in (theirs, ours):
+        block = model.model.layers[0]
+        block.set_submodule(path, Doubled(block.get_submodule(path)))
+    assert apart(logits_of(ours), logits_of(theirs)) < TOLERANCE[torch.float32]
+    assert len(calls) == 10 + (when == "before")  # the other block's
+
+
+@pytest.mark.parametrize("path", ["self_attn", "mlp", "input_layernorm", "self_attn.q_proj"])
+def test_a_forward_that_is_put_on_a_module_is_called(path, calls):
+    _, ours = both()
+    before = logits_of(ours)
+    module = ours.model.layers[0].get_submodule(path)
+    module.forward = Doubled(module.forward).forward
+    calls.clear()
+    assert not logits_of(ours).equal(before)
+    assert len(calls) == 10
+
+
 def test_what_wants_gradients_has_them(calls):
     theirs, ours = both()
     found = []

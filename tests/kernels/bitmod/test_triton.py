@@ -1,8 +1,6 @@
 import pytest
-import torch
 
-from bitplan.kernels.bitmod import reference, triton
-from interpreted import case, check_product, check_restoring, interpret, weight_of
+from interpreted import case, check_gradients, check_product, check_restoring, interpret
 
 NAMES = ["bitmod4g64", "bitmod3g32", "bitmod4g16d"]
 CASES = [
@@ -39,14 +37,4 @@ def test_restoring_gives_the_canonical_tensors_exactly(name, columns):
 
 
 def test_gradients_are_the_references():
-    weight = weight_of("bitmod4g32", 40, 96)
-    inputs = torch.randn(3, 96, generator=torch.Generator().manual_seed(1))
-    found = []
-    for multiply, tensors in (
-        (triton.linear, triton.arrange(weight.tensors, weight.scheme, 96)),
-        (reference.linear, weight.tensors),
-    ):
-        leaf = inputs.clone().requires_grad_()
-        multiply(leaf, tensors, weight.scheme).square().sum().backward()
-        found.append(leaf.grad)
-    assert torch.equal(*found)
+    check_gradients("bitmod4g32")

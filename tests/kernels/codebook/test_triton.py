@@ -2,8 +2,17 @@ import pytest
 import torch
 
 from bitplan.errors import InputError
-from bitplan.kernels.codebook import reference, triton
-from interpreted import FEW, MANY, case, interpret, limit_of, weight_of
+from bitplan.kernels.codebook import triton
+from interpreted import (
+    FEW,
+    MANY,
+    case,
+    check_gradients,
+    check_product,
+    check_restoring,
+    interpret,
+    weight_of,
+)
 
 FLOATS = ["fp8", "fp8e5m2", "fp6", "fp6e3m2", "fp4"]
 MX = ["mxfp8", "mxfp8e5m2", "mxfp6", "mxfp6e3m2", "mxfp4", "nvfp4"]
@@ -44,12 +53,7 @@ def results():
 
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[str([*c.values()]) for c in CASES])
 def test_the_product_is_the_references(results, number):
-    one, found = CASES[number], results[number]
-    # NaN is not below anything: what was never written would show.
-    assert found["error"] <= limit_of(one)
-    # The interpreter cuts bfloat16 off where a device rounds: that doubles the error.
-    assert found["error"] <= 3 * found["reference"] + 1e-6
-    assert found["same"]
+    check_product(CASES[number], results[number])
 
 
 @pytest.mark.parametrize("columns", [32, 96, 224, 256, 576, 1120])
@@ -57,31 +61,12 @@ def test_the_product_is_the_references(results, number):
     "name", ["sign", "fp8g16", "fp6g32d", "nf3g64", "nf4", "bfp3g16", "bfp8", *MX]
 )
 def test_restoring_gives_the_canonical_tensors_exactly(name, columns):
-    weight = weight_of(name, 37, columns)
-    arranged = triton.arrange(weight.tensors, weight.scheme, columns)
-    assert sum(tensor.nbytes for tensor in arranged.values()) == weight.nbytes
-    assert all(tensor.is_contiguous() for tensor in arranged.values())
-    restored = triton.restore(arranged, weight.scheme, columns)
-    assert restored.keys() == weight.tensors.keys()
-    for key, tensor in weight.tensors.items():
-        assert restored[key].dtype == tensor.dtype
-        assert restored[key].is_contiguous()
-        assert torch.equal(restored[key], tensor)
+    check_restoring(name, columns)
 
 
 @pytest.mark.parametrize("name", ["nf4g32", "nvfp4"])
 def test_gradients_are_the_references(name):
-    weight = weight_of(name, 40, 96)
-    inputs = torch.randn(3, 96, generator=torch.Generator().manual_seed(1))
-    found = []
-    for multiply, tensors in (
-        (triton.linear, triton.arrange(weight.tensors, weight.scheme, 96)),
-        (reference.linear, weight.tensors),
-    ):
-        leaf = inputs.clone().requires_grad_()
-        multiply(leaf, tensors, weight.scheme).square().sum().backward()
-        found.append(leaf.grad)
-    assert torch.equal(*found)
+    check_gradients(name)
 
 
 def test_inputs_of_another_size_are_refused():

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from bitplan.errors import InputError
-from bitplan.kernels.planes import reference, triton
-from interpreted import case, check_product, check_restoring, interpret, weight_of
+from bitplan.kernels.planes import triton
+from interpreted import case, check_gradients, check_product, check_restoring, interpret, weight_of
 
 CASES = [
     *(case(name, 40, 288, [2]) for name in ("binary2", "binary2g16", "binary2g64d")),
@@ -39,17 +39,7 @@ def test_restoring_gives_the_canonical_tensors_exactly(name, columns):
 
 
 def test_gradients_are_the_references():
-    weight = weight_of("binary2g32", 40, 96)
-    inputs = torch.randn(3, 96, generator=torch.Generator().manual_seed(1))
-    found = []
-    for multiply, tensors in (
-        (triton.linear, triton.arrange(weight.tensors, weight.scheme, 96)),
-        (reference.linear, weight.tensors),
-    ):
-        leaf = inputs.clone().requires_grad_()
-        multiply(leaf, tensors, weight.scheme).square().sum().backward()
-        found.append(leaf.grad)
-    assert torch.equal(*found)
+    check_gradients("binary2g32")
 
 
 def test_inputs_of_another_size_are_refused():
