@@ -5,7 +5,7 @@ they are, 32 x 256 calibration tokens that are tuned on as well, 32 x 256 others
 stop, and 16 x 512 held out. A plan is an average of bits, solved for, or `uniform-2` and the like.
 
     python benchmarks/tuning.py [--plans 2.5 3.0 3.5 uniform-2 uniform-3 uniform-4] [--epochs 8]
-        [--rate 0.002] [--quantizer gptq] [--block-epochs 4] [--block-window 1] [--workdir DIR]
+        [--rate RATE] [--quantizer gptq] [--block-epochs 4] [--block-window 1] [--workdir DIR]
         [--json FILE]
 
 `--quantizer quantease` is what the effort `high` does, but for its search. With `--block-epochs`
@@ -37,7 +37,7 @@ from bitplan.pipeline.stages import measure_in
 from bitplan.progress import quiet
 from bitplan.schema import CostTable, Layer, Plan, Scheme
 from bitplan.sensitivity import Meter, block_outputs
-from bitplan.tune import RATE, Lessons, tune, tune_blocks
+from bitplan.tune import Lessons, tune, tune_blocks
 from plans import MENU, budget_of, tokens_of, uniform_plan
 
 PINS = {"*embed_tokens": "bf16"}
@@ -48,7 +48,7 @@ def main() -> None:
     plans = ["2.5", "3.0", "3.5", "uniform-2", "uniform-3", "uniform-4"]
     parser.add_argument("--plans", nargs="+", default=plans)
     parser.add_argument("--epochs", type=float, default=8)
-    parser.add_argument("--rate", type=float, default=RATE)
+    parser.add_argument("--rate", type=float, help="that of `tune` if it is not given")
     parser.add_argument("--quantizer", default="gptq")
     parser.add_argument("--block-epochs", type=float, default=0)
     parser.add_argument("--block-window", type=int, default=1)
@@ -98,7 +98,7 @@ def row_of(
     packed = pack_in(workspace, plan, meter, tokens, args)
     block_seconds = time.process_time() - start
     before = after = compare(packed, references["held_out"])
-    settled = f"{name}-{args.quantizer}-{args.epochs:g}-{args.rate:g}"
+    settled = f"{name}-{args.quantizer}-{args.epochs:g}-{args.rate or 'by-bits'}"
     if args.block_epochs:
         settled += f"-{args.block_epochs:g}-{args.block_window}"
     file = args.workdir / f"tuned-{settled}.safetensors"

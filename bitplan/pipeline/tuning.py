@@ -21,6 +21,7 @@ from bitplan.sensitivity import block_outputs
 from bitplan.tensors import load_tensors
 from bitplan.tune import (
     BLOCK_RATE,
+    FAR,
     RATE,
     Lessons,
     block_files,
@@ -122,7 +123,8 @@ class _Work:
             ways = (passes.block_epochs, passes.block_window, BLOCK_RATE)
             home = home / "blocks" / short_digest(*shared, *ways)
         self.home = home
-        self.state = home / "tuned" / f"{short_digest(*shared, passes.epochs, RATE)}.safetensors"
+        ways = (passes.epochs, RATE, FAR)
+        self.state = home / "tuned" / f"{short_digest(*shared, *ways)}.safetensors"
 
     @property
     def _blocks_file(self) -> Path:

@@ -214,7 +214,7 @@ class _Trainer:
             objective=Reconstruction(window, lessons, judged),
             sequences=len(lessons.wanted),
             epochs=settings.epochs,
-            rate=settings.rate,
+            rate=lambda _: settings.rate,
             seed=settings.seed,
             told=lambda done: progress(
                 "blocks", first * descent.steps + done, windows * descent.steps

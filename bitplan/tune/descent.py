@@ -42,6 +42,7 @@ class Objective(Protocol):
 class Descent:
     """Adam, at a rate that falls to zero as half a cosine, over some epochs of `sequences`.
 
+    `rate` gives the first one by what is to be lowered, as it is before.
     `told` is called with the steps that were taken, before each and at the end, and `looked` with
     all looks so far, after each.
     """
@@ -50,7 +51,7 @@ class Descent:
     objective: Objective
     sequences: int
     epochs: float
-    rate: float
+    rate: Callable[[float], float]
     seed: int
     told: Callable[[int], None]
     looked: Callable[[list[float]], None]
@@ -83,7 +84,8 @@ class Descent:
                 self.looked(state.looks)
             if state.ended or state.done == self.steps or _is_out_of_patience(state.looks):
                 break
-            state.step(self._gradient(state.done), self._rate_at(state.done))
+            rate = self.rate(state.looks[0]) * self._share_at(state.done)
+            state.step(self._gradient(state.done), rate)
             write(self.numbers, state.steps)
             if time.monotonic() - saved > SAVE_EVERY_S:
                 _save(state, file)
@@ -103,8 +105,8 @@ class Descent:
         looks_due = whole + 1 + (rest > 0)
         return len(state.looks) < looks_due
 
-    def _rate_at(self, step: int) -> float:
-        return self.rate * (1 + math.cos(math.pi * step / self.steps)) / 2
+    def _share_at(self, step: int) -> float:
+        return (1 + math.cos(math.pi * step / self.steps)) / 2
 
     def _sequences(self, step: int) -> list[int]:
         """Those of one step: all of them once in each epoch, in an order of its own."""

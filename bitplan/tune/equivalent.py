@@ -198,7 +198,7 @@ class _Trainer:
             objective=objective,
             sequences=len(self.lessons.inputs),
             epochs=EPOCHS,
-            rate=RATE,
+            rate=lambda _: RATE,
             seed=self.seed,
             told=lambda done: progress(
                 "scales", index * descent.steps + done, count * descent.steps

@@ -14,9 +14,10 @@ from bitplan.evaluate import Reference, compare, make_reference
 from bitplan.models import find_layers, weight_of
 from bitplan.modules import PackedWeight
 from bitplan.schema import Scheme
-from bitplan.tune import restore, tune
+from bitplan.tune import RATE, restore, tune
 from bitplan.tune.numbers import numbers_of
 from bitplan.tune.recompute import recomputed
+from bitplan.tune.state import State
 
 
 def inputs(sequences: int, seed: int) -> torch.Tensor:
@@ -79,6 +80,16 @@ def test_the_kl_falls_and_nothing_but_numbers_moves(name, scheme, dtype, tiny_mo
     assert held_bytes(model) == size
     assert [m.implementation for m in model.modules() if isinstance(m, PackedWeight)] == laid_out
     assert not any(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("far", [1e-6, 1e6])
+def test_near_the_reference_steps_are_smaller_in_proportion(far, tiny_model, monkeypatch):
+    monkeypatch.setattr("bitplan.tune.tuner.FAR", far)
+    model, lessons, judged = ground(tiny_model("llama"), "int2g16")
+    rates, step = [], State.step
+    monkeypatch.setattr(State, "step", lambda *given: (rates.append(given[2]), step(*given)))
+    found = tune(model, lessons, judged, epochs=1)
+    assert rates[0] == pytest.approx(RATE * min(1, found.before / far))
 
 
 def test_the_same_call_gives_the_same_bytes(tiny_model):
