@@ -36,6 +36,7 @@ from bitplan.sensitivity.portions import portions as portions
 from bitplan.sensitivity.removals import removal_costs as removal_costs
 from bitplan.sensitivity.row import row_of as row_of
 from bitplan.sensitivity.shards import Shards as Shards
+from bitplan.sensitivity.statistics import GATHERED as GATHERED
 from bitplan.sensitivity.statistics import StatisticsFolder as StatisticsFolder
 from bitplan.sensitivity.task import torch_threads as torch_threads
 from bitplan.sensitivity.unreached import warn_of_unreached as warn_of_unreached

@@ -13,6 +13,9 @@ from bitplan.errors import InputError
 from bitplan.schema import Layer
 from bitplan.sensitivity.sums import Sums
 
+GATHERED = 2
+"""Raised when a moment comes to sum otherwise: what an earlier version gathered is not read."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerStatistics:

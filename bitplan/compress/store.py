@@ -10,7 +10,7 @@ from bitplan.formats import Packed
 from bitplan.schema import Layer, Scheme, file_name
 from bitplan.tensors import load_tensors, save_tensors
 
-RENDERING = 5
+RENDERING = 6
 """Raised when a quantizer comes to make other weights of the same: the older ones are not read."""
 
 

@@ -39,6 +39,7 @@ from bitplan.pipeline.fingerprint import fingerprint, short_digest
 from bitplan.progress import Progress, quiet
 from bitplan.schema import Layer, Scheme
 from bitplan.sensitivity import (
+    GATHERED,
     LABELS,
     AbstractModelEstimator,
     AbstractPass,
@@ -243,7 +244,8 @@ class Workspace:
         """The statistics gathered over one set of calibration tokens, with one kind of labels."""
         key = tokens_digest(tokens.calibration)[:16]
         return StatisticsFolder(
-            folder=self.folder / f"statistics-{key}-{labels}", sequences=len(tokens.calibration)
+            folder=self.folder / f"statistics-{key}-{labels}-{GATHERED}",
+            sequences=len(tokens.calibration),
         )
 
     def store(self, calibration_digest: str, quantizer: str, bound: Bound | None = None) -> Store:

@@ -2,21 +2,30 @@
 
 For a layer with inputs x_t and loss gradients g_t at its output, over the calibration tokens t,
 
-    H = sum_t mean_o(g_to^2) x_t x_t'
+    H = sum_t w_t x_t x_t',    w_t = mean_o(g_to^2),
 
 is the input covariance weighted by how much the loss cares for each token. With the loss summed
 over tokens, 1/2T tr(dW H dW') estimates the increase of KL in nats per token when the weight
 changes by dW: the Fisher information with the correlations between tokens and between outputs left
-out, and the squared gradient shared by the outputs (compare GuidedQuant, Kim et al., 2025). Squared
-gradients far beyond those of other sequences are weighed down first: see `sensitivity.winsorize`.
+out, and the squared gradient shared by the outputs (compare GuidedQuant, Kim et al., 2025).
+
+That holds for small changes, and for the tokens that it is summed over. A few of them have most of
+the weight; a quantizer fits its errors to these, and at such tokens the loss saturates long before
+a quadratic form does. So weights are tempered: a sequence's w_t becomes w_t^TEMPER, times what
+leaves its sum as it was. Sequences with squared gradients far beyond those of others are weighed
+down as well: see `sensitivity.winsorize`.
 """
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from bitplan.schema import Kind, Layer
 from bitplan.sensitivity.moments.moment import AbstractMoment, Sums, square_sums
 from bitplan.sensitivity.moments.sketches import add_sketches
+
+TEMPER = 0.5
+"""1 weighs tokens by the loss alone, 0 takes those of a sequence alike."""
 
 
 class Covariance(AbstractMoment):
@@ -48,7 +57,7 @@ class Covariance(AbstractMoment):
     ) -> None:
         """Add weighted tokens."""
         squares = gradients.square()
-        weighted = inputs * squares.mean(1, keepdim=True).sqrt()
+        weighted = inputs * tempered(squares.mean(1, keepdim=True)).sqrt()
         sums["covariance"][at].addmm_(weighted.t(), weighted)
         sums["diagonals"][(sequence, *at)] += weighted.square().sum(0)
         add_sketches(sums["sketches"][(sequence, *at)], weighted, generator)
@@ -64,3 +73,9 @@ class Covariance(AbstractMoment):
         sums["covariance"].diagonal().add_(diagonal)
         sums["lookup"][sequence] += diagonal
         sums["lookups"] += torch.bincount(tokens.flatten(), minlength=len(sums["lookups"]))
+
+
+def tempered(weights: Float[Tensor, "tokens 1"]) -> Float[Tensor, "tokens 1"]:
+    """Weights of tokens nearer to each other, with the same sum."""
+    found = weights**TEMPER
+    return found * (weights.sum() / found.sum().clamp_min(torch.finfo(found.dtype).tiny))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bitplan.models import find_layers
 from bitplan.schema import Layer
 from bitplan.sensitivity import StatisticsFolder, WholeModel, gather, winsorize
-from bitplan.sensitivity.moments import MOMENTS
+from bitplan.sensitivity.moments import MOMENTS, covariance
 from bitplan.sensitivity.statistics import LayerStatistics
 
 Calls = dict[object, list[tuple[Tensor, Tensor]]]
@@ -18,8 +18,9 @@ Calls = dict[object, list[tuple[Tensor, Tensor]]]
 
 @pytest.fixture
 def as_they_are(monkeypatch) -> None:
-    """No sequence is winsorized: sums are those that the formulas give."""
+    """No sequence is winsorized and no token tempered: sums are those that the formulas give."""
     monkeypatch.setattr(winsorize, "MOST", float("inf"))
+    monkeypatch.setattr(covariance, "TEMPER", 1)
 
 
 @pytest.fixture
