@@ -1,4 +1,4 @@
-"""What sparsity is worth at equal bytes: bits alone, sparsity alone, and both in one solve.
+"""What a menu is worth at equal bytes: bits alone, sparsity alone, both in one solve, all kinds.
 
 The ground is that of `benchmarks/plans.py`: SmolLM2-135M, all 210 linears, embedding and norms as
 they are. At each average of bits a weight, of scales too, every menu gets the same budget.
@@ -31,10 +31,16 @@ SPARSE = [
     *(f"int{bits}g64+50%" for bits in (3, 4)),
     "int8g64+75%",
 ]
+OTHERS = [
+    *("bitmod3g64", "bitmod4g64", "nf3g64", "nf4g64", "nvfp4", "mxfp4"),
+    *("ternaryg64", "binary2g64", "ternary2g64", "int2g64d", "int3g64d", "int4g64d"),
+    *("int2g64+2%int8", "int3g64+2%int8", "int2g64+r16", "int3g64+r16"),
+]
 MENUS = {
     "bits": BITS,
     "sparsity of int3": ["int3g64", "int3g64+25%", "int3g64+50%", "int3g64+2:4", "bf16"],
     "bits and sparsity": [*BITS, *SPARSE],
+    "all kinds": [*BITS, *SPARSE, *OTHERS],
 }
 PINS = {"*embed_tokens": "bf16"}
 
