@@ -5,7 +5,7 @@
 
 The ground is that of `benchmarks/tuning.py`. The three ways, by what stands for H of a layer whose
 inputs were x and are y once all before it is compressed, tokens weighted alike (w, the squared
-gradient at the layer's output in the model as it was):
+gradient at the layer's output in the model as it was, tempered):
 
 - `apart`: sum w x x', as `allocate` renders: layers know nothing of each other;
 - `in_order`: sum w y y' (Frantar et al., 2023, GPTQ as published);
@@ -41,6 +41,7 @@ from bitplan.progress import quiet
 from bitplan.schema import Layer, Scheme
 from bitplan.sensitivity import WholeModel
 from bitplan.sensitivity.moments import MOMENTS
+from bitplan.sensitivity.moments.covariance import tempered
 from bitplan.sensitivity.moments.shrinkage import shrinkage
 from bitplan.sensitivity.watch import by_layer
 from bitplan.sensitivity.winsorize import PRODUCT, factor, mean_squares
@@ -113,14 +114,15 @@ def main() -> None:
 
 
 def token_weights(workspace: Workspace, inputs: Tensor) -> dict[str, Tensor]:
-    """The mean squared gradient at each token of each layer's output, winsorized as H is."""
+    """The mean squared gradient at each token of each layer's output, weighed down as in H."""
     layers = [layer for layer in workspace.layers if layer.block is not None]
     squares: dict[str, list[Tensor]] = {layer.name: [] for layer in layers}
     means: dict[str, list[Tensor]] = {layer.name: [] for layer in layers}
     for _, seen in WholeModel(model=workspace.model, tokens=inputs).run(layers):
         assert seen is not None
         for name, [one] in by_layer(seen).items():
-            squares[name].append(one.gradients.float().square().mean(1))
+            of_each = one.gradients.float().square().mean(1, keepdim=True)
+            squares[name].append(tempered(of_each).squeeze(1))
             means[name].append(mean_squares([one])[PRODUCT])
     found = {}
     for name, each in squares.items():
