@@ -62,7 +62,9 @@ class Parts:
             for module in modules
             for hooks in (module._forward_hooks, module._forward_pre_hooks)
         ]
-        weights = [module._modules["weight"] for module in modules if "weight" in module._modules]
+        holders = [module._modules for module in modules if "weight" in module._modules]
+        self._found += [(holder, "weight", holder["weight"]) for holder in holders]
+        weights = [part for holder in holders for part in holder["weight"].modules()]
         self._layouts = [(one.__dict__, one.__dict__.get("layout")) for one in weights]
         self._tensors = [
             (held, name, _address_of(tensor))
@@ -106,12 +108,12 @@ class Parts:
         products = {}
         for name, linear in self._linears.items():
             if type(linear) is PackedLinear:
-                job = linear.weight.few(count, dtype)
+                terms = linear.weight.few(count, dtype)
             else:
-                job = dense(linear.weight, count) if type(linear) is nn.Linear else None
-            if job is None or not _is_of(linear.bias, dtype):
+                terms = dense(linear.weight, count) if type(linear) is nn.Linear else None
+            if terms is None or not _is_of(linear.bias, dtype):
                 return None
-            products[name] = job
+            products[name] = terms
         norms = [norm for norm in self._norms if norm is not None]
         own = type(self._block).__module__
         of_transformers = (self._attention, self._block.mlp, *norms)

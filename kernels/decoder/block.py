@@ -5,8 +5,9 @@ has. Blocks are those of Llama: RMS norms, rotated queries and keys, attention, 
 """
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bitplan.kernels.decoder import attend, gate, norm, rotate
-from bitplan.kernels.native import job as fields
+from bitplan.kernels.decoder.terms import Phase, beside, phases_of, rows_of
 from bitplan.kernels.native.floats import COUNTER, bits_of, fields_of
-from bitplan.kernels.native.job import Job
+from bitplan.kernels.native.job import Job, Terms
 from bitplan.kernels.native.program import Program
 
 QUERY, KEY, VALUE, OUTPUT = "query", "key", "value", "output"
@@ -67,7 +68,7 @@ class Block:
 
     Args:
         shape: of attention.
-        products: the jobs of its linears, by name.
+        products: of its linears, by name.
         count: vectors of each product.
         dtype: of the model: float32 or bfloat16.
         memory: the model's, added to.
@@ -76,19 +77,28 @@ class Block:
     def __init__(
         self,
         shape: Shape,
-        products: Mapping[str, Job],
+        products: Mapping[str, Terms],
         count: int,
         dtype: torch.dtype,
         memory: Memory,
     ) -> None:
         self.shape, self._count, self._dtype = shape, count, dtype
-        rows = {name: job.fields[fields.ROWS] for name, job in products.items()}
-        hidden = products[QUERY].fields[fields.COLUMNS]
+        rows = {name: rows_of(terms) for name, terms in products.items()}
+        hidden = rows[DOWN]
         sizes = {**rows, NORMED: hidden, STREAM: hidden, MIXED: rows[QUERY]}
         place = {name: _place(memory, name, count * size) for name, size in sizes.items()}
-        for name, job in products.items():
-            job.fields[fields.INPUTS] = place[READS.get(name, NORMED)]
-            job.fields[fields.OUTPUT] = place[name]
+
+        def together(names: Iterable[str]) -> list[Phase]:
+            """The phases of products that are beside each other."""
+            found = []
+            for name in names:
+                reads = READS.get(name, NORMED)
+                own = partial(_part, memory, name)
+                found.append(
+                    phases_of(products[name], place[reads], sizes[reads], place[name], own)
+                )
+            return beside(found)
+
         half = dtype == torch.bfloat16
         self._first, self._second, self._last = _norms(shape, place, count, hidden, half)
         self._rotate = _rotation(shape, place, count, half)
@@ -103,22 +113,21 @@ class Block:
                 gate.UP: place[UP],
             },
         )
-        made = {name: (job, fields.COUNTER) for name, job in products.items()}
         self._before = Program(
             [
                 _alone(norm.function(), self._first),
-                [made[QUERY], made[KEY], made[VALUE]],
+                *together([QUERY, KEY, VALUE]),
                 _alone(rotate.function(), self._rotate),
             ]
         )
         self._after = Program(
             [
                 _alone(attend.function(), self._attend),
-                [made[OUTPUT]],
+                *together([OUTPUT]),
                 _alone(norm.function(), self._second),
-                [made[GATE], made[UP]],
+                *together([GATE, UP]),
                 _alone(gate.function(), self._gate),
-                [made[DOWN]],
+                *together([DOWN]),
                 _alone(norm.function(), self._last),
             ]
         )
@@ -178,6 +187,11 @@ def _place(memory: Memory, name: str, count: int) -> int:
     return memory[name, count].data_ptr()
 
 
+def _part(memory: Memory, whole: str, name: str, count: int) -> int:
+    """The same for what is within a product."""
+    return _place(memory, f"{whole}, {name}", count)
+
+
 def _norms(
     shape: Shape, place: Mapping[str, int], count: int, hidden: int, half: bool
 ) -> tuple[array, array, array]:
@@ -225,6 +239,6 @@ def _attention(shape: Shape, place: Mapping[str, int], count: int, half: bool) -
     )
 
 
-def _alone(function: Any, numbers: array) -> list[tuple[Job, int]]:
+def _alone(function: Any, numbers: array) -> Phase:
     """A phase of one job."""
     return [(Job(function, numbers, 0, None), COUNTER)]

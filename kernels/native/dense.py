@@ -19,8 +19,8 @@ FEW = 8
 """Vectors; for more, torch's matmul is quicker."""
 
 
-def dense(weight: Float[Tensor, "rows columns"], count: int) -> fields.Job | None:
-    """The job of a product with a weight of float32 or bfloat16; None where there is none."""
+def dense(weight: Float[Tensor, "rows columns"], count: int) -> fields.Terms | None:
+    """The product with a weight of float32 or bfloat16, for later; None where there is none."""
     if count > FEW or weight.dtype not in (torch.float32, torch.bfloat16):
         return None
     if not weight.is_contiguous() or not weight.is_cpu:
@@ -28,12 +28,13 @@ def dense(weight: Float[Tensor, "rows columns"], count: int) -> fields.Job | Non
     numbers = _fields(count, *weight.shape)
     numbers[fields.CODES] = weight.data_ptr()
     numbers[fields.BITS] = 8 * weight.dtype.itemsize
-    return fields.Job(product(), numbers, count * weight.numel(), weight)
+    return [fields.Term((fields.Job(product(), numbers, count * weight.numel(), weight),))]
 
 
-def absent(rows: int, columns: int, count: int) -> fields.Job:
-    """The job of a product with a weight that is not there."""
-    return fields.Job(nothing(), _fields(count, rows, columns), count * rows, None)
+def absent(rows: int, columns: int, count: int) -> fields.Terms:
+    """The product with a weight that is not there, for later."""
+    job = fields.Job(nothing(), _fields(count, rows, columns), count * rows, None)
+    return [fields.Term((job,))]
 
 
 def _fields(count: int, rows: int, columns: int) -> array:

@@ -45,7 +45,16 @@ FAMILIES = {
 SCHEMES = ["int2g32", "int3", "int4g64", "int5g64s", "int8g32", "int4g32d", "int8s", "sign", "nf4"]
 SCHEMES += ["fp8g64", "mxfp4", "nvfp4", "bfp4g16", "ternaryg16", "bitmod3g16", "int4g16+2:4"]
 SCHEMES += ["int3+50%", "bf16", "fp32"]
-OTHER_WAY = ["ternary2g16", "int4g64+2%int8", "int4g64+r2", "fp16"]
+SCHEMES += [
+    "ternary2g16",
+    "binary2g64",
+    "int4g16+25%ch",
+    "int4g16+2%int8",
+    "int4g16+2%bf16",
+    "int4g16+r2",
+]
+SCHEMES += ["ternary2g16+2%int8", "int3+25%ch+2%int8+r3"]
+OTHER_WAY = ["ternary2g16+2:4", "fp16"]
 PROMPT = torch.arange(3, 11).view(1, -1)
 # RMS(difference) / RMS(logits): measured, and doubled.
 TOLERANCE = {torch.float32: 4e-6, torch.bfloat16: 4e-2}
@@ -124,6 +133,23 @@ def test_every_scheme_of_compiled_loops(scheme, calls):
     theirs, ours = both(schemes=[scheme])
     assert apart(logits_of(ours), logits_of(theirs)) < TOLERANCE[torch.float32]
     assert len(calls) == 21
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_weights_of_several_parts_for_sequences_together(dtype, calls, monkeypatch):
+    schemes = ["int3g32", "int4g16+2%int8", "int4g32+r16", "binary2g32", "int3+25%ch+2%int8+r3"]
+    theirs, ours = both(schemes=schemes, dtype=dtype)
+    prompt = torch.arange(3, 27).view(3, 8)
+    expected, found = logits_of(theirs, prompt=prompt), logits_of(ours, prompt=prompt)
+    assert apart(found, expected) < TOLERANCE[dtype]
+    assert len(calls) == 21
+    monkeypatch.setattr(job, "LEAST_WORK", 1)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert logits_of(ours, prompt=prompt).equal(found)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("scheme", OTHER_WAY)
@@ -353,6 +379,20 @@ def test_what_is_moved_or_loaded_or_laid_out_again_is_read_again(calls):
         scale.data = scale.data * 1.5
         model.model.layers[1].input_layernorm.weight.data = torch.arange(64) / 64
     calls.clear()
+    assert apart(logits_of(ours), logits_of(theirs)) < TOLERANCE[torch.float32]
+    assert len(calls) == 20
+
+
+def test_another_weight_of_several_parts_is_read(calls):
+    scheme = "int4g16+25%ch+2%int8+r2"
+    theirs, ours = both(schemes=[scheme])
+    logits_of(ours)
+    calls.clear()
+    for model in (theirs, ours):
+        linears = model.model.layers[0].self_attn
+        linears.q_proj.load_state_dict(linears.o_proj.state_dict())
+        linears.k_proj.weight = copy.deepcopy(linears.v_proj.weight)
+        model.model.layers[1].mlp.down_proj.weight.up.scale.data *= 2
     assert apart(logits_of(ours), logits_of(theirs)) < TOLERANCE[torch.float32]
     assert len(calls) == 20
 

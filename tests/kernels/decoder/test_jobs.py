@@ -5,8 +5,12 @@ import torch
 from torch import Tensor, nn
 
 from bitplan.kernels.decoder import attend, gate, norm, rotate
+from bitplan.kernels.decoder.terms import phases_of
 from bitplan.kernels.native import job
+from bitplan.kernels.native.dense import dense
 from bitplan.kernels.native.floats import bits_of, fields_of
+from bitplan.kernels.native.job import Term
+from bitplan.kernels.native.program import Program
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -167,3 +171,26 @@ def test_rotation_is_transformers(together, has_norms):
     for found, one in ((turned, expected[0]), (kept, expected[1])):
         torch.testing.assert_close(found.double(), one[:, :, 0], atol=1e-6, rtol=1e-6)
     assert valued.equal(values)
+
+
+def test_a_product_is_the_sum_of_its_terms():
+    columns = torch.tensor([1, 4, 8, 30], dtype=torch.int32)
+    of_all, down, up = random(2100, 40), random(5, 4, seed=1), random(2100, 5, seed=2)
+    of_some, inputs = random(2100, 4, seed=3), random(3, 40, seed=4)
+    every = [dense(weight, 3) for weight in (of_all, of_some, down, up)]
+    first, second, third, last = (some[0] for some in every if some)
+    terms = [first, Term(second.jobs, columns), Term((*third.jobs, *last.jobs), columns)]
+    output, between = torch.full((3, 2100), torch.nan), {}
+
+    def place(name: str, count: int) -> int:
+        return between.setdefault(name, torch.full((count,), torch.nan)).data_ptr()
+
+    program = Program(phases_of(terms, inputs.data_ptr(), 40, output.data_ptr(), place))
+    some, wide = inputs[:, columns.long()].double(), inputs.double()
+    expected = wide @ of_all.T.double() + some @ of_some.T.double()
+    expected += some @ down.T.double() @ up.T.double()
+    for _ in range(2):  # as often as it is run
+        program.run()
+        torch.testing.assert_close(output.double(), expected, atol=1e-4, rtol=1e-5)
+        output.fill_(torch.nan)
+    assert len(between) == 4  # one gathering for both, and three products
