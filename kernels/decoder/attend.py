@@ -11,7 +11,7 @@ from bitplan.kernels.native.compiled import STAMP, compiled, part
 from bitplan.kernels.native.memory import address_of, fetch_add, float32_at, int64_at, uint8_at
 from bitplan.kernels.native.vectors import ROWS
 
-FIELDS = 21
+FIELDS = 24
 (
     COUNTER,
     VECTORS,
@@ -20,7 +20,8 @@ FIELDS = 21
     WIDTH,  # of a head
     LENGTH,  # keys
     IS_HALF,  # of keys and values
-    QUERY,  # float32 [vectors, heads, width]
+    QUERY,  # float32
+    QUERY_STEP,  # numbers from one vector's queries to the next one's
     KEYS,
     KEYS_OF_VECTOR,  # numbers from one vector's to the next one's
     KEYS_OF_HEAD,
@@ -31,8 +32,10 @@ FIELDS = 21
     VALUES_OF_TOKEN,
     MASK,  # a byte a key, not 0 where it is attended to; or 0: all are
     MASK_OF_VECTOR,
+    MASK_IS_ADDED,  # it has a number a key, like keys, that is added to the score
     SCALE,
-    OUTPUT,  # float32, like QUERY
+    CAP,  # that scores do not exceed, or 0
+    OUTPUT,  # float32 [vectors, heads, width]
     UNUSED,
 ) = range(FIELDS)
 
@@ -51,13 +54,14 @@ def function() -> Any:
         whole = width // ROWS * ROWS  # the width, if vectors fill it
         scores, query = np.empty(length, np.float32), np.empty(width, np.float32)
         scores_at, query_at = address_of(scores), address_of(query)
-        scale = floats.number_in(address, SCALE)
+        scale, cap = floats.number_in(address, SCALE), floats.number_in(address, CAP)
         while True:
             at = fetch_add(address, 1)
             if at >= job[VECTORS] * heads:
                 break
-            vector, group = at // heads, at % heads // job[GROUP]
-            floats.read(job[QUERY], 0, at * width, query)
+            vector, head = at // heads, at % heads
+            group = head // job[GROUP]
+            floats.read(job[QUERY], 0, vector * job[QUERY_STEP] + head * width, query)
             query *= scale
             size = 2 if half else 4
             start = vector * job[KEYS_OF_VECTOR] + group * job[KEYS_OF_HEAD]
@@ -68,7 +72,11 @@ def function() -> Any:
                 tokens.scores(query_at, keys, 2 * step, length, whole, True, scores_at)
             else:
                 tokens.scores(query_at, keys, 4 * step, length, whole, False, scores_at)
-            if job[MASK]:
+            if cap:
+                _cap(scores, cap)
+            if job[MASK_IS_ADDED]:
+                floats.add(job[MASK], half, vector * job[MASK_OF_VECTOR], scores)
+            elif job[MASK]:
                 _hide(scores, job[MASK] + vector * job[MASK_OF_VECTOR])
             _softmax(scores)
             start = vector * job[VALUES_OF_VECTOR] + group * job[VALUES_OF_HEAD]
@@ -84,6 +92,19 @@ def function() -> Any:
         job[UNUSED] = len(scores) + len(query)
 
     return attend
+
+
+@part
+def _cap(scores, cap):
+    """The cap times tanh(score / cap) in each score's place, as Gemma 2 has it (2024).
+
+    tanh(y) is 1 - 2 / (e^2y + 1).
+    """
+    for token in range(len(scores)):
+        scores[token] *= np.float32(2) / cap
+    floats.exponential(scores)
+    for token in range(len(scores)):
+        scores[token] = cap - np.float32(2) * cap / (scores[token] + np.float32(1))
 
 
 @part

@@ -8,7 +8,20 @@ import pytest
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config, StaticCache
+from transformers import (
+    Gemma2Config,
+    Gemma3TextConfig,
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    Olmo2Config,
+    Olmo3Config,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
+    StaticCache,
+)
 from transformers.models.llama.modeling_llama import LlamaAttention
 
 from bitplan.absent import AbsentWeight
@@ -41,6 +54,31 @@ FAMILIES = {
     "mistral, window": MistralConfig(**SIZES, sliding_window=6),
     "qwen2": Qwen2Config(**SIZES),
     "qwen3": Qwen3Config(**SIZES, head_dim=16),
+    "smollm3": SmolLM3Config(**SIZES, no_rope_layers=[1, 0]),
+    "granite": GraniteConfig(
+        **SIZES, residual_multiplier=0.3, attention_multiplier=0.4, embedding_multiplier=5
+    ),
+    "gemma2": Gemma2Config(
+        **SIZES, head_dim=24, sliding_window=6, query_pre_attn_scalar=9, attn_logit_softcapping=0.7
+    ),
+    "gemma3": Gemma3TextConfig(
+        **SIZES,
+        head_dim=24,
+        sliding_window=6,
+        query_pre_attn_scalar=9,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
+    "phi3": Phi3Config(**SIZES),
+    "phi3, partly rotated": Phi3Config(
+        **SIZES,
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 0.5,
+        },
+    ),
+    "olmo2": Olmo2Config(**SIZES),
+    "olmo3": Olmo3Config(**SIZES, sliding_window=6),
 }
 SCHEMES = ["int2g32", "int3", "int4g64", "int5g64s", "int8g32", "int4g32d", "int8s", "sign", "nf4"]
 SCHEMES += ["fp8g64", "mxfp4", "nvfp4", "bfp4g16", "ternaryg16", "bitmod3g16", "int4g16+2:4"]
@@ -124,8 +162,35 @@ def calls(monkeypatch) -> list[int]:
 def test_tokens_are_taken_as_transformers_takes_them(family, dtype, calls):
     theirs, ours = both(family, dtype=dtype)
     expected, found = logits_of(theirs), logits_of(ours)
-    assert len(calls) == 10 * 2 + 1  # one is the trial
+    trials = 2 if family == "smollm3" else 1  # of each kind of block that it has
+    assert len(calls) == 10 * 2 + trials
     assert apart(found, expected) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sequences_together_in_every_family(family, dtype, calls):
+    theirs, ours = both(family, dtype=dtype)
+    prompt = torch.arange(3, 27).view(3, 8)
+    mask = torch.ones_like(prompt)
+    mask[0, :5], mask[2, :1] = 0, 0
+    expected = logits_of(theirs, prompt=prompt, attention_mask=mask)
+    found = logits_of(ours, prompt=prompt, attention_mask=mask)
+    assert apart(found, expected) < TOLERANCE[dtype]
+    assert len(calls) > 20
+
+
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_same_text_is_generated_in_every_family(family, cache, calls):
+    theirs, ours = both(family)
+    how = {"max_new_tokens": 10, "do_sample": False, "cache_implementation": cache}
+    how |= {"disable_compile": True, "return_dict_in_generate": True, "output_logits": True}
+    expected, found = theirs.generate(PROMPT, **how), ours.generate(PROMPT, **how)
+    assert found.sequences.equal(expected.sequences)
+    pairs = zip(found.logits, expected.logits, strict=True)
+    assert all(apart(one, other) < TOLERANCE[torch.float32] for one, other in pairs)
+    assert len(calls) > 18
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -342,8 +407,9 @@ def test_what_wants_gradients_has_them(calls):
     assert not calls
 
 
-def test_eager_attention_gives_its_weights(calls):
-    _, ours = both()
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_eager_attention_gives_its_weights(family, calls):
+    _, ours = both(family)
     ours.set_attn_implementation("eager")
     with torch.no_grad():
         found = ours(torch.tensor([[5]]), output_attentions=True)
