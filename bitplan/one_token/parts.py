@@ -94,7 +94,12 @@ class Parts:
         for weight, layout in self._layouts:
             if weight.get("layout") is not layout:
                 return False
-        return all(_address_of(held.get(name)) == at for held, name, at in self._tensors)
+        # In line: there are dozens, and this is asked of each block for each token.
+        for held, name, at in self._tensors:
+            tensor = held.get(name)
+            if (0 if tensor is None else tensor.data_ptr()) != at:
+                return False
+        return True
 
     def are_alone(self) -> bool:
         """Whether nobody listens to them, changes or trains them, or wants other attention."""
@@ -166,7 +171,16 @@ class Parts:
         """The block's output; its keys and values go to the cache, if there is one."""
         keys, values = made.before(hidden, *positions, self._given)
         if cache is not None:
-            keys, values = cache.update(keys, values, self._attention.layer_idx)
+            index = self._attention.layer_idx
+            # A packed cache's own: what it stores is attended to without being decoded before.
+            store = getattr(cache, "store_packed", None)
+            stored = store(keys, values, index) if store else None
+            if stored is not None:
+                of_keys, of_values = stored
+                output = made.after_packed(hidden, of_keys, of_values, mask, self._given)
+                cache.forget(index)
+                return output
+            keys, values = cache.update(keys, values, index)
             keys, values = _readable(keys, hidden.dtype), _readable(values, hidden.dtype)
         return made.after(hidden, keys, values, mask, self._given)
 

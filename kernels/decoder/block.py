@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bitplan.kernels.decoder import attend, gate, norm, rotate
+from bitplan.kernels.cached import Stored, tell
+from bitplan.kernels.decoder import attend, attend_packed, gate, norm, rotate
 from bitplan.kernels.decoder.jobs import (
     GATED,
     MIXED,
@@ -49,6 +50,7 @@ from bitplan.kernels.decoder.roles import (
     VALUE,
 )
 from bitplan.kernels.decoder.terms import Phase, beside, phases_of, rows_of
+from bitplan.kernels.native.expand import instructions
 from bitplan.kernels.native.floats import COUNTER
 from bitplan.kernels.native.job import Job, Terms
 from bitplan.kernels.native.program import Program
@@ -109,17 +111,16 @@ class Block:
                 _alone(rotate, self._rotate),
             ]
         )
-        self._after = Program(
-            [
-                _alone(attend, self._attend),
-                *self._together([OUTPUT], places),
-                _alone(norm, self._second),
-                *self._together([GATE, UP, GATE_UP], places),
-                _alone(gate, self._gate),
-                *self._together([DOWN], places),
-                _alone(norm, self._last),
-            ]
-        )
+        self._rest = [
+            *self._together([OUTPUT], places),
+            _alone(norm, self._second),
+            *self._together([GATE, UP, GATE_UP], places),
+            _alone(gate, self._gate),
+            *self._together([DOWN], places),
+            _alone(norm, self._last),
+        ]
+        self._after = Program([_alone(attend, self._attend), *self._rest])
+        self._after_packed: Program | None = None
 
     def _places(self) -> Places:
         """Where all that is between the jobs lies, and how much of it there is for each vector."""
@@ -194,12 +195,37 @@ class Block:
         given: Given,
     ) -> Float[Tensor, "batch 1 hidden"]:
         """The block's output, of the last `before`."""
-        output = torch.empty_like(hidden)
-        look, norms, biases = self._attend, given.norms, given.biases
+        look = self._attend
         look[attend.LENGTH] = keys.shape[2]
         for tensor, at in ((keys, attend.KEYS), (values, attend.VALUES)):
             look[at] = tensor.data_ptr()
             look[at + 1], look[at + 2], look[at + 3], _ = tensor.stride()
+        return self._end(self._after, hidden, mask, given)
+
+    def after_packed(
+        self,
+        hidden: Float[Tensor, "batch 1 hidden"],
+        keys: Stored,
+        values: Stored,
+        mask: Tensor | None,
+        given: Given,
+    ) -> Float[Tensor, "batch 1 hidden"]:
+        """The same where a cache has keys and values packed."""
+        look = self._attend
+        if self._after_packed is None:
+            job = Job(attend_packed.function(instructions()), look, 0, None)
+            self._after_packed = Program([[(job, COUNTER)], *self._rest])
+        look[attend.LENGTH] = keys.length
+        tell(look, attend_packed.KEYS, keys)
+        tell(look, attend_packed.VALUES, values)
+        return self._end(self._after_packed, hidden, mask, given)
+
+    def _end(
+        self, program: Program, hidden: Tensor, mask: Tensor | None, given: Given
+    ) -> Float[Tensor, "batch 1 hidden"]:
+        """Run what comes after the cache."""
+        output = torch.empty_like(hidden)
+        look, norms, biases = self._attend, given.norms, given.biases
         look[attend.MASK] = 0 if mask is None else mask.data_ptr()
         look[attend.MASK_IS_ADDED] = mask is not None and mask.dtype != torch.bool
         look[attend.MASK_OF_VECTOR] = 0 if mask is None or len(mask) == 1 else mask.shape[-1]
@@ -210,7 +236,7 @@ class Block:
         gated[gate.GATE_BIAS], gated[gate.UP_BIAS] = biases[GATE], biases[UP]
         last[norm.BIAS], last[norm.ADDED_WEIGHT] = biases[DOWN], norms[AFTER_FEED_FORWARD]
         last[norm.SUM] = output.data_ptr()
-        self._after.run()
+        program.run()
         return output
 
 

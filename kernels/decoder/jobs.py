@@ -4,7 +4,7 @@ from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bitplan.kernels.decoder import attend, gate, norm, rotate
+from bitplan.kernels.decoder import attend, attend_packed, gate, norm, rotate
 from bitplan.kernels.decoder.roles import (
     AFTER_ATTENTION,
     AFTER_FEED_FORWARD,
@@ -135,9 +135,9 @@ def rotation(shape: Shape, places: Places, count: int, half: bool) -> array:
 
 
 def attention(shape: Shape, places: Places, count: int, half: bool) -> array:
-    """Queries attend to what the cache has."""
+    """Queries attend to what the cache has, as it is or packed."""
     return fields_of(
-        attend.FIELDS,
+        max(attend.FIELDS, attend_packed.FIELDS),
         {
             attend.VECTORS: count,
             attend.HEADS: shape.heads,

@@ -26,6 +26,7 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 
 from bitplan.absent import AbsentWeight
 from bitplan.apply import arrange_layers, pack_layer
+from bitplan.cache import pack_caches
 from bitplan.compress import render
 from bitplan.formats import Packed
 from bitplan.kernels.decoder.block import Block
@@ -59,11 +60,11 @@ FAMILIES = {
         **SIZES, residual_multiplier=0.3, attention_multiplier=0.4, embedding_multiplier=5
     ),
     "gemma2": Gemma2Config(
-        **SIZES, head_dim=24, sliding_window=6, query_pre_attn_scalar=9, attn_logit_softcapping=0.7
+        **SIZES, head_dim=32, sliding_window=6, query_pre_attn_scalar=9, attn_logit_softcapping=0.7
     ),
     "gemma3": Gemma3TextConfig(
         **SIZES,
-        head_dim=24,
+        head_dim=32,
         sliding_window=6,
         query_pre_attn_scalar=9,
         layer_types=["sliding_attention", "full_attention"],
@@ -558,3 +559,59 @@ def test_compiled_models_are_compiled(calls):
         exported = torch.export.export(ours, (inputs,), kwargs={"use_cache": False}, strict=False)
         assert apart(exported.module()(inputs, use_cache=False).logits, expected) < 1e-6
     assert not calls
+
+
+def with_packed_caches(models: tuple[Any, Any], keys: str, values: str) -> tuple[Any, Any]:
+    for model in models:
+        schemes = {}
+        for layer in range(model.config.num_hidden_layers):
+            path = f"model.layers.{layer}.self_attn"
+            schemes |= {f"{path}.keys": Scheme.parse(keys), f"{path}.values": Scheme.parse(values)}
+        pack_caches(model, schemes, context=24)
+    return models
+
+
+@pytest.fixture
+def packed_calls(monkeypatch) -> list[int]:
+    """A number for each token that attended to what is packed."""
+    made, after = [], Block.after_packed
+
+    def counted(*args, **keywords):
+        made.append(1)
+        return after(*args, **keywords)
+
+    monkeypatch.setattr(Block, "after_packed", counted)
+    return made
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("family", ["llama", "mistral, window", "gemma2", "gemma3", "phi3"])
+def test_packed_caches_are_attended_to_as_they_are(family, dtype, packed_calls):
+    theirs, ours = with_packed_caches(both(family, dtype=dtype), "int8g16", "int5g32")
+    prompt = torch.arange(3, 27).view(3, 8)
+    mask = torch.ones_like(prompt)
+    mask[0, :5], mask[2, :1] = 0, 0
+    found = [
+        logits_of(model, prompt=prompt, attention_mask=mask, past_key_values=model.new_cache())
+        for model in (theirs, ours)
+    ]
+    assert apart(found[1], found[0]) < TOLERANCE[dtype]
+    assert len(packed_calls) == 20
+
+
+@pytest.mark.parametrize("how", [{}, {"num_beams": 3}], ids=["greedy", "beams"])
+def test_text_is_generated_with_packed_caches(how, packed_calls):
+    theirs, ours = with_packed_caches(both(), "int4g32", "int6")
+    how = {"max_new_tokens": 30, "do_sample": False, **how}
+    expected = theirs.generate(PROMPT, **how)
+    assert ours.generate(PROMPT, **how).equal(expected)
+    assert len(packed_calls) == 2 * 29
+
+
+def test_packed_caches_that_no_loop_attends_to_are_decoded(packed_calls, calls):
+    for keys, family in (("bf16", "llama"), ("int8", "llama, wide heads")):
+        theirs, ours = with_packed_caches(both(family), keys, "int8")
+        found = [logits_of(model, past_key_values=model.new_cache()) for model in (theirs, ours)]
+        assert apart(found[1], found[0]) < TOLERANCE[torch.float32]
+    assert not packed_calls
+    assert len(calls) == 2 * 21
