@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bitplan.errors import InputError
 from bitplan.kernels.cached import Stored, tell
 from bitplan.kernels.decoder import attend, attend_packed, gate, norm, rotate
 from bitplan.kernels.decoder.jobs import (
@@ -226,6 +227,11 @@ class Block:
         """Run what comes after the cache."""
         output = torch.empty_like(hidden)
         look, norms, biases = self._attend, given.norms, given.biases
+        if mask is not None and mask.shape[-1] != look[attend.LENGTH]:
+            raise InputError(
+                f"The attention mask is of {mask.shape[-1]} tokens, but {look[attend.LENGTH]} are "
+                "attended to. Give one that has a column for each token in the cache."
+            )
         look[attend.MASK] = 0 if mask is None else mask.data_ptr()
         look[attend.MASK_IS_ADDED] = mask is not None and mask.dtype != torch.bool
         look[attend.MASK_OF_VECTOR] = 0 if mask is None or len(mask) == 1 else mask.shape[-1]

@@ -28,6 +28,7 @@ from bitplan.absent import AbsentWeight
 from bitplan.apply import arrange_layers, pack_layer
 from bitplan.cache import pack_caches
 from bitplan.compress import render
+from bitplan.errors import InputError
 from bitplan.formats import Packed
 from bitplan.kernels.decoder.block import Block
 from bitplan.kernels.native import job
@@ -145,16 +146,19 @@ def apart(found: Tensor, expected: Tensor) -> float:
     return ((found - expected).square().mean() / expected.square().mean()).sqrt().item()
 
 
+def counted(method: Any, made: list[int]) -> Any:
+    def call(*args, **keywords):
+        made.append(1)
+        return method(*args, **keywords)
+
+    return call
+
+
 @pytest.fixture
 def calls(monkeypatch) -> list[int]:
     """A number for each token that a block took in two calls."""
-    made, after = [], Block.after
-
-    def counted(*args, **keywords):
-        made.append(1)
-        return after(*args, **keywords)
-
-    monkeypatch.setattr(Block, "after", counted)
+    made = []
+    monkeypatch.setattr(Block, "after", counted(Block.after, made))
     return made
 
 
@@ -260,6 +264,29 @@ def test_sequences_together_some_of_them_padded(calls):
     assert len(calls) == 21
 
 
+def test_a_mask_of_other_tokens_is_refused(calls):
+    theirs, ours = both()
+    inputs = torch.tensor([[5]])
+    for model, refusal in ((theirs, RuntimeError), (ours, InputError)):
+        cache = model(PROMPT, use_cache=True).past_key_values
+        with torch.no_grad(), pytest.raises(refusal):
+            model(inputs, past_key_values=cache, attention_mask=torch.ones(1, 1, 1, 3) > 0)
+    assert calls
+
+
+def test_numbers_that_are_added_to_scores_may_be_the_mask(calls):
+    theirs, ours = both()
+    found = []
+    for model in (theirs, ours):
+        cache = model(PROMPT, use_cache=True).past_key_values
+        mask = torch.linspace(-2, 2, 9).view(1, 1, 1, 9)
+        with torch.no_grad():
+            more = {"past_key_values": cache, "attention_mask": mask}
+            found.append(model(torch.tensor([[5]]), **more).logits)
+    assert apart(found[1], found[0]) < TOLERANCE[torch.float32]
+    assert len(calls) == 3
+
+
 def test_more_sequences_than_are_quicker_so(calls):
     theirs, ours = both()
     prompt = torch.arange(3, 12).view(9, 1)
@@ -292,16 +319,27 @@ def test_a_cache_that_is_longer_than_what_was_seen(calls):
     assert len(calls) == 21
 
 
+@pytest.mark.parametrize("cache", ["as it is", "packed"])
 @pytest.mark.parametrize("threads", [2, 3])
-def test_threads_change_nothing(threads, calls, monkeypatch):
-    _, ours = both()
-    expected = logits_of(ours)
+def test_threads_change_nothing(threads, cache, calls, monkeypatch):
+    models = both()
+    if cache == "packed":
+        with_packed_caches(models, "int8g16", "int5g32")
+        monkeypatch.setattr(Block, "after_packed", counted(Block.after_packed, calls))
+    ours = models[1]
+
+    def logits() -> Tensor:
+        return logits_of(
+            ours, **({"past_key_values": ours.new_cache()} if cache == "packed" else {})
+        )
+
+    expected = logits()
     monkeypatch.setattr(job, "LEAST_WORK", 1)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
         for _ in range(5):
-            assert logits_of(ours).equal(expected)
+            assert logits().equal(expected)
     finally:
         torch.set_num_threads(before)
     assert len(calls) == 6 * 20 + 1
@@ -574,13 +612,8 @@ def with_packed_caches(models: tuple[Any, Any], keys: str, values: str) -> tuple
 @pytest.fixture
 def packed_calls(monkeypatch) -> list[int]:
     """A number for each token that attended to what is packed."""
-    made, after = [], Block.after_packed
-
-    def counted(*args, **keywords):
-        made.append(1)
-        return after(*args, **keywords)
-
-    monkeypatch.setattr(Block, "after_packed", counted)
+    made = []
+    monkeypatch.setattr(Block, "after_packed", counted(Block.after_packed, made))
     return made
 
 
