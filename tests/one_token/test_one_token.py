@@ -9,248 +9,25 @@ import torch
 import transformers
 from torch import Tensor, nn
 from transformers import (
-    Gemma2Config,
-    Gemma3TextConfig,
-    GraniteConfig,
-    LlamaConfig,
-    MistralConfig,
-    Olmo2Config,
-    Olmo3Config,
-    Phi3Config,
-    Qwen2Config,
-    Qwen3Config,
-    SmolLM3Config,
     StaticCache,
 )
 from transformers.models.llama.modeling_llama import LlamaAttention
 
-from bitplan.absent import AbsentWeight
-from bitplan.apply import arrange_layers, pack_layer
-from bitplan.cache import pack_caches
-from bitplan.compress import render
+from bitplan.apply import arrange_layers
 from bitplan.errors import InputError
-from bitplan.formats import Packed
 from bitplan.kernels.decoder.block import Block
 from bitplan.kernels.native import job
-from bitplan.models import find_layers, weight_of
 from bitplan.one_token import step_by_step
-from bitplan.schema import Kind, Scheme
-
-SIZES = {
-    "vocab_size": 96,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "bos_token_id": 1,
-    "eos_token_id": None,
-    "pad_token_id": 0,
-}
-FAMILIES = {
-    "llama": LlamaConfig(**SIZES),
-    "llama, biases": LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True),
-    "llama, wide heads": LlamaConfig(**SIZES, head_dim=24),
-    "mistral": MistralConfig(**SIZES, sliding_window=None),
-    "mistral, window": MistralConfig(**SIZES, sliding_window=6),
-    "qwen2": Qwen2Config(**SIZES),
-    "qwen3": Qwen3Config(**SIZES, head_dim=16),
-    "smollm3": SmolLM3Config(**SIZES, no_rope_layers=[1, 0]),
-    "granite": GraniteConfig(
-        **SIZES, residual_multiplier=0.3, attention_multiplier=0.4, embedding_multiplier=5
-    ),
-    "gemma2": Gemma2Config(
-        **SIZES, head_dim=32, sliding_window=6, query_pre_attn_scalar=9, attn_logit_softcapping=0.7
-    ),
-    "gemma3": Gemma3TextConfig(
-        **SIZES,
-        head_dim=32,
-        sliding_window=6,
-        query_pre_attn_scalar=9,
-        layer_types=["sliding_attention", "full_attention"],
-    ),
-    "phi3": Phi3Config(**SIZES),
-    "phi3, partly rotated": Phi3Config(
-        **SIZES,
-        rope_parameters={
-            "rope_type": "default",
-            "rope_theta": 10000.0,
-            "partial_rotary_factor": 0.5,
-        },
-    ),
-    "olmo2": Olmo2Config(**SIZES),
-    "olmo3": Olmo3Config(**SIZES, sliding_window=6),
-}
-SCHEMES = ["int2g32", "int3", "int4g64", "int5g64s", "int8g32", "int4g32d", "int8s", "sign", "nf4"]
-SCHEMES += ["fp8g64", "mxfp4", "nvfp4", "bfp4g16", "ternaryg16", "bitmod3g16", "int4g16+2:4"]
-SCHEMES += ["int3+50%", "bf16", "fp32"]
-SCHEMES += [
-    "ternary2g16",
-    "binary2g64",
-    "int4g16+25%ch",
-    "int4g16+2%int8",
-    "int4g16+2%bf16",
-    "int4g16+r2",
-]
-SCHEMES += ["ternary2g16+2%int8", "int3+25%ch+2%int8+r3"]
-OTHER_WAY = ["ternary2g16+2:4", "fp16"]
-PROMPT = torch.arange(3, 11).view(1, -1)
-# RMS(difference) / RMS(logits): measured, and doubled.
-TOLERANCE = {torch.float32: 4e-6, torch.bfloat16: 4e-2}
-
-
-def packed_model(family="llama", schemes=("int3g32", "int4g64"), dtype=torch.float32) -> Any:
-    """A random model whose linears have these schemes, one after the other; all steps its own."""
-    config = FAMILIES[family]
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
-    for parameter in model.parameters():
-        if parameter.dim() == 1:
-            parameter += torch.randn_like(parameter) * 0.1
-        else:
-            parameter *= 5
-    model.to(dtype)
-    chosen = [Scheme.parse(name) for name in schemes]
-    layers = [layer for layer in find_layers(model) if layer.kind is Kind.LINEAR]
-    for at, layer in enumerate(layers):
-        scheme = chosen[at % len(chosen)]
-        weight = weight_of(model, layer).float()
-        pack_layer(model, layer, render(weight, [scheme], quantizer="rtn")[scheme])
-    return model
-
-
-def both(*args, **keywords) -> tuple[Any, Any]:
-    """A model whose blocks are transformers', and the same whose blocks take single tokens."""
-    theirs = packed_model(*args, **keywords)
-    return theirs, step_by_step(copy.deepcopy(theirs))
-
-
-@torch.no_grad()
-def logits_of(model: Any, steps: int = 10, prompt: Tensor = PROMPT, **more) -> Tensor:
-    """Of so many tokens after a prompt, given one at a time."""
-    found = model(prompt, use_cache=True, **more)
-    cache, logits = found.past_key_values, []
-    mask = more.get("attention_mask")
-    for token in range(steps):
-        inputs = torch.full((len(prompt), 1), 20 + token)
-        if mask is not None:
-            mask = torch.cat([mask, torch.ones(len(prompt), 1, dtype=mask.dtype)], 1)
-        found = model(inputs, past_key_values=cache, use_cache=True, attention_mask=mask)
-        logits.append(found.logits)
-    return torch.cat(logits, 1)
-
-
-def apart(found: Tensor, expected: Tensor) -> float:
-    found, expected = found.double(), expected.double()
-    return ((found - expected).square().mean() / expected.square().mean()).sqrt().item()
-
-
-def counted(method: Any, made: list[int]) -> Any:
-    def call(*args, **keywords):
-        made.append(1)
-        return method(*args, **keywords)
-
-    return call
-
-
-@pytest.fixture
-def calls(monkeypatch) -> list[int]:
-    """A number for each token that a block took in two calls."""
-    made = []
-    monkeypatch.setattr(Block, "after", counted(Block.after, made))
-    return made
-
-
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_tokens_are_taken_as_transformers_takes_them(family, dtype, calls):
-    theirs, ours = both(family, dtype=dtype)
-    expected, found = logits_of(theirs), logits_of(ours)
-    trials = 2 if family == "smollm3" else 1  # of each kind of block that it has
-    assert len(calls) == 10 * 2 + trials
-    assert apart(found, expected) < TOLERANCE[dtype]
-
-
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_sequences_together_in_every_family(family, dtype, calls):
-    theirs, ours = both(family, dtype=dtype)
-    prompt = torch.arange(3, 27).view(3, 8)
-    mask = torch.ones_like(prompt)
-    mask[0, :5], mask[2, :1] = 0, 0
-    expected = logits_of(theirs, prompt=prompt, attention_mask=mask)
-    found = logits_of(ours, prompt=prompt, attention_mask=mask)
-    assert apart(found, expected) < TOLERANCE[dtype]
-    assert len(calls) > 20
-
-
-@pytest.mark.parametrize("cache", ["dynamic", "static"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_same_text_is_generated_in_every_family(family, cache, calls):
-    theirs, ours = both(family)
-    how = {"max_new_tokens": 10, "do_sample": False, "cache_implementation": cache}
-    how |= {"disable_compile": True, "return_dict_in_generate": True, "output_logits": True}
-    expected, found = theirs.generate(PROMPT, **how), ours.generate(PROMPT, **how)
-    assert found.sequences.equal(expected.sequences)
-    pairs = zip(found.logits, expected.logits, strict=True)
-    assert all(apart(one, other) < TOLERANCE[torch.float32] for one, other in pairs)
-    assert len(calls) > 18
-
-
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_every_scheme_of_compiled_loops(scheme, calls):
-    theirs, ours = both(schemes=[scheme])
-    assert apart(logits_of(ours), logits_of(theirs)) < TOLERANCE[torch.float32]
-    assert len(calls) == 21
-
-
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-def test_weights_of_several_parts_for_sequences_together(dtype, calls, monkeypatch):
-    schemes = ["int3g32", "int4g16+2%int8", "int4g32+r16", "binary2g32", "int3+25%ch+2%int8+r3"]
-    theirs, ours = both(schemes=schemes, dtype=dtype)
-    prompt = torch.arange(3, 27).view(3, 8)
-    expected, found = logits_of(theirs, prompt=prompt), logits_of(ours, prompt=prompt)
-    assert apart(found, expected) < TOLERANCE[dtype]
-    assert len(calls) == 21
-    monkeypatch.setattr(job, "LEAST_WORK", 1)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(3)
-        assert logits_of(ours, prompt=prompt).equal(found)
-    finally:
-        torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize("scheme", OTHER_WAY)
-def test_schemes_of_other_products_are_left_to_transformers(scheme, calls):
-    theirs, ours = both(schemes=["int4g64", scheme])
-    assert logits_of(ours).equal(logits_of(theirs))
-    assert not calls
-
-
-def test_layers_that_were_left_as_they_are_take_part(calls):
-    theirs = packed_model()
-    for name in ("q_proj", "o_proj"):
-        dense = nn.Linear(64, 64, bias=False)
-        theirs.model.layers[1].self_attn.set_submodule(name, dense.requires_grad_(False))
-    ours: Any = step_by_step(copy.deepcopy(theirs))
-    assert apart(logits_of(ours), logits_of(theirs)) < TOLERANCE[torch.float32]
-    assert len(calls) == 21
-    for model in (ours, theirs):
-        model.model.layers[1].self_attn.o_proj.weight.data = torch.eye(64)
-    assert apart(logits_of(ours), logits_of(theirs)) < TOLERANCE[torch.float32]
-
-
-def test_a_sublayer_that_is_left_out_adds_nothing(calls):
-    theirs = packed_model("llama, biases")
-    for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
-        linear = theirs.model.layers[0].self_attn.get_submodule(name)
-        packed = Packed(scheme=Scheme.parse("none"), shape=tuple(linear.weight.shape), tensors={})
-        linear.weight = AbsentWeight(packed, compute_dtype=torch.float32)
-    ours: Any = step_by_step(copy.deepcopy(theirs))
-    assert apart(logits_of(ours), logits_of(theirs)) < TOLERANCE[torch.float32]
-    assert len(calls) == 21
+from stepping import (
+    PROMPT,
+    TOLERANCE,
+    apart,
+    both,
+    counted,
+    logits_of,
+    packed_model,
+    with_packed_caches,
+)
 
 
 def test_sequences_together_some_of_them_padded(calls):
@@ -488,20 +265,6 @@ def test_what_is_moved_or_loaded_or_laid_out_again_is_read_again(calls):
     assert len(calls) == 20
 
 
-def test_another_weight_of_several_parts_is_read(calls):
-    scheme = "int4g16+25%ch+2%int8+r2"
-    theirs, ours = both(schemes=[scheme])
-    logits_of(ours)
-    calls.clear()
-    for model in (theirs, ours):
-        linears = model.model.layers[0].self_attn
-        linears.q_proj.load_state_dict(linears.o_proj.state_dict())
-        linears.k_proj.weight = copy.deepcopy(linears.v_proj.weight)
-        model.model.layers[1].mlp.down_proj.weight.up.scale.data *= 2
-    assert apart(logits_of(ours), logits_of(theirs)) < TOLERANCE[torch.float32]
-    assert len(calls) == 20
-
-
 def test_norms_of_another_dtype_are_left_to_transformers(calls):
     theirs, ours = both(dtype=torch.bfloat16)
     logits_of(ours, steps=2)
@@ -597,54 +360,3 @@ def test_compiled_models_are_compiled(calls):
         exported = torch.export.export(ours, (inputs,), kwargs={"use_cache": False}, strict=False)
         assert apart(exported.module()(inputs, use_cache=False).logits, expected) < 1e-6
     assert not calls
-
-
-def with_packed_caches(models: tuple[Any, Any], keys: str, values: str) -> tuple[Any, Any]:
-    for model in models:
-        schemes = {}
-        for layer in range(model.config.num_hidden_layers):
-            path = f"model.layers.{layer}.self_attn"
-            schemes |= {f"{path}.keys": Scheme.parse(keys), f"{path}.values": Scheme.parse(values)}
-        pack_caches(model, schemes, context=24)
-    return models
-
-
-@pytest.fixture
-def packed_calls(monkeypatch) -> list[int]:
-    """A number for each token that attended to what is packed."""
-    made = []
-    monkeypatch.setattr(Block, "after_packed", counted(Block.after_packed, made))
-    return made
-
-
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("family", ["llama", "mistral, window", "gemma2", "gemma3", "phi3"])
-def test_packed_caches_are_attended_to_as_they_are(family, dtype, packed_calls):
-    theirs, ours = with_packed_caches(both(family, dtype=dtype), "int8g16", "int5g32")
-    prompt = torch.arange(3, 27).view(3, 8)
-    mask = torch.ones_like(prompt)
-    mask[0, :5], mask[2, :1] = 0, 0
-    found = [
-        logits_of(model, prompt=prompt, attention_mask=mask, past_key_values=model.new_cache())
-        for model in (theirs, ours)
-    ]
-    assert apart(found[1], found[0]) < TOLERANCE[dtype]
-    assert len(packed_calls) == 20
-
-
-@pytest.mark.parametrize("how", [{}, {"num_beams": 3}], ids=["greedy", "beams"])
-def test_text_is_generated_with_packed_caches(how, packed_calls):
-    theirs, ours = with_packed_caches(both(), "int4g32", "int6")
-    how = {"max_new_tokens": 30, "do_sample": False, **how}
-    expected = theirs.generate(PROMPT, **how)
-    assert ours.generate(PROMPT, **how).equal(expected)
-    assert len(packed_calls) == 2 * 29
-
-
-def test_packed_caches_that_no_loop_attends_to_are_decoded(packed_calls, calls):
-    for keys, family in (("bf16", "llama"), ("int8", "llama, wide heads")):
-        theirs, ours = with_packed_caches(both(family), keys, "int8")
-        found = [logits_of(model, past_key_values=model.new_cache()) for model in (theirs, ours)]
-        assert apart(found[1], found[0]) < TOLERANCE[torch.float32]
-    assert not packed_calls
-    assert len(calls) == 2 * 21
