@@ -15,9 +15,17 @@ VECTORS = 8
 
 DTYPES = (torch.bfloat16, torch.float32)
 READ = {"attention_mask", "past_key_values", "position_embeddings"}
-HARMLESS = {"cache_position", "logits_to_keep", "num_items_in_batch", "position_ids", "return_dict"}
-HARMLESS |= {"use_cache"}
-"""What a block may be given beside what is read of it."""
+"""What is read of that which a block is given by name."""
+
+HARMLESS = {
+    "cache_position",
+    "logits_to_keep",
+    "num_items_in_batch",
+    "position_ids",
+    "return_dict",
+    "use_cache",
+}
+"""What it may be given beside."""
 
 
 def step_by_step(model: nn.Module) -> nn.Module:
@@ -61,12 +69,7 @@ class OneToken:
     def __reduce__(self) -> Any:
         return OneToken, (self._block, self._shared)
 
-    def __call__(
-        self,
-        hidden_states: Tensor,
-        *others: Any,
-        **given: Any,
-    ) -> Tensor:
+    def __call__(self, hidden_states: Tensor, *others: Any, **given: Any) -> Tensor:
         """As transformers' block is called."""
         positions = given.get("position_embeddings")
         if (
