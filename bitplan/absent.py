@@ -40,7 +40,7 @@ class AbsentWeight(AbstractWeight):
         return inputs.new_zeros(*inputs.shape[:-1], self.shape[0])
 
     def few(self, count: int, dtype: torch.dtype) -> Any:
-        """A job that writes zeros."""
+        """See `AbstractWeight.few`: zeros are written."""
         # Imported here, for compiled loops take half a second to import.
         from bitplan.kernels.native.dense import absent
 

@@ -94,6 +94,23 @@ class ComposedWeight(AbstractWeight):
             output = output + parts[UP].multiply(parts[DOWN].multiply(inputs, expert), expert)
         return output
 
+    def few(self, count: int, dtype: torch.dtype) -> Any:
+        """See `AbstractWeight.few`."""
+        # Imported here, for compiled loops take half a second to import.
+        from bitplan.kernels.native.job import Term
+
+        found = {name: part.few(count, dtype) for name, part in self._parts().items()}
+        if None in found.values():
+            return None
+        kept = self._following(KEPT)
+        which = {BASE: self._following(COLUMNS), SALIENT: self._buffers.get(COLUMNS)}
+        terms = []
+        for name in (BASE, SALIENT, DOWN):
+            columns = _among(kept, which.get(name))
+            then = found[UP][0].jobs if name == DOWN and UP in found else ()
+            terms += [Term((*term.jobs, *then), columns) for term in found.get(name, ())]
+        return terms
+
     def lookup(self, tokens: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens hidden"]:
         """Rows of the weight."""
         parts, columns = self._parts(), self._buffers.get(COLUMNS)
@@ -123,12 +140,24 @@ class ComposedWeight(AbstractWeight):
             return rest_of(told, narrow)
         return kept_of_row(told, self.shape[-1], narrow)
 
-    def _load_from_state_dict(self, *args: Any, **keywords: Any) -> None:
+    def _forget(self) -> None:
+        """What followed from tensors that are no longer what they were."""
         self._known.clear()
+        self.layout = object()
+
+    def _load_from_state_dict(self, *args: Any, **keywords: Any) -> None:
+        self._forget()
         super()._load_from_state_dict(*args, **keywords)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ComposedWeight":
         super()._apply(fn, recurse)
-        self._known.clear()
+        self._forget()
         self.compute_dtype = self._parts()[BASE].compute_dtype
         return self
+
+
+def _among(kept: Tensor | None, some: Tensor | None) -> Tensor | None:
+    """The numbers of some of the kept columns among all, int32; None: all of all."""
+    if kept is None or some is None:
+        return kept if some is None else some.int()
+    return kept[some.long()]

@@ -127,8 +127,6 @@ class PackedWeight(AbstractWeight):
         if self.implementation not in COMPILED:
             return None
         kernel = arranged_for(self.scheme, self.implementation)
-        if not hasattr(kernel, "few"):
-            return None
         return kernel.few(self._held(), self.scheme, self.shape[-1], count, dtype)
 
     def lookup(self, tokens: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens hidden"]:

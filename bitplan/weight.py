@@ -46,10 +46,10 @@ class AbstractWeight(nn.Module, ABC):
         """Product with the transposed weight, or with an expert's, in the inputs' dtype."""
 
     def few(self, count: int, dtype: torch.dtype) -> Any:
-        """The job of `multiply` for so many vectors, of float32 to float32; None: it has none.
+        """Jobs for what `multiply` does with so many vectors, of float32 to float32, or None.
 
-        See `bitplan.kernels.native.weight.few`. It is of the tensors that are held now, as long as
-        `layout` is the same object.
+        See `bitplan.kernels.native.weight.few`. They are of the tensors that are held now, as long
+        as `layout` is the same object.
         """
         del count, dtype
 

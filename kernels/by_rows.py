@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 from bitplan.formats.codebook import codebook_of
 from bitplan.kernels.codebook.scales import byte_scales
-from bitplan.kernels.native.job import Job
+from bitplan.kernels.native.job import Terms
 from bitplan.kernels.native.row_weight import Rows
 from bitplan.kernels.native.sixteen import ENTRIES
 from bitplan.kernels.native.trits import TERNARY
@@ -42,8 +42,8 @@ def linear(
 
 def few(
     arranged: dict[str, Tensor], scheme: Scheme, columns: int, count: int, dtype: torch.dtype
-) -> Job | None:
-    """The job of a product with a few vectors: see `native.weight.few`."""
+) -> Terms | None:
+    """The product with a few vectors, for later: see `native.weight.few`."""
     return _rows(arranged, scheme, columns).few(count, dtype)
 
 

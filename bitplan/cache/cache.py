@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
-from bitplan.cache.layers import PackedLayer, PackedSlidingLayer, Pair
+from bitplan.cache.layers import PackedLayer, PackedSlidingLayer, Packs, Pair
 
 
 class PackedCache(DynamicCache):
@@ -27,6 +28,23 @@ class PackedCache(DynamicCache):
                 self.layers[index] = PackedSlidingLayer(pair, context, window)
             else:
                 self.layers[index] = PackedLayer(pair, context)
+
+    def store_packed(self, keys: Tensor, values: Tensor, index: int) -> Packs | None:
+        """Store a token of each sequence; what is then to be attended to, as it is packed.
+
+        None, and nothing is stored, where no compiled loops attend to it: `update` stores it.
+        """
+        layer = self.layers[index]
+        if not isinstance(layer, PackedLayer) or not layer.is_attended(keys):
+            return None
+        layer.store(keys, values)
+        return layer.packed
+
+    def forget(self, index: int) -> None:
+        """Let go what no token after the one that was stored attends to."""
+        layer = self.layers[index]
+        assert isinstance(layer, PackedLayer)
+        layer.forget()
 
     @property
     def nbytes(self) -> int:

@@ -12,6 +12,7 @@ from bitplan.formats import rows_of, states_of
 from bitplan.schema import Scheme
 
 Pair: TypeAlias = tuple[Scheme, Scheme]
+Packs: TypeAlias = tuple[PackedRows, PackedRows]
 """Of keys and of values."""
 
 
@@ -22,7 +23,7 @@ class PackedLayer(CacheLayerMixin):
 
     def __init__(self, schemes: Pair, context: int) -> None:
         super().__init__()
-        self.packed = tuple(PackedRows(scheme, context) for scheme in schemes)
+        self.packed: Packs = _packs(schemes, context)
         self.seen = 0
 
     @property
@@ -43,17 +44,29 @@ class PackedLayer(CacheLayerMixin):
         **keywords: Any,
     ) -> tuple[Tensor, Tensor]:
         """Store new tokens; all that there are, as stored."""
+        self.store(key_states, value_states)
+        heads, dtype = key_states.shape[1], key_states.dtype
+        keys, values = (states_of(rows.read(dtype), heads) for rows in self.packed)
+        self.forget()
+        return keys, values
+
+    def store(
+        self,
+        key_states: Float[Tensor, "batch heads tokens dim"],
+        value_states: Float[Tensor, "batch heads tokens dim"],
+    ) -> None:
+        """Store new tokens; nothing is forgotten yet."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         self.seen += key_states.shape[2]
-        read = []
         for rows, states in zip(self.packed, (key_states, value_states), strict=True):
             rows.append(rows_of(states))
-            read.append(states_of(rows.read(states.dtype), states.shape[1]))
-        self._forget()
-        return read[0], read[1]
 
-    def _forget(self) -> None:
+    def is_attended(self, like: Float[Tensor, "batch heads tokens dim"]) -> bool:
+        """Whether compiled loops attend to it as it is packed."""
+        return like.shape[-1] % 16 == 0 and all(rows.has_loops(like) for rows in self.packed)
+
+    def forget(self) -> None:
         """Drop what no later token attends to."""
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -87,7 +100,8 @@ class PackedLayer(CacheLayerMixin):
 
     def reset(self) -> None:
         """Forget everything."""
-        self.packed = tuple(PackedRows(rows.scheme, rows.context) for rows in self.packed)
+        keys, values = self.packed
+        self.packed = _packs((keys.scheme, values.scheme), keys.context)
         self.seen = 0
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
@@ -118,7 +132,8 @@ class PackedSlidingLayer(PackedLayer):
         self.sliding_window = window
         super().__init__(schemes, min(context, self.kept))
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Keep one token less than the window has."""
         if self.packed[0].length > self.kept:
             for rows in self.packed:
                 rows.keep(slice(-self.kept, None))
@@ -131,3 +146,9 @@ class PackedSlidingLayer(PackedLayer):
     def is_croppable(self) -> bool:
         """Whether no token was forgotten yet."""
         return self.seen == self.packed[0].length
+
+
+def _packs(schemes: Pair, context: int) -> Packs:
+    """Room for the rows of keys and of values."""
+    keys, values = schemes
+    return PackedRows(keys, context), PackedRows(values, context)

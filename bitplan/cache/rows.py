@@ -34,10 +34,9 @@ class PackedRows:
         """Round and store the rows of new tokens."""
         self.width = rows.shape[-1]
         start, self.length = self.length, self.length + rows.shape[1]
-        if self.tensors and self._has_loops(rows):
+        if self.tensors and self.has_loops(rows):
             self._make_room(self.tensors)
-            for at, some in enumerate(rows):
-                _loops().append(self._sequence(at), start, some, self.scheme)
+            _loops().append(self.tensors, start, rows, self.scheme)
             return
         packed = encode_rows(rows, self.scheme).tensors
         self._make_room(packed)
@@ -47,7 +46,7 @@ class PackedRows:
     def read(self, dtype: torch.dtype) -> Float[Tensor, "batch tokens width"]:
         """All rows, as stored."""
         some = next(iter(self.tensors.values()))
-        if self._has_loops(some.new_empty(0, dtype=dtype)):
+        if self.has_loops(some.new_empty(0, dtype=dtype)):
             size = self.length, self.width
             sequences = [
                 _loops().read(self._sequence(at), *size, self.scheme, dtype)
@@ -63,7 +62,7 @@ class PackedRows:
         """The tensors of one sequence."""
         return {name: tensor[at] for name, tensor in self.tensors.items()}
 
-    def _has_loops(self, like: Tensor) -> bool:
+    def has_loops(self, like: Tensor) -> bool:
         """Whether compiled loops round and read rows of a dtype, where they are."""
         if not self.scheme.is_integer or torch.compiler.is_compiling():
             return False

@@ -4,37 +4,42 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.activations import SiLUActivation
+from transformers.activations import GELUTanh, SiLUActivation
 
-from bitplan.kernels.decoder.block import (
+from bitplan.kernels.decoder.block import Block, Given, Memory
+from bitplan.kernels.decoder.jobs import Shape
+from bitplan.kernels.decoder.roles import (
+    AFTER_ATTENTION,
+    AFTER_FEED_FORWARD,
+    BEFORE_ATTENTION,
+    BEFORE_FEED_FORWARD,
     DOWN,
     GATE,
+    GELU_TANH,
     KEY,
+    OF_KEYS,
+    OF_QUERIES,
     OUTPUT,
     QUERY,
+    SIDE_BY_SIDE,
+    SILU,
     UP,
     VALUE,
-    Block,
-    Given,
-    Memory,
-    Shape,
 )
 from bitplan.kernels.native.dense import dense
 from bitplan.modules import PackedLinear
+from bitplan.one_token.families import FAMILIES
 
-LINEARS = {
-    QUERY: "self_attn.q_proj",
-    KEY: "self_attn.k_proj",
-    VALUE: "self_attn.v_proj",
-    OUTPUT: "self_attn.o_proj",
-    GATE: "mlp.gate_proj",
-    UP: "mlp.up_proj",
-    DOWN: "mlp.down_proj",
-}
-NORMS = ("input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm")
-"""The last two are Qwen3's."""
-
-OTHERS = ("self_attn", "mlp", "mlp.act_fn")
+ROLES = (QUERY, KEY, VALUE, OUTPUT, GATE, UP, DOWN)
+NORMS = (
+    BEFORE_ATTENTION,
+    AFTER_ATTENTION,
+    BEFORE_FEED_FORWARD,
+    AFTER_FEED_FORWARD,
+    OF_QUERIES,
+    OF_KEYS,
+)
+GATES = {nn.SiLU: SILU, SiLUActivation: SILU, GELUTanh: GELU_TANH}
 
 
 class Parts:
@@ -45,16 +50,19 @@ class Parts:
     """
 
     def __init__(self, block: nn.Module) -> None:
-        self._block = block
-        places = {path: _place(block, path) for path in (*LINEARS.values(), *NORMS, *OTHERS)}
+        self._block, family = block, FAMILIES[type(block).__name__]
+        self._family = family
+        others = ("self_attn", "mlp", family.activation, *family.others)
+        paths = (*family.linears.values(), *family.norms.values(), *others)
+        places = {path: _place(block, path) for path in paths}
         found: dict[str, Any] = {
             path: modules.get(name) for path, (modules, name) in places.items()
         }
         self._found = [(*places[path], module) for path, module in found.items()]
-        self._linears = {name: found[path] for name, path in LINEARS.items()}
-        self._norms = [found[path] for path in NORMS]
+        self._linears = {role: found[path] for role, path in family.linears.items()}
+        self._norms = {role: found[path] for role, path in family.norms.items()}
         self._attention: Any = found["self_attn"]
-        self._activation = found["mlp.act_fn"]
+        self._activation = found[family.activation]
         modules = [module for module in found.values() if module is not None]
         self._attributes = [module.__dict__ for module in modules]
         self._hooks = [
@@ -62,7 +70,9 @@ class Parts:
             for module in modules
             for hooks in (module._forward_hooks, module._forward_pre_hooks)
         ]
-        weights = [module._modules["weight"] for module in modules if "weight" in module._modules]
+        holders = [module._modules for module in modules if "weight" in module._modules]
+        self._found += [(holder, "weight", holder["weight"]) for holder in holders]
+        weights = [part for holder in holders for part in holder["weight"].modules()]
         self._layouts = [(one.__dict__, one.__dict__.get("layout")) for one in weights]
         self._tensors = [
             (held, name, _address_of(tensor))
@@ -71,8 +81,8 @@ class Parts:
             for name, tensor in held.items()
         ]
         self._given = Given(
-            [_address_of(_parameter(norm, "weight")) for norm in self._norms],
-            {name: _address_of(_parameter(one, "bias")) for name, one in self._linears.items()},
+            {role: _address_of(_parameter(self._norms.get(role), "weight")) for role in NORMS},
+            {role: _address_of(_parameter(self._linears.get(role), "bias")) for role in ROLES},
         )
         self._made: dict[tuple[int, torch.dtype], Block | None] = {}
 
@@ -84,7 +94,12 @@ class Parts:
         for weight, layout in self._layouts:
             if weight.get("layout") is not layout:
                 return False
-        return all(_address_of(held.get(name)) == at for held, name, at in self._tensors)
+        # In line: there are dozens, and this is asked of each block for each token.
+        for held, name, at in self._tensors:
+            tensor = held.get(name)
+            if (0 if tensor is None else tensor.data_ptr()) != at:
+                return False
+        return True
 
     def are_alone(self) -> bool:
         """Whether nobody listens to them, changes or trains them, or wants other attention."""
@@ -92,7 +107,7 @@ class Parts:
             not any(self._hooks)
             and not any("forward" in attributes for attributes in self._attributes)
             and not self._block.training
-            and self._attention.config._attn_implementation == "sdpa"
+            and self._attention.config._attn_implementation == self._family.attention
         )
 
     def programs(self, hidden: Tensor, memory: Memory) -> Block | None:
@@ -104,34 +119,46 @@ class Parts:
 
     def _make(self, count: int, dtype: torch.dtype, memory: Memory) -> Block | None:
         products = {}
-        for name, linear in self._linears.items():
+        for role, linear in self._linears.items():
             if type(linear) is PackedLinear:
-                job = linear.weight.few(count, dtype)
+                terms = linear.weight.few(count, dtype)
             else:
-                job = dense(linear.weight, count) if type(linear) is nn.Linear else None
-            if job is None or not _is_of(linear.bias, dtype):
+                terms = dense(linear.weight, count) if type(linear) is nn.Linear else None
+            if terms is None or not _is_of(linear.bias, dtype):
                 return None
-            products[name] = job
-        norms = [norm for norm in self._norms if norm is not None]
-        own = type(self._block).__module__
-        of_transformers = (self._attention, self._block.mlp, *norms)
+            if role in SIDE_BY_SIDE and linear.bias is not None:
+                return None
+            products[role] = terms
+        own, norms = type(self._block).__module__, self._norms.values()
         if (
-            any(type(module).__module__ != own for module in of_transformers)
-            or not isinstance(self._activation, nn.SiLU | SiLUActivation)
+            any(
+                type(module).__module__ != own
+                for module in (self._attention, self._block.mlp, *norms)
+            )
+            or type(self._activation) not in GATES
             or not all(_is_of(norm.weight, dtype) for norm in norms)
         ):
             return None
-        attention = self._attention
-        eps = [norm.variance_epsilon for norm in norms]
-        width = attention.head_dim
-        shape = Shape(
-            heads=self._linears[QUERY].out_features // width,
-            key_heads=self._linears[KEY].out_features // width,
+        return Block(self._shape(), products, count, dtype, memory)
+
+    def _shape(self) -> Shape:
+        """What the block's modules say of what is between its linears."""
+        family, attention, width = self._family, self._attention, self._attention.head_dim
+        heads = self._linears[OUTPUT].in_features // width
+        of_queries = self._norms.get(OF_QUERIES)
+        return Shape(
+            heads=heads,
+            key_heads=heads // attention.num_key_value_groups,
             width=width,
             scale=attention.scaling,
-            eps=(eps[0], eps[1], eps[-1]),
+            eps=tuple((role, _eps_of(norm)) for role, norm in self._norms.items()),
+            cap=(family.cap and getattr(attention, family.cap)) or 0.0,
+            is_rotated=not family.is_rotated or bool(getattr(attention, family.is_rotated)),
+            norm_is_whole=of_queries is not None and len(of_queries.weight) == heads * width,
+            adds_one=family.adds_one,
+            factor=getattr(self._block, family.factor) if family.factor else 1.0,
+            gate=GATES[type(self._activation)],
         )
-        return Block(shape, products, count, dtype, memory)
 
     def run(
         self,
@@ -144,7 +171,16 @@ class Parts:
         """The block's output; its keys and values go to the cache, if there is one."""
         keys, values = made.before(hidden, *positions, self._given)
         if cache is not None:
-            keys, values = cache.update(keys, values, self._attention.layer_idx)
+            index = self._attention.layer_idx
+            # A packed cache's own: what it stores is attended to without being decoded before.
+            store = getattr(cache, "store_packed", None)
+            stored = store(keys, values, index) if store else None
+            if stored is not None:
+                of_keys, of_values = stored
+                output = made.after_packed(hidden, of_keys, of_values, mask, self._given)
+                cache.forget(index)
+                return output
+            keys, values = cache.update(keys, values, index)
             keys, values = _readable(keys, hidden.dtype), _readable(values, hidden.dtype)
         return made.after(hidden, keys, values, mask, self._given)
 
@@ -153,6 +189,11 @@ def _place(block: nn.Module, path: str) -> tuple[dict[str, nn.Module | None], st
     """Where a block has a module, and the name of it there."""
     holder, _, name = path.rpartition(".")
     return (block.get_submodule(holder) if holder else block)._modules, name
+
+
+def _eps_of(norm: Any) -> float:
+    """What keeps a norm from dividing by nothing, by either of its names."""
+    return norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
 
 
 def _parameter(module: nn.Module | None, name: str) -> Tensor | None:

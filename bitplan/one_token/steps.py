@@ -8,22 +8,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-BLOCKS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
-"""Of transformers: RMS norms, rotated queries and keys, a gated feed-forward layer."""
+from bitplan.one_token.families import FAMILIES
 
 VECTORS = 8
 """Sequences at most; for more, decoded rows and torch's matmuls are quicker."""
 
 DTYPES = (torch.bfloat16, torch.float32)
-HARMLESS = {"cache_position", "logits_to_keep", "num_items_in_batch", "return_dict"}
-"""What a block may be given beside what it reads."""
+READ = {"attention_mask", "past_key_values", "position_embeddings"}
+"""What is read of that which a block is given by name."""
+
+HARMLESS = {
+    "cache_position",
+    "logits_to_keep",
+    "num_items_in_batch",
+    "position_ids",
+    "return_dict",
+    "use_cache",
+}
+"""What it may be given beside."""
 
 
 def step_by_step(model: nn.Module) -> nn.Module:
     """Let the blocks of a packed model take single tokens in two calls, wherever they can."""
     shared = Shared()
     for module in model.modules():
-        is_known = type(module).__name__ in BLOCKS
+        is_known = type(module).__name__ in FAMILIES
         if not is_known or not type(module).__module__.startswith("transformers."):
             continue
         if "forward" not in module.__dict__:  # else it is ours already, or another's
@@ -37,8 +46,8 @@ class Shared:
 
     memory: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     lock: Any = field(default_factory=threading.Lock)
-    works: bool | None = None
-    """None: it has not been tried."""
+    works: dict[Any, bool] = field(default_factory=dict)
+    """Whether each kind of block, by its shape, gave what transformers gives."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Shared":
         return memo.setdefault(id(self), Shared())
@@ -60,37 +69,22 @@ class OneToken:
     def __reduce__(self) -> Any:
         return OneToken, (self._block, self._shared)
 
-    def __call__(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Any = None,
-        use_cache: bool | None = False,
-        position_embeddings: tuple[Tensor, Tensor] | None = None,
-        **more: Any,
-    ) -> Tensor:
+    def __call__(self, hidden_states: Tensor, *others: Any, **given: Any) -> Tensor:
         """As transformers' block is called."""
+        positions = given.get("position_embeddings")
         if (
             not torch.compiler.is_compiling()
             and hidden_states.dim() == 3
             and hidden_states.shape[1] == 1
-            and position_embeddings is not None
-            and not (more.keys() - HARMLESS)
+            and positions is not None
+            and not others
+            and not (given.keys() - READ - HARMLESS)
         ):
-            found = self._take(hidden_states, attention_mask, past_key_values, position_embeddings)
+            mask, cache = given.get("attention_mask"), given.get("past_key_values")
+            found = self._take(hidden_states, mask, cache, positions)
             if found is not None:
                 return found
-        return type(self._block).forward(
-            self._block,
-            hidden_states,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
-            position_embeddings=position_embeddings,
-            **more,
-        )
+        return type(self._block).forward(self._block, hidden_states, *others, **given)
 
     def _take(
         self,
@@ -101,7 +95,7 @@ class OneToken:
     ) -> Tensor | None:
         """The block's output, or None where transformers' own has to find it."""
         shared = self._shared
-        if shared.works is False or not _are_plain(hidden, mask, positions):
+        if False in shared.works.values() or not _are_plain(hidden, mask, positions):
             return None
         if not shared.lock.acquire(blocking=False):  # another thread is at it
             return None
@@ -114,11 +108,14 @@ class OneToken:
             made = self._parts.programs(hidden, shared.memory)
             if made is None or not self._parts.are_alone():
                 return None
-            if shared.works is None:
+            if made.shape not in shared.works:
                 from bitplan.one_token.trial import agree
 
-                shared.works = agree(self._block, self._parts, made, hidden)
-            return self._parts.run(made, hidden, mask, cache, positions) if shared.works else None
+                works = agree(self._block, self._parts, made, hidden, positions)
+                shared.works[made.shape] = works
+            if not shared.works[made.shape]:
+                return None
+            return self._parts.run(made, hidden, mask, cache, positions)
         finally:
             shared.lock.release()
 
@@ -132,11 +129,14 @@ def _are_plain(hidden: Tensor, mask: Tensor | None, positions: tuple[Tensor, Ten
     batch = len(hidden)
     if batch > VECTORS or torch._C._get_tracing_state() is not None:
         return False
+    of_positions = positions[0].dtype
     for one in positions:
-        if one.dtype != hidden.dtype or not one.is_contiguous() or len(one) not in (1, batch):
+        if one.dtype != of_positions or not one.is_contiguous() or len(one) not in (1, batch):
             return False
+    if of_positions not in (hidden.dtype, torch.float32):
+        return False
     return mask is None or (
-        mask.dtype == torch.bool
+        mask.dtype in (torch.bool, hidden.dtype)
         and mask.dim() == 4
         and mask.shape[0] in (1, batch)
         and mask.shape[1] == mask.shape[2] == 1

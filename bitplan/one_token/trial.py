@@ -37,13 +37,23 @@ class Kept:
         return found[0], found[1]
 
 
-def agree(block: nn.Module, parts: Parts, made: Block, like: Tensor) -> bool:
-    """Try both with random numbers of a shape; say so if they are not near each other."""
+def agree(
+    block: nn.Module, parts: Parts, made: Block, like: Tensor, rotated: tuple[Tensor, Tensor]
+) -> bool:
+    """Try both with random numbers of a shape; say so if they are not near each other.
+
+    Args:
+        block: of transformers.
+        parts: of the block.
+        made: its programs.
+        like: what it is given first.
+        rotated: cosines and sines that come with that.
+    """
     numbers = torch.Generator().manual_seed(0)
     hidden = torch.randn(like.shape, generator=numbers).to(like.dtype)
-    angles = torch.rand((1, 1, made.shape.width // 2), generator=numbers) * 6
+    angles = torch.rand((1, 1, rotated[0].shape[-1] // 2), generator=numbers) * 6
     both = torch.cat([angles, angles], dim=-1)
-    positions = both.cos().to(like.dtype), both.sin().to(like.dtype)
+    positions = both.cos().to(rotated[0].dtype), both.sin().to(rotated[0].dtype)
     kept = Kept(numbers)
     ours = parts.run(made, hidden, None, kept, positions).float()
     try:

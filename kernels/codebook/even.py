@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bitplan.kernels.codebook.scales import byte_scales, powers
 from bitplan.kernels.native import weight
-from bitplan.kernels.native.job import Job
+from bitplan.kernels.native.job import Terms
 from bitplan.kernels.native.trits import TERNARY
 from bitplan.schema import Scheme
 
@@ -37,8 +37,8 @@ def linear(
 
 def few(
     arranged: dict[str, Tensor], scheme: Scheme, columns: int, count: int, dtype: torch.dtype
-) -> Job | None:
-    """The job of a product with a few vectors: see `native.weight.few`."""
+) -> Terms | None:
+    """The product with a few vectors, for later: see `native.weight.few`."""
     return weight.few(arranged, columns, count, dtype, **_numbers(arranged, scheme))
 
 

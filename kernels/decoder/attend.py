@@ -11,7 +11,6 @@ from bitplan.kernels.native.compiled import STAMP, compiled, part
 from bitplan.kernels.native.memory import address_of, fetch_add, float32_at, int64_at, uint8_at
 from bitplan.kernels.native.vectors import ROWS
 
-FIELDS = 21
 (
     COUNTER,
     VECTORS,
@@ -19,8 +18,22 @@ FIELDS = 21
     GROUP,  # heads that share keys and values
     WIDTH,  # of a head
     LENGTH,  # keys
-    IS_HALF,  # of keys and values
-    QUERY,  # float32 [vectors, heads, width]
+    IS_HALF,  # of keys and values, and of a mask that is added
+    QUERY,  # float32
+    QUERY_STEP,  # numbers from one vector's queries to the next one's
+    MASK,  # a byte a key, not 0 where it is attended to; or 0: all are
+    MASK_OF_VECTOR,
+    MASK_IS_ADDED,  # it has a number a key that is added to the score
+    SCALE,
+    CAP,  # that scores do not exceed, or 0
+    OUTPUT,  # float32 [vectors, heads, width]
+    UNUSED,
+    OWN,
+) = range(17)
+"""What is told of all attention; from OWN on, where keys and values are."""
+
+FIELDS = OWN + 8
+(
     KEYS,
     KEYS_OF_VECTOR,  # numbers from one vector's to the next one's
     KEYS_OF_HEAD,
@@ -29,12 +42,7 @@ FIELDS = 21
     VALUES_OF_VECTOR,
     VALUES_OF_HEAD,
     VALUES_OF_TOKEN,
-    MASK,  # a byte a key, not 0 where it is attended to; or 0: all are
-    MASK_OF_VECTOR,
-    SCALE,
-    OUTPUT,  # float32, like QUERY
-    UNUSED,
-) = range(FIELDS)
+) = range(OWN, FIELDS)
 
 
 @cache
@@ -56,8 +64,9 @@ def function() -> Any:
             at = fetch_add(address, 1)
             if at >= job[VECTORS] * heads:
                 break
-            vector, group = at // heads, at % heads // job[GROUP]
-            floats.read(job[QUERY], 0, at * width, query)
+            vector, head = at // heads, at % heads
+            group = head // job[GROUP]
+            floats.read(job[QUERY], 0, vector * job[QUERY_STEP] + head * width, query)
             query *= scale
             size = 2 if half else 4
             start = vector * job[KEYS_OF_VECTOR] + group * job[KEYS_OF_HEAD]
@@ -68,9 +77,7 @@ def function() -> Any:
                 tokens.scores(query_at, keys, 2 * step, length, whole, True, scores_at)
             else:
                 tokens.scores(query_at, keys, 4 * step, length, whole, False, scores_at)
-            if job[MASK]:
-                _hide(scores, job[MASK] + vector * job[MASK_OF_VECTOR])
-            _softmax(scores)
+            shares(address, vector, scores)
             start = vector * job[VALUES_OF_VECTOR] + group * job[VALUES_OF_HEAD]
             values, step = job[VALUES] + size * start, job[VALUES_OF_TOKEN]
             output = job[OUTPUT] + 4 * at * width
@@ -84,6 +91,32 @@ def function() -> Any:
         job[UNUSED] = len(scores) + len(query)
 
     return attend
+
+
+@part
+def shares(address, vector, scores):
+    """What a head of a vector attends to, in place of its scores."""
+    job, cap = int64_at(address, OWN), floats.number_in(address, CAP)
+    if cap:
+        _cap(scores, cap)
+    if job[MASK_IS_ADDED]:
+        floats.add(job[MASK], job[IS_HALF], vector * job[MASK_OF_VECTOR], scores)
+    elif job[MASK]:
+        _hide(scores, job[MASK] + vector * job[MASK_OF_VECTOR])
+    _softmax(scores)
+
+
+@part
+def _cap(scores, cap):
+    """The cap times tanh(score / cap) in each score's place, as Gemma 2 has it (2024).
+
+    tanh(y) is 1 - 2 / (e^2y + 1).
+    """
+    for token in range(len(scores)):
+        scores[token] *= np.float32(2) / cap
+    floats.exponential(scores)
+    for token in range(len(scores)):
+        scores[token] = cap - np.float32(2) * cap / (scores[token] + np.float32(1))
 
 
 @part

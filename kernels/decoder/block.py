@@ -1,49 +1,63 @@
 """Two programs that take one token of each sequence through a block of a decoder.
 
 `Before` ends with the keys and values that go to the cache, `After` begins with all that it then
-has. Blocks are those of Llama: RMS norms, rotated queries and keys, attention, SwiGLU.
+has. Blocks are those of Llama and of what followed it: RMS norms before attention and feed-forward
+layer, after them, or both, rotated queries and keys, attention, SwiGLU or GeGLU.
 """
 
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bitplan.kernels.decoder import attend, gate, norm, rotate
-from bitplan.kernels.native import job as fields
-from bitplan.kernels.native.floats import COUNTER, bits_of, fields_of
-from bitplan.kernels.native.job import Job
+from bitplan.errors import InputError
+from bitplan.kernels.cached import Stored, tell
+from bitplan.kernels.decoder import attend, attend_packed, gate, norm, rotate
+from bitplan.kernels.decoder.jobs import (
+    GATED,
+    MIXED,
+    NORMED,
+    STREAM,
+    Places,
+    Shape,
+    attention,
+    first_norm,
+    gating,
+    last_norm,
+    rotation,
+    second_norm,
+)
+from bitplan.kernels.decoder.roles import (
+    AFTER_ATTENTION,
+    AFTER_FEED_FORWARD,
+    BEFORE_ATTENTION,
+    BEFORE_FEED_FORWARD,
+    DOWN,
+    GATE,
+    GATE_UP,
+    KEY,
+    OF_KEYS,
+    OF_QUERIES,
+    OUTPUT,
+    QUERY,
+    QUERY_KEY_VALUE,
+    SIDE_BY_SIDE,
+    UP,
+    VALUE,
+)
+from bitplan.kernels.decoder.terms import Phase, beside, phases_of, rows_of
+from bitplan.kernels.native.expand import instructions
+from bitplan.kernels.native.floats import COUNTER
+from bitplan.kernels.native.job import Job, Terms
 from bitplan.kernels.native.program import Program
 
-QUERY, KEY, VALUE, OUTPUT = "query", "key", "value", "output"
-GATE, UP, DOWN = "gate", "up", "down"
-NORMED, STREAM, MIXED = "normed", "stream", "mixed"
-READS = {OUTPUT: MIXED, DOWN: GATE}
+READS = {OUTPUT: MIXED, DOWN: GATED}
 """What is read by products that do not read the normed stream: what attention and gate give."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """What the products do not say of a block.
-
-    Args:
-        heads: of queries.
-        key_heads: of keys and values.
-        width: of a head.
-        scale: of the scores of attention.
-        eps: of the norm before attention, of that after it, and of those of queries and keys.
-    """
-
-    heads: int
-    key_heads: int
-    width: int
-    scale: float
-    eps: tuple[float, float, float]
-
 
 Memory = dict[tuple[str, int], Tensor]
 """Numbers between the jobs of a block, by name and count; a model's blocks use them in turn."""
@@ -51,14 +65,14 @@ Memory = dict[tuple[str, int], Tensor]
 
 @dataclass(frozen=True)
 class Given:
-    """Addresses of what a model holds in its dtype, 0 where there is none.
+    """Addresses of what a model holds in its dtype, by roles, 0 where there is none.
 
     Args:
-        norms: weights of the norm before attention, of that after it, of queries and of keys.
-        biases: of products, by their names.
+        norms: weights.
+        biases: of products.
     """
 
-    norms: Sequence[int]
+    norms: Mapping[str, int]
     biases: Mapping[str, int]
 
 
@@ -66,8 +80,8 @@ class Block:
     """The programs of a block for so many sequences.
 
     Args:
-        shape: of attention.
-        products: the jobs of its linears, by name.
+        shape: what the products do not say.
+        products: of its linears, by role.
         count: vectors of each product.
         dtype: of the model: float32 or bfloat16.
         memory: the model's, added to.
@@ -76,69 +90,97 @@ class Block:
     def __init__(
         self,
         shape: Shape,
-        products: Mapping[str, Job],
+        products: Mapping[str, Terms],
         count: int,
         dtype: torch.dtype,
         memory: Memory,
     ) -> None:
         self.shape, self._count, self._dtype = shape, count, dtype
-        rows = {name: job.fields[fields.ROWS] for name, job in products.items()}
-        hidden = products[QUERY].fields[fields.COLUMNS]
-        sizes = {**rows, NORMED: hidden, STREAM: hidden, MIXED: rows[QUERY]}
-        place = {name: _place(memory, name, count * size) for name, size in sizes.items()}
-        for name, job in products.items():
-            job.fields[fields.INPUTS] = place[READS.get(name, NORMED)]
-            job.fields[fields.OUTPUT] = place[name]
+        self._products, self._memory = products, memory
+        places = self._places()
         half = dtype == torch.bfloat16
-        self._first, self._second, self._last = _norms(shape, place, count, hidden, half)
-        self._rotate = _rotation(shape, place, count, half)
-        self._attend = _attention(shape, place, count, half)
-        self._gate = fields_of(
-            gate.FIELDS,
-            {
-                gate.VECTORS: count,
-                gate.COLUMNS: rows[GATE],
-                gate.IS_HALF: half,
-                gate.GATE: place[GATE],
-                gate.UP: place[UP],
-            },
-        )
-        made = {name: (job, fields.COUNTER) for name, job in products.items()}
+        self._first = first_norm(shape, places, count, half)
+        self._second = second_norm(shape, places, count, half)
+        self._last = last_norm(shape, places, count, half)
+        self._rotate = rotation(shape, places, count, half)
+        self._attend = attention(shape, places, count, half)
+        self._gate = gating(shape, places, count, half)
         self._before = Program(
             [
-                _alone(norm.function(), self._first),
-                [made[QUERY], made[KEY], made[VALUE]],
-                _alone(rotate.function(), self._rotate),
+                _alone(norm, self._first),
+                *self._together([QUERY, KEY, VALUE, QUERY_KEY_VALUE], places),
+                _alone(rotate, self._rotate),
             ]
         )
-        self._after = Program(
-            [
-                _alone(attend.function(), self._attend),
-                [made[OUTPUT]],
-                _alone(norm.function(), self._second),
-                [made[GATE], made[UP]],
-                _alone(gate.function(), self._gate),
-                [made[DOWN]],
-                _alone(norm.function(), self._last),
-            ]
-        )
+        self._rest = [
+            *self._together([OUTPUT], places),
+            _alone(norm, self._second),
+            *self._together([GATE, UP, GATE_UP], places),
+            _alone(gate, self._gate),
+            *self._together([DOWN], places),
+            _alone(norm, self._last),
+        ]
+        self._after = Program([_alone(attend, self._attend), *self._rest])
+        self._after_packed: Program | None = None
+
+    def _places(self) -> Places:
+        """Where all that is between the jobs lies, and how much of it there is for each vector."""
+        shape, rows = self.shape, {role: rows_of(terms) for role, terms in self._products.items()}
+        heads, key_heads = shape.heads * shape.width, shape.key_heads * shape.width
+        gated = rows[GATE] if GATE in rows else rows[GATE_UP] // 2
+        sizes = {QUERY: heads, KEY: key_heads, VALUE: key_heads, GATE: gated, UP: gated}
+        sizes |= {NORMED: rows[DOWN], STREAM: rows[DOWN], MIXED: heads, GATED: gated}
+        found = Places(sizes={**rows, **sizes}, starts={}, steps={})
+        for name in (*rows, NORMED, STREAM, MIXED, GATED):
+            step = found.sizes[name]
+            start = found.starts[name] = self._place(name, self._count * step)
+            for role in SIDE_BY_SIDE.get(name, (name,)):
+                found.starts[role], found.steps[role] = start, step
+                start += 4 * found.sizes[role]
+        return found
+
+    def _together(self, roles: Sequence[str], places: Places) -> list[Phase]:
+        """The phases of products that are beside each other, of those that there are."""
+        found = []
+        for role in roles:
+            if role in self._products:
+                reads = READS.get(role, NORMED)
+                inputs, width, output = (
+                    places.starts[reads],
+                    places.sizes[reads],
+                    places.starts[role],
+                )
+                within = partial(self._part, role)
+                found.append(phases_of(self._products[role], inputs, width, output, within))
+        return beside(found)
+
+    def _part(self, role: str, name: str, count: int) -> int:
+        """Where so many float32 numbers within a product are."""
+        return self._place(f"{role}, {name}", count)
+
+    def _place(self, name: str, count: int) -> int:
+        """Where so many float32 numbers of a name are."""
+        if (name, count) not in self._memory:
+            self._memory[name, count] = torch.empty(count)
+        return self._memory[name, count].data_ptr()
 
     def before(
         self,
         hidden: Float[Tensor, "batch 1 hidden"],
-        cos: Float[Tensor, "#batch 1 width"],
-        sin: Float[Tensor, "#batch 1 width"],
+        cos: Float[Tensor, "#batch 1 rotated"],
+        sin: Float[Tensor, "#batch 1 rotated"],
         given: Given,
     ) -> tuple[Float[Tensor, "batch heads 1 width"], Float[Tensor, "batch heads 1 width"]]:
         """The token's keys and values; its queries stay here for `after`."""
         shape = (self._count, self.shape.key_heads, 1, self.shape.width)
         keys, values = (torch.empty(shape, dtype=self._dtype) for _ in range(2))
-        first, turn = self._first, self._rotate
-        first[norm.BASE], first[norm.WEIGHT] = hidden.data_ptr(), given.norms[0]
+        first, turn, norms, biases = self._first, self._rotate, given.norms, given.biases
+        first[norm.BASE], first[norm.WEIGHT] = hidden.data_ptr(), norms[BEFORE_ATTENTION]
         turn[rotate.COS], turn[rotate.SIN] = cos.data_ptr(), sin.data_ptr()
-        turn[rotate.STEP] = self.shape.width if len(cos) > 1 else 0
-        turn[rotate.QUERY_NORM], turn[rotate.KEY_NORM] = given.norms[2:]
-        biases = given.biases
+        turn[rotate.COS_IS_HALF] = cos.dtype == torch.bfloat16
+        turn[rotate.ROTATED] = cos.shape[-1] if self.shape.is_rotated else 0
+        turn[rotate.STEP] = cos.shape[-1] if len(cos) > 1 else 0
+        turn[rotate.QUERY_NORM], turn[rotate.KEY_NORM] = norms[OF_QUERIES], norms[OF_KEYS]
         turn[rotate.QUERY_BIAS], turn[rotate.KEY_BIAS] = biases[QUERY], biases[KEY]
         turn[rotate.VALUE_BIAS] = biases[VALUE]
         turn[rotate.KEY_OUT], turn[rotate.VALUE_OUT] = keys.data_ptr(), values.data_ptr()
@@ -150,81 +192,60 @@ class Block:
         hidden: Float[Tensor, "batch 1 hidden"],
         keys: Float[Tensor, "batch heads length width"],
         values: Float[Tensor, "batch heads length width"],
-        mask: Tensor | None,  # bool [#batch, 1, 1, length]
+        mask: Tensor | None,  # bool, or numbers that are added, [#batch, 1, 1, length]
         given: Given,
     ) -> Float[Tensor, "batch 1 hidden"]:
         """The block's output, of the last `before`."""
-        output = torch.empty_like(hidden)
-        look, biases = self._attend, given.biases
+        look = self._attend
         look[attend.LENGTH] = keys.shape[2]
         for tensor, at in ((keys, attend.KEYS), (values, attend.VALUES)):
             look[at] = tensor.data_ptr()
             look[at + 1], look[at + 2], look[at + 3], _ = tensor.stride()
+        return self._end(self._after, hidden, mask, given)
+
+    def after_packed(
+        self,
+        hidden: Float[Tensor, "batch 1 hidden"],
+        keys: Stored,
+        values: Stored,
+        mask: Tensor | None,
+        given: Given,
+    ) -> Float[Tensor, "batch 1 hidden"]:
+        """The same where a cache has keys and values packed."""
+        look = self._attend
+        if self._after_packed is None:
+            job = Job(attend_packed.function(instructions()), look, 0, None)
+            self._after_packed = Program([[(job, COUNTER)], *self._rest])
+        look[attend.LENGTH] = keys.length
+        tell(look, attend_packed.KEYS, keys)
+        tell(look, attend_packed.VALUES, values)
+        return self._end(self._after_packed, hidden, mask, given)
+
+    def _end(
+        self, program: Program, hidden: Tensor, mask: Tensor | None, given: Given
+    ) -> Float[Tensor, "batch 1 hidden"]:
+        """Run what comes after the cache."""
+        output = torch.empty_like(hidden)
+        look, norms, biases = self._attend, given.norms, given.biases
+        if mask is not None and mask.shape[-1] != look[attend.LENGTH]:
+            raise InputError(
+                f"The attention mask is of {mask.shape[-1]} tokens, but {look[attend.LENGTH]} are "
+                "attended to. Give one that has a column for each token in the cache."
+            )
         look[attend.MASK] = 0 if mask is None else mask.data_ptr()
+        look[attend.MASK_IS_ADDED] = mask is not None and mask.dtype != torch.bool
         look[attend.MASK_OF_VECTOR] = 0 if mask is None or len(mask) == 1 else mask.shape[-1]
         second, last, gated = self._second, self._last, self._gate
-        second[norm.BASE], second[norm.WEIGHT] = hidden.data_ptr(), given.norms[1]
-        second[norm.BIAS], last[norm.BIAS] = biases[OUTPUT], biases[DOWN]
+        second[norm.BASE], second[norm.BIAS] = hidden.data_ptr(), biases[OUTPUT]
+        second[norm.ADDED_WEIGHT] = norms[AFTER_ATTENTION]
+        second[norm.WEIGHT] = norms[BEFORE_FEED_FORWARD]
         gated[gate.GATE_BIAS], gated[gate.UP_BIAS] = biases[GATE], biases[UP]
+        last[norm.BIAS], last[norm.ADDED_WEIGHT] = biases[DOWN], norms[AFTER_FEED_FORWARD]
         last[norm.SUM] = output.data_ptr()
-        self._after.run()
+        program.run()
         return output
 
 
-def _place(memory: Memory, name: str, count: int) -> int:
-    """Where so many float32 numbers of a name are."""
-    if (name, count) not in memory:
-        memory[name, count] = torch.empty(count)
-    return memory[name, count].data_ptr()
-
-
-def _norms(
-    shape: Shape, place: Mapping[str, int], count: int, hidden: int, half: bool
-) -> tuple[array, array, array]:
-    """Before attention, after it, and the sum at the end."""
-    every = {norm.VECTORS: count, norm.COLUMNS: hidden, norm.IS_HALF: half}
-    reads_model = every | {norm.BASE_IS_HALF: half, norm.NORMED: place[NORMED]}
-    first = reads_model | {norm.EPS: bits_of(shape.eps[0])}
-    second = reads_model | {norm.ADDED: place[OUTPUT], norm.SUM: place[STREAM]}
-    second |= {norm.EPS: bits_of(shape.eps[1])}
-    last = every | {norm.BASE: place[STREAM], norm.ADDED: place[DOWN], norm.SUM_IS_HALF: half}
-    found = (fields_of(norm.FIELDS, one) for one in (first, second, last))
-    return next(found), next(found), next(found)
-
-
-def _rotation(shape: Shape, place: Mapping[str, int], count: int, half: bool) -> array:
-    return fields_of(
-        rotate.FIELDS,
-        {
-            rotate.VECTORS: count,
-            rotate.HEADS: shape.heads,
-            rotate.KEY_HEADS: shape.key_heads,
-            rotate.WIDTH: shape.width,
-            rotate.IS_HALF: half,
-            rotate.QUERY: place[QUERY],
-            rotate.KEY: place[KEY],
-            rotate.VALUE: place[VALUE],
-            rotate.EPS: bits_of(shape.eps[2]),
-        },
-    )
-
-
-def _attention(shape: Shape, place: Mapping[str, int], count: int, half: bool) -> array:
-    return fields_of(
-        attend.FIELDS,
-        {
-            attend.VECTORS: count,
-            attend.HEADS: shape.heads,
-            attend.GROUP: shape.heads // shape.key_heads,
-            attend.WIDTH: shape.width,
-            attend.IS_HALF: half,
-            attend.QUERY: place[QUERY],
-            attend.SCALE: bits_of(shape.scale),
-            attend.OUTPUT: place[MIXED],
-        },
-    )
-
-
-def _alone(function: Any, numbers: array) -> list[tuple[Job, int]]:
-    """A phase of one job."""
-    return [(Job(function, numbers, 0, None), COUNTER)]
+def _alone(kind: Any, numbers: array) -> Phase:
+    """A phase of one job, of a module's kind."""
+    return [(Job(kind.function(), numbers, 0, None), COUNTER)]

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bitplan.kernels.native import dot, layout, vectors, weight
-from bitplan.kernels.native.job import Job
+from bitplan.kernels.native.job import Terms
 from bitplan.schema import Scheme
 
 
@@ -60,8 +60,8 @@ class Loops:
         columns: int,
         count: int,
         dtype: torch.dtype,
-    ) -> Job | None:
-        """The job of a product with a few vectors: see `native.weight.few`."""
+    ) -> Terms | None:
+        """The product with a few vectors, for later: see `native.weight.few`."""
         numbers = self._numbers(scheme)
         return weight.few(arranged, columns, count, dtype, digits=self.digits, **numbers)
 

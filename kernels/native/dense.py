@@ -9,18 +9,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bitplan.kernels.native import floats
 from bitplan.kernels.native import job as fields
 from bitplan.kernels.native.compiled import STAMP, compiled
 from bitplan.kernels.native.layout import LANES
-from bitplan.kernels.native.memory import fetch_add, float32_at, int64_at
+from bitplan.kernels.native.memory import fetch_add, float32_at, int64_at, uint16_at
 
 FEW = 8
 """Vectors; for more, torch's matmul is quicker."""
 
 
-def dense(weight: Float[Tensor, "rows columns"], count: int) -> fields.Job | None:
-    """The job of a product with a weight of float32 or bfloat16; None where there is none."""
+def dense(weight: Float[Tensor, "rows columns"], count: int) -> fields.Terms | None:
+    """The product with a weight of float32 or bfloat16, for later; None where there is none."""
     if count > FEW or weight.dtype not in (torch.float32, torch.bfloat16):
         return None
     if not weight.is_contiguous() or not weight.is_cpu:
@@ -28,12 +27,13 @@ def dense(weight: Float[Tensor, "rows columns"], count: int) -> fields.Job | Non
     numbers = _fields(count, *weight.shape)
     numbers[fields.CODES] = weight.data_ptr()
     numbers[fields.BITS] = 8 * weight.dtype.itemsize
-    return fields.Job(product(), numbers, count * weight.numel(), weight)
+    return [fields.Term((fields.Job(product(), numbers, count * weight.numel(), weight),))]
 
 
-def absent(rows: int, columns: int, count: int) -> fields.Job:
-    """The job of a product with a weight that is not there."""
-    return fields.Job(nothing(), _fields(count, rows, columns), count * rows, None)
+def absent(rows: int, columns: int, count: int) -> fields.Terms:
+    """The product with a weight that is not there, for later."""
+    job = fields.Job(nothing(), _fields(count, rows, columns), count * rows, None)
+    return [fields.Term((job,))]
 
 
 def _fields(count: int, rows: int, columns: int) -> array:
@@ -56,12 +56,21 @@ def product() -> Any:
         inputs = float32_at(job[fields.INPUTS], count * columns)
         output = float32_at(job[fields.OUTPUT], count * rows)
         row = np.empty(columns, np.float32)
+        # Here, for an array that is made of another is counted, by all threads together.
+        words = row.view(np.uint32)
+        halves = uint16_at(job[fields.CODES], rows * columns)
+        numbers = float32_at(job[fields.CODES], rows * columns)
         while True:
             first = fetch_add(address + 8 * fields.COUNTER, 1) * LANES
             if first >= rows:
                 break
             for at in range(first, min(first + LANES, rows)):
-                floats.read(job[fields.CODES], job[fields.BITS] == 16, at * columns, row)
+                if job[fields.BITS] == 16:
+                    of_row = halves[at * columns : (at + 1) * columns]
+                    for column in range(columns):
+                        words[column] = np.uint32(of_row[column]) << np.uint32(16)
+                else:
+                    row[:] = numbers[at * columns : (at + 1) * columns]
                 for vector in range(count):
                     some = inputs[vector * columns : (vector + 1) * columns]
                     total = np.float32(0)

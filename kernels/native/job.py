@@ -10,11 +10,14 @@ compete for the cores. (numba's own pool, beside that, may not be entered by two
 
 import ctypes
 from array import array
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 FIELDS = 34
 (
@@ -72,6 +75,22 @@ class Job(NamedTuple):
     fields: array
     work: int
     kept: Any
+
+
+class Term(NamedTuple):
+    """A product of some of the inputs, or of all, that is summed with others.
+
+    Args:
+        jobs: the first reads inputs, and each other one what the one before it gives.
+        columns: numbers of the inputs that are read, in their order; None: all.
+    """
+
+    jobs: tuple[Job, ...]
+    columns: Int[Tensor, "some"] | None = None
+
+
+Terms = Sequence[Term]
+"""A product, as the sum of others."""
 
 
 def workers_for(work: int) -> int:

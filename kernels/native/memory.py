@@ -171,6 +171,19 @@ def word_at(context: Any, address: Any) -> Any:
     return types.uint64(types.int64), generate
 
 
+@_untyped
+def bfloat16_at(context: Any, address: Any) -> Any:
+    """The bfloat16 at an address, as float32."""
+    del context
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        half = builder.load(builder.inttoptr(values[0], ir.IntType(16).as_pointer()))
+        word = builder.shl(builder.zext(half, ir.IntType(32)), ir.IntType(32)(16))
+        return builder.bitcast(word, ir.FloatType())
+
+    return types.float32(types.int64), generate
+
+
 @part
 def address_of(array):
     """Of an array's first number. It is signed: with an unsigned one numba counts in floats."""

@@ -10,20 +10,15 @@ from bitplan.kernels.native import job as fields
 from bitplan.kernels.native import spans as span_loop
 from bitplan.kernels.native.compiled import STAMP, compiled, part
 from bitplan.kernels.native.grid import read_grid
-from bitplan.kernels.native.layout import (
-    CELLS,
-    LANES,
-    SPAN,
-    last_words,
-)
+from bitplan.kernels.native.layout import CELLS, LANES, SPAN
 from bitplan.kernels.native.memory import (
     call_at,
     fetch_add,
     float32_at,
     int64_at,
-    uint8_at,
     uint16_at,
 )
+from bitplan.kernels.native.tail import add_tail
 
 
 @cache
@@ -42,13 +37,11 @@ def product() -> Any:
         whole, rest = cells // CELLS, cells % CELLS
         spans = whole + (1 if rest else 0)
         groups = (columns + group - 1) // group
-        tails = uint8_at(job[fields.CODES], rows * cells * bits)
         inputs = np.empty(count * spans * SPAN, np.float32)
         parts = np.empty(count * spans * 2, np.float32)
         sums = np.empty(count * groups, np.float32)
         _prepare(job, spans, groups, inputs, parts, sums)
         grid = np.empty((2, groups * LANES), np.int32)
-        last = np.empty(bits * LANES, np.int32)
         total = np.empty(LANES, np.float32)
         frame = np.empty(span_loop.ARGUMENTS, np.int64)
         frame[span_loop.SCALE] = grid.ctypes.data
@@ -62,9 +55,7 @@ def product() -> Any:
             lanes = min(LANES, rows - first)
             frame[span_loop.ROWS] = lanes
             offset = read_grid(job, first, lanes, groups, grid)
-            if rest:
-                start = 4 * rows * whole * bits + first * rest * bits
-                last_words(tails, start, lanes, bits, rest, last)
+            tail = job[fields.CODES] + 4 * rows * whole * bits + first * rest * bits
             for vector in range(count):
                 add_offsets(total, offset, sums, vector * groups, groups, lanes)
                 # Asked for in the loop: an array lives until it is named for the last time.
@@ -74,9 +65,18 @@ def product() -> Any:
                 frame[span_loop.FIRST_SPAN], frame[span_loop.SPANS] = 0, whole
                 call_at(job[fields.ADD_SPANS], argument)
                 if rest:
-                    frame[span_loop.WORDS] = last.ctypes.data
-                    frame[span_loop.FIRST_SPAN], frame[span_loop.SPANS] = whole, 1
-                    call_at(job[fields.ADD_SPANS], argument)
+                    at = vector * spans + whole
+                    add_tail(
+                        tail,
+                        bits,
+                        rest,
+                        inputs[at * SPAN : (at + 1) * SPAN],
+                        parts[2 * at : 2 * at + 2],
+                        grid.ctypes.data,
+                        group,
+                        whole * SPAN,
+                        total[:lanes],
+                    )
                 write(job, vector, first, lanes, total)
 
     return multiply
@@ -98,6 +98,7 @@ def _prepare(job, spans, groups, inputs, parts, sums):
     """Inputs as the product reads them, their sums of 16 columns, and their sums of groups."""
     columns, group, bits = job[fields.COLUMNS], job[fields.GROUP], job[fields.BITS]
     count, width = job[fields.COUNT], spans * SPAN
+    tail = (columns + CELL - 1) // CELL // CELLS * SPAN
     whole = SPAN // bits
     factor = np.empty(SPAN, np.float32)
     for column in range(SPAN):
@@ -127,10 +128,10 @@ def _prepare(job, spans, groups, inputs, parts, sums):
             parts[vector * 2 * spans + half] = total
             at = min(half * span_loop.HALF_SPAN // group, groups - 1)
             sums[vector * groups + at] += total
-        for span in range(0, width, SPAN):
-            for column in range(SPAN):
-                place = vector * width + span + column
-                inputs[place] = row[span + column] * factor[column]
+        for column in range(width):
+            # Codes of the tail are shifted down, and lack no power of two.
+            lacks = factor[column % SPAN] if column < tail else np.float32(1)
+            inputs[vector * width + column] = row[column] * lacks
 
 
 @part

@@ -108,7 +108,7 @@ class Rows:
                 )
         return output.to(inputs.dtype)
 
-    def few(self, count: int, dtype: torch.dtype) -> fields.Job | None:
+    def few(self, count: int, dtype: torch.dtype) -> fields.Terms | None:
         """See `weight.few`."""
         del dtype  # it is as exact for every one
         if count > FEW_VECTORS:
@@ -116,7 +116,7 @@ class Rows:
         job = self.job()
         job[fields.COUNT] = count
         function = row_product.product(expand.instructions())
-        return fields.Job(function, job, count * self.height * self.columns, self)
+        return [fields.Term((fields.Job(function, job, count * self.height * self.columns, self),))]
 
     def multiply_back(self, gradient: Float[Tensor, "*tokens out"]) -> Float[Tensor, "*tokens in"]:
         """Product with the weight itself: the gradient at the inputs of `multiply`."""

@@ -115,8 +115,8 @@ def few(
     scale_table: Tensor | None = None,
     quads: bool = False,
     digits: int | None = None,
-) -> fields.Job | None:
-    """The job that `multiply` does with so many vectors, of float32 to float32, to be done later.
+) -> fields.Terms | None:
+    """What `multiply` does with so many vectors, of float32 to float32, to be done later.
 
     Args:
         tensors: see `multiply`, like what follows.
@@ -134,7 +134,8 @@ def few(
     job, height = _job(tensors, columns, bits, group, scale_table, quads)
     job[fields.COUNT] = count
     function = _function(job, digits or _digits_of(dtype))
-    return fields.Job(function, job, count * height * columns, (tensors, scale_table))
+    job = fields.Job(function, job, count * height * columns, (tensors, scale_table))
+    return [fields.Term((job,))]
 
 
 def few_of(bits: int) -> int:

@@ -4,6 +4,7 @@ Each plane is a weight of its own to them, of 1-bit codes for 0 and 1, or of ter
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from bitplan.formats.two_planes import SECOND
 from bitplan.kernels.native import weight
+from bitplan.kernels.native.job import Term, Terms
 from bitplan.kernels.native.trits import TERNARY
 from bitplan.schema import Scheme
 
@@ -43,6 +45,19 @@ def linear(
 ) -> Float[Tensor, "*tokens out"]:
     """Product with the transposed weight, in the inputs' dtype."""
     return _added(arranged, scheme, lambda plane, of: weight.multiply(inputs, plane, **of))
+
+
+def few(
+    arranged: dict[str, Tensor], scheme: Scheme, columns: int, count: int, dtype: torch.dtype
+) -> Terms | None:
+    """The product with a few vectors, for later: see `native.weight.few`."""
+    terms: list[Term] = []
+    for plane in _planes(arranged):
+        found = weight.few(plane, columns, count, dtype, **_of(scheme))
+        if found is None:
+            return None
+        terms += found
+    return terms
 
 
 def linear_back(
@@ -83,9 +98,14 @@ def _planes(arranged: dict[str, Tensor]) -> list[dict[str, Tensor]]:
 def _added(
     arranged: dict[str, Tensor], scheme: Scheme, product: Callable[..., Tensor]
 ) -> Float[Tensor, "..."]:
-    of = {"bits": _bits(scheme), "group": scheme.group_size}
+    of = _of(scheme)
     first, second = (product(plane, of) for plane in _planes(arranged))
     return first.add_(second)
+
+
+def _of(scheme: Scheme) -> dict[str, Any]:
+    """What the loops are told of each plane."""
+    return {"bits": _bits(scheme), "group": scheme.group_size}
 
 
 def _bits(scheme: Scheme) -> int:

@@ -25,15 +25,17 @@ def test_rows_are_those_of_torch_to_the_bit(name, width, dtype):
     rows[3] += 300  # far from zero
     expected = encode_rows(rows, scheme)
     whole = {
-        name: torch.full((9, *t.shape[1:]), 77, dtype=t.dtype)
+        name: torch.full((2, 9, *t.shape[1:]), 77, dtype=t.dtype)
         for name, t in expected.tensors.items()
     }
-    cached.append(whole, 2, rows[:4], scheme)
-    cached.append(whole, 6, rows[4:], scheme)
+    both = torch.stack([rows, rows.flip(0)])
+    cached.append(whole, 2, both[:, :4], scheme)
+    cached.append(whole, 6, both[:, 4:], scheme)
     for key, tensor in expected.tensors.items():
-        assert whole[key][2:8].equal(tensor), key
-        assert (whole[key][:2] == 77).all()
-        assert (whole[key][8:] == 77).all()
+        assert whole[key][0, 2:8].equal(tensor), key
+        assert whole[key][1, 2:8].equal(tensor.flip(0)), key
+        assert (whole[key][:, :2] == 77).all()
+        assert (whole[key][:, 8:] == 77).all()
     for out in DTYPES:
         found = cached.read(expected.tensors, 5, width, scheme, out)
         assert found.equal(expected.decode(out)[:5])

@@ -8,153 +8,26 @@ import pytest
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config, StaticCache
+from transformers import (
+    StaticCache,
+)
 from transformers.models.llama.modeling_llama import LlamaAttention
 
-from bitplan.absent import AbsentWeight
-from bitplan.apply import arrange_layers, pack_layer
-from bitplan.compress import render
-from bitplan.formats import Packed
+from bitplan.apply import arrange_layers
+from bitplan.errors import InputError
 from bitplan.kernels.decoder.block import Block
 from bitplan.kernels.native import job
-from bitplan.models import find_layers, weight_of
 from bitplan.one_token import step_by_step
-from bitplan.schema import Kind, Scheme
-
-SIZES = {
-    "vocab_size": 96,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "bos_token_id": 1,
-    "eos_token_id": None,
-    "pad_token_id": 0,
-}
-FAMILIES = {
-    "llama": LlamaConfig(**SIZES),
-    "llama, biases": LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True),
-    "llama, wide heads": LlamaConfig(**SIZES, head_dim=24),
-    "mistral": MistralConfig(**SIZES, sliding_window=None),
-    "mistral, window": MistralConfig(**SIZES, sliding_window=6),
-    "qwen2": Qwen2Config(**SIZES),
-    "qwen3": Qwen3Config(**SIZES, head_dim=16),
-}
-SCHEMES = ["int2g32", "int3", "int4g64", "int5g64s", "int8g32", "int4g32d", "int8s", "sign", "nf4"]
-SCHEMES += ["fp8g64", "mxfp4", "nvfp4", "bfp4g16", "ternaryg16", "bitmod3g16", "int4g16+2:4"]
-SCHEMES += ["int3+50%", "bf16", "fp32"]
-OTHER_WAY = ["ternary2g16", "int4g64+2%int8", "int4g64+r2", "fp16"]
-PROMPT = torch.arange(3, 11).view(1, -1)
-# RMS(difference) / RMS(logits): measured, and doubled.
-TOLERANCE = {torch.float32: 4e-6, torch.bfloat16: 4e-2}
-
-
-def packed_model(family="llama", schemes=("int3g32", "int4g64"), dtype=torch.float32) -> Any:
-    """A random model whose linears have these schemes, one after the other; all steps its own."""
-    config = FAMILIES[family]
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
-    for parameter in model.parameters():
-        if parameter.dim() == 1:
-            parameter += torch.randn_like(parameter) * 0.1
-        else:
-            parameter *= 5
-    model.to(dtype)
-    chosen = [Scheme.parse(name) for name in schemes]
-    layers = [layer for layer in find_layers(model) if layer.kind is Kind.LINEAR]
-    for at, layer in enumerate(layers):
-        scheme = chosen[at % len(chosen)]
-        weight = weight_of(model, layer).float()
-        pack_layer(model, layer, render(weight, [scheme], quantizer="rtn")[scheme])
-    return model
-
-
-def both(*args, **keywords) -> tuple[Any, Any]:
-    """A model whose blocks are transformers', and the same whose blocks take single tokens."""
-    theirs = packed_model(*args, **keywords)
-    return theirs, step_by_step(copy.deepcopy(theirs))
-
-
-@torch.no_grad()
-def logits_of(model: Any, steps: int = 10, prompt: Tensor = PROMPT, **more) -> Tensor:
-    """Of so many tokens after a prompt, given one at a time."""
-    found = model(prompt, use_cache=True, **more)
-    cache, logits = found.past_key_values, []
-    mask = more.get("attention_mask")
-    for token in range(steps):
-        inputs = torch.full((len(prompt), 1), 20 + token)
-        if mask is not None:
-            mask = torch.cat([mask, torch.ones(len(prompt), 1, dtype=mask.dtype)], 1)
-        found = model(inputs, past_key_values=cache, use_cache=True, attention_mask=mask)
-        logits.append(found.logits)
-    return torch.cat(logits, 1)
-
-
-def apart(found: Tensor, expected: Tensor) -> float:
-    found, expected = found.double(), expected.double()
-    return ((found - expected).square().mean() / expected.square().mean()).sqrt().item()
-
-
-@pytest.fixture
-def calls(monkeypatch) -> list[int]:
-    """A number for each token that a block took in two calls."""
-    made, after = [], Block.after
-
-    def counted(*args, **keywords):
-        made.append(1)
-        return after(*args, **keywords)
-
-    monkeypatch.setattr(Block, "after", counted)
-    return made
-
-
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_tokens_are_taken_as_transformers_takes_them(family, dtype, calls):
-    theirs, ours = both(family, dtype=dtype)
-    expected, found = logits_of(theirs), logits_of(ours)
-    assert len(calls) == 10 * 2 + 1  # one is the trial
-    assert apart(found, expected) < TOLERANCE[dtype]
-
-
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_every_scheme_of_compiled_loops(scheme, calls):
-    theirs, ours = both(schemes=[scheme])
-    assert apart(logits_of(ours), logits_of(theirs)) < TOLERANCE[torch.float32]
-    assert len(calls) == 21
-
-
-@pytest.mark.parametrize("scheme", OTHER_WAY)
-def test_schemes_of_other_products_are_left_to_transformers(scheme, calls):
-    theirs, ours = both(schemes=["int4g64", scheme])
-    assert logits_of(ours).equal(logits_of(theirs))
-    assert not calls
-
-
-def test_layers_that_were_left_as_they_are_take_part(calls):
-    theirs = packed_model()
-    for name in ("q_proj", "o_proj"):
-        dense = nn.Linear(64, 64, bias=False)
-        theirs.model.layers[1].self_attn.set_submodule(name, dense.requires_grad_(False))
-    ours: Any = step_by_step(copy.deepcopy(theirs))
-    assert apart(logits_of(ours), logits_of(theirs)) < TOLERANCE[torch.float32]
-    assert len(calls) == 21
-    for model in (ours, theirs):
-        model.model.layers[1].self_attn.o_proj.weight.data = torch.eye(64)
-    assert apart(logits_of(ours), logits_of(theirs)) < TOLERANCE[torch.float32]
-
-
-def test_a_sublayer_that_is_left_out_adds_nothing(calls):
-    theirs = packed_model("llama, biases")
-    for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
-        linear = theirs.model.layers[0].self_attn.get_submodule(name)
-        packed = Packed(scheme=Scheme.parse("none"), shape=tuple(linear.weight.shape), tensors={})
-        linear.weight = AbsentWeight(packed, compute_dtype=torch.float32)
-    ours: Any = step_by_step(copy.deepcopy(theirs))
-    assert apart(logits_of(ours), logits_of(theirs)) < TOLERANCE[torch.float32]
-    assert len(calls) == 21
+from stepping import (
+    PROMPT,
+    TOLERANCE,
+    apart,
+    both,
+    counted,
+    logits_of,
+    packed_model,
+    with_packed_caches,
+)
 
 
 def test_sequences_together_some_of_them_padded(calls):
@@ -166,6 +39,29 @@ def test_sequences_together_some_of_them_padded(calls):
     found = logits_of(ours, prompt=prompt, attention_mask=mask)
     assert apart(found, expected) < TOLERANCE[torch.float32]
     assert len(calls) == 21
+
+
+def test_a_mask_of_other_tokens_is_refused(calls):
+    theirs, ours = both()
+    inputs = torch.tensor([[5]])
+    for model, refusal in ((theirs, RuntimeError), (ours, InputError)):
+        cache = model(PROMPT, use_cache=True).past_key_values
+        with torch.no_grad(), pytest.raises(refusal):
+            model(inputs, past_key_values=cache, attention_mask=torch.ones(1, 1, 1, 3) > 0)
+    assert calls
+
+
+def test_numbers_that_are_added_to_scores_may_be_the_mask(calls):
+    theirs, ours = both()
+    found = []
+    for model in (theirs, ours):
+        cache = model(PROMPT, use_cache=True).past_key_values
+        mask = torch.linspace(-2, 2, 9).view(1, 1, 1, 9)
+        with torch.no_grad():
+            more = {"past_key_values": cache, "attention_mask": mask}
+            found.append(model(torch.tensor([[5]]), **more).logits)
+    assert apart(found[1], found[0]) < TOLERANCE[torch.float32]
+    assert len(calls) == 3
 
 
 def test_more_sequences_than_are_quicker_so(calls):
@@ -200,16 +96,27 @@ def test_a_cache_that_is_longer_than_what_was_seen(calls):
     assert len(calls) == 21
 
 
+@pytest.mark.parametrize("cache", ["as it is", "packed"])
 @pytest.mark.parametrize("threads", [2, 3])
-def test_threads_change_nothing(threads, calls, monkeypatch):
-    _, ours = both()
-    expected = logits_of(ours)
+def test_threads_change_nothing(threads, cache, calls, monkeypatch):
+    models = both()
+    if cache == "packed":
+        with_packed_caches(models, "int8g16", "int5g32")
+        monkeypatch.setattr(Block, "after_packed", counted(Block.after_packed, calls))
+    ours = models[1]
+
+    def logits() -> Tensor:
+        return logits_of(
+            ours, **({"past_key_values": ours.new_cache()} if cache == "packed" else {})
+        )
+
+    expected = logits()
     monkeypatch.setattr(job, "LEAST_WORK", 1)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
         for _ in range(5):
-            assert logits_of(ours).equal(expected)
+            assert logits().equal(expected)
     finally:
         torch.set_num_threads(before)
     assert len(calls) == 6 * 20 + 1
@@ -316,8 +223,9 @@ def test_what_wants_gradients_has_them(calls):
     assert not calls
 
 
-def test_eager_attention_gives_its_weights(calls):
-    _, ours = both()
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_eager_attention_gives_its_weights(family, calls):
+    _, ours = both(family)
     ours.set_attn_implementation("eager")
     with torch.no_grad():
         found = ours(torch.tensor([[5]]), output_attentions=True)
