@@ -16,9 +16,16 @@ from tempfile import TemporaryDirectory
 import triton
 
 from bitplan.formats.scales import CHOICE_BITS
-from bitplan.kernels.gpu.ahead import TABLE, TARGETS, case_of, compile_ahead
+from bitplan.kernels.gpu.ahead import (
+    LOOKUPS,
+    TABLE,
+    TARGETS,
+    case_of,
+    compile_ahead,
+    compile_lookup_ahead,
+)
 from bitplan.kernels.gpu.layout import panel_of
-from bitplan.kernels.gpu.machine_code import cost
+from bitplan.kernels.gpu.machine_code import cost, whole_cost
 from bitplan.schema import Scheme
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -130,6 +137,19 @@ def measure(names: list[str]) -> list[dict]:
     return kernels
 
 
+def measure_lookups() -> list[dict]:
+    return [
+        {
+            "target": target,
+            "scheme": name,
+            "dtype": "bf16",
+            **whole_cost(compile_lookup_ahead(Scheme.parse(name), target), target),
+        }
+        for name in LOOKUPS
+        for target in TARGETS
+    ]
+
+
 INTRODUCTION = """<!-- Written by benchmarks/kernels_static.py. -->
 
 # What the Triton kernels cost, as far as machine code tells
@@ -148,6 +168,17 @@ is no whole panel, 1.8 panels in place of one, on sm_100 for 64 tokens and 512.
 tensor | bytes a weight | loads |
 |---|---|---|---|---|---|---|---|---|---|---|---|
 """.replace("integer |\ntensor", "integer | tensor")
+
+OTHERS = """
+## {title}
+
+{text}
+
+| scheme | target | registers | spilled | shared bytes | warps |
+|---|---|---|---|---|---|
+"""
+
+OF_LOOKUPS = """A program writes a panel of eight rows, and the kernel has no loop."""
 
 ROOFLINE = """
 ## A roofline, not a measurement
@@ -193,7 +224,15 @@ def page(report: dict) -> str:
                 cells.append(f"{1000 * total:.2f} ms ({times[0][1]}, {dense / total:.1f}x)")
             table.append(f"| {model} | {name} | " + " | ".join(cells) + " |")
     introduction = INTRODUCTION.format(triton=report["triton"])
-    return introduction + "\n".join([*lines, ROOFLINE]) + "\n".join(table) + "\n"
+    others = OTHERS.format(title="Rows that are looked up", text=OF_LOOKUPS)
+    others += "\n".join(map(_row, report["lookups"]))
+    parts = [*lines, others, ROOFLINE]
+    return introduction + "\n".join(parts) + "\n".join(table) + "\n"
+
+
+def _row(kernel: dict) -> str:
+    names = ("scheme", "target", "registers", "spilled", "shared_bytes", "warps_resident")
+    return f"| {' | '.join(str(kernel[name]) for name in names)} |"
 
 
 def main() -> None:
@@ -205,7 +244,7 @@ def main() -> None:
         parser.error(f"{', '.join(unknown)} is not in the table {text}")
     with TemporaryDirectory() as cache:
         os.environ.setdefault("TRITON_CACHE_DIR", cache)
-        kernels = measure(names)
+        kernels, lookups = measure(names), measure_lookups()
     path = DOCS / "kernels_gpu.json"
     old = json.loads(path.read_text(encoding="utf-8"))["kernels"] if path.exists() else []
     kernels += [k for k in old if k["scheme"] not in names]
@@ -216,7 +255,7 @@ def main() -> None:
             list(TARGETS).index(k["target"]),
         )
     )
-    report = {"triton": triton.__version__, "kernels": kernels}
+    report = {"triton": triton.__version__, "kernels": kernels, "lookups": lookups}
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     (DOCS / "kernels_gpu.md").write_text(page(report), encoding="utf-8")
 

@@ -219,8 +219,7 @@ def _reference(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[st
 
 
 def _triton(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[str, str]:
-    if lookup:
-        return "reference", "Rows are taken from the canonical layout."
+    del lookup
     reason = gpu.unfit(scheme, shape[1])
     if reason is not None:
         return "reference", f"{reason[0].upper()}{reason[1:]}."

@@ -8,8 +8,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
 from bitplan.kernels.gpu.grids import beside_of
-from bitplan.kernels.gpu.launch import REDUCED_AT_ONCE, options
+from bitplan.kernels.gpu.launch import REDUCED_AT_ONCE, lookup_options, lookup_specs, options
 from bitplan.kernels.gpu.matmul import matmul, reduce
+from bitplan.kernels.gpu.rows import look_up
 from bitplan.kernels.gpu.shapes import Blocks, Device, blocks_of
 from bitplan.kernels.gpu.spec import Spec, spec_of
 from bitplan.schema import Scheme
@@ -59,6 +60,9 @@ TABLE = {
 }
 """Schemes and numbers of tokens that the table of static costs has."""
 
+LOOKUPS = ("int3g64", "int4g64", "nf4g64", "bitmod4g64", "nvfp4", "ternaryg64", "binary2g64")
+"""Schemes of which it has what a lookup of rows costs, too."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
@@ -95,8 +99,7 @@ def compile_ahead(case: Case, target: str) -> CompiledKernel:
     fixed: dict[str, Any] = {"SPEC": spec}
     # Pointers, rows and stride that 16 divides are compiled for apart.
     sixteens = ["inputs", "codes", "grid", "outputs", "rows", "stride"]
-    choices = "*i32" if spec.choices_per == 16 else "*i16"
-    for name, kind in {**BESIDE, "choices": choices}.items():
+    for name, kind in {**BESIDE, "choices": _choices_type(spec)}.items():
         if name in beside_of(scheme):
             types[name] = kind
             sixteens.append(name)
@@ -113,6 +116,10 @@ def compile_ahead(case: Case, target: str) -> CompiledKernel:
 
 
 BESIDE = {"matrix_scale": "*fp32", "scale_step": "*bf16", "offset_step": "*bf16"}
+
+
+def _choices_type(spec: Spec) -> str:
+    return "*i32" if spec.choices_per == 16 else "*i16"
 
 
 def _grid_type(spec: Spec) -> str:
@@ -134,3 +141,44 @@ def compile_sum_ahead(target: str, dtype: str = "bf16") -> CompiledKernel:
     sixteens = {(place,): [["tt.divisibility", 16]] for place in range(3)}
     source = ASTSource(reduce, signature, {(4,): REDUCED_AT_ONCE}, sixteens)
     return triton.compile(source, target=TARGETS[target], options={"enable_fp_fusion": True})
+
+
+def compile_lookup_ahead(
+    scheme: Scheme, target: str, dtype: str = "bf16", columns: int = SIDE
+) -> CompiledKernel:
+    """The kernel that looks rows up."""
+    specs = lookup_specs(scheme, columns, DEVICES[target])
+    names, fixed, sixteens = look_up.arg_names, {}, [("tokens",), ("outputs",), ("rows",)]
+
+    def given(path: tuple, kind: str | None) -> str:
+        if kind is None:
+            fixed[path] = None
+        else:
+            sixteens.append(path)
+        return kind or "constexpr"
+
+    planes = []
+    for plane, [spec, *_] in enumerate(specs):
+        of = beside_of(scheme, plane)
+        kinds = [BESIDE[key] if key in of else None for key in ("scale_step", "offset_step")]
+        kinds = enumerate(("*i32", _grid_type(spec), *kinds))
+        planes.append(tuple(given(("planes", plane, n), kind) for n, kind in kinds))
+    spec, of = specs[0][0], beside_of(scheme)
+    types = {
+        "tokens": "*i64",
+        "planes": tuple(planes),
+        "matrix_scale": given(("matrix_scale",), BESIDE.get(of.get("matrix_scale", ""))),
+        "choices": given(("choices",), _choices_type(spec) if "choices" in of else None),
+        "outputs": f"*{dtype}",
+        "count": "i32",
+        "rows": "i32",
+        "SPECS": "constexpr",
+    }
+    fixed[("SPECS",)] = specs
+    source = ASTSource(
+        look_up,
+        types,
+        {(names.index(name), *rest): value for (name, *rest), value in fixed.items()},
+        {(names.index(name), *rest): [["tt.divisibility", 16]] for name, *rest in sixteens},
+    )
+    return triton.compile(source, target=TARGETS[target], options=lookup_options())

@@ -1,13 +1,13 @@
-"""One operator to torch, `bitplan::packed_linear`: a compiled model is not interrupted by it.
+"""Operators to torch, `bitplan::packed_linear` and `packed_rows`: no compiled model is interrupted.
 
-Only its first call needs Triton.
+Only their first calls need Triton.
 """
 
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from bitplan.errors import InputError
@@ -79,3 +79,47 @@ def packed_linear(
 def _(inputs: Tensor, codes: Tensor, grid: Tensor, beside: Sequence[Tensor], scheme: str) -> Tensor:
     del codes, beside, scheme
     return inputs.new_empty(*inputs.shape[:-1], grid.shape[1])
+
+
+def lookup(
+    tokens: Int[Tensor, "*tokens"],
+    arranged: dict[str, Tensor],
+    scheme: Scheme,
+    columns: int,
+    dtype: torch.dtype,
+) -> Float[Tensor, "*tokens columns"]:
+    """Rows of an embedding; only those asked for are decoded."""
+    beside = [arranged[name] for name in all_beside(scheme)]
+    codes, grid = arranged["codes"], arranged["grid"]
+    return torch.ops.bitplan.packed_rows(tokens, codes, grid, beside, str(scheme), columns, dtype)
+
+
+@torch.library.custom_op("bitplan::packed_rows", mutates_args=())
+def packed_rows(
+    tokens: Tensor,
+    codes: Tensor,
+    grid: Tensor,
+    beside: Sequence[Tensor],
+    scheme: str,
+    columns: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """See `lookup`."""
+    from bitplan.kernels.gpu.launch import take
+
+    rows = take(tokens.flatten(), codes, grid, beside, Scheme.parse(scheme), columns, dtype)
+    return rows.reshape(*tokens.shape, columns)
+
+
+@packed_rows.register_fake
+def _(
+    tokens: Tensor,
+    codes: Tensor,
+    grid: Tensor,
+    beside: Sequence[Tensor],
+    scheme: str,
+    columns: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    del grid, beside, scheme
+    return codes.new_empty(*tokens.shape, columns, dtype=dtype)

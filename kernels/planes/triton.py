@@ -2,4 +2,5 @@
 
 from bitplan.kernels.codebook.triton import arrange as arrange
 from bitplan.kernels.codebook.triton import linear as linear
+from bitplan.kernels.codebook.triton import lookup as lookup
 from bitplan.kernels.codebook.triton import restore as restore

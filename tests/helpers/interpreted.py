@@ -49,6 +49,25 @@ def case(
     }
 
 
+def rows_case(
+    name: str,
+    columns: int,
+    places: list,
+    dtype: str = "float32",
+    kind: str = "int64",
+    view: str = "whole",
+) -> dict:
+    """What `rows_at` is asked for."""
+    return {
+        "name": name,
+        "columns": columns,
+        "places": places,
+        "dtype": dtype,
+        "kind": kind,
+        "view": view,
+    }
+
+
 def limit_of(case: dict) -> float:
     """The error that a case may have."""
     few = not case["tokens"] or case["tokens"][-1] <= 16
@@ -182,8 +201,30 @@ def product(
     }
 
 
+def rows_at(name: str, columns: int, places: list, dtype: str, kind: str, view: str) -> dict:
+    """The largest difference of rows that are looked up from the reference's, over the latter."""
+    weight = weight_of(name, 37, columns)
+    triton, reference = arranged_for(weight.scheme, "triton"), reference_of(weight.scheme)
+    arranged = triton.arrange(weight.tensors, weight.scheme, columns)
+    tokens = torch.tensor(places, dtype=getattr(torch, kind))
+    if view == "strided":
+        tokens = torch.stack([tokens, tokens - 1], dim=-1)[..., 0]
+    of = (weight.scheme, columns, getattr(torch, dtype))
+    # What is allocated and not yet written is NaN.
+    torch.use_deterministic_algorithms(True)
+    found = triton.lookup(tokens, arranged, *of)
+    torch.use_deterministic_algorithms(False)
+    expected = reference.lookup(tokens.to(torch.int64), weight.tensors, *of)
+    assert found.dtype == expected.dtype
+    assert found.shape == expected.shape
+    if not found.numel():
+        return {"error": 0.0}
+    apart = (found.double() - expected.double()).abs() / expected.double().abs().clamp_min(1e-9)
+    return {"error": apart.max().item()}
+
+
 def operator(name: str) -> dict:
-    """What torch says of the operator, and whether a compiled function has it in one graph."""
+    """What torch says of the operators, and whether a compiled function has them in one graph."""
     weight = weight_of(name, 40, 96)
     triton = arranged_for(weight.scheme, "triton")
     arranged = triton.arrange(weight.tensors, weight.scheme, 96)
@@ -191,19 +232,30 @@ def operator(name: str) -> dict:
     beside = [arranged[key] for key in all_beside(weight.scheme)]
     arguments = (inputs, arranged["codes"], arranged["grid"], beside, name)
     checked = torch.library.opcheck(torch.ops.bitplan.packed_linear.default, arguments)
+    places = torch.tensor([[3, 39], [0, 3]])
+    of_rows = (places, *arguments[1:], 96, torch.bfloat16)
+    checked_rows = torch.library.opcheck(torch.ops.bitplan.packed_rows.default, of_rows)
 
     def layer(x: Tensor) -> Tensor:
         return triton.linear(x * 2, arranged, weight.scheme) + 1
 
+    def rows(tokens: Tensor) -> Tensor:
+        return triton.lookup(tokens + 0, arranged, weight.scheme, 96, torch.float32) + 1
+
+    same = True
     torch.compiler.reset()  # or what differs from the scheme before would be a variable
     with torch.no_grad():
-        compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")(inputs)
-        same = torch.equal(compiled, layer(inputs))
-    return {"checked": checked, "same": same}
+        for function, given in ((layer, inputs), (rows, places)):
+            compiled = torch.compile(function, fullgraph=True, backend="aot_eager")(given)
+            same = same and torch.equal(compiled, function(given))
+    return {"checked": [*checked.values(), *checked_rows.values()], "same": same}
 
 
 if __name__ == "__main__":
-    cases = json.load(sys.stdin)
-    sys.stdout.write(
-        json.dumps([operator(c) if isinstance(c, str) else product(**c) for c in cases])
-    )
+    found = []
+    for asked in json.load(sys.stdin):
+        if isinstance(asked, str):
+            found.append(operator(asked))
+        else:
+            found.append((rows_at if "places" in asked else product)(**asked))
+    sys.stdout.write(json.dumps(found))

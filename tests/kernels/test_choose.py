@@ -109,6 +109,7 @@ def test_one_layout_serves_products_and_lookups():
     assert choose(scheme, (64, 64), lookup=True)[0] == "dot"
     assert choose(scheme, (64, 64), lookup=True, kernel="cpu")[0] == "cpu"
     assert choose(scheme, (64, 64), lookup=True, kernel="torch")[0] == "reference"
+    assert choose(scheme, (64, 64), lookup=True, device="cuda")[0] == "triton"
 
 
 @pytest.mark.parametrize("kernel", ["dot", "dot8", "cpu", "torch", "reference"])
