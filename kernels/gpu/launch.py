@@ -47,7 +47,7 @@ def multiply(
         inputs, copies = inputs.contiguous() if inputs.stride(-1) != 1 else inputs, 1
     dtype = NAMES[inputs.dtype]
     blocks = blocks_of(scheme, rows, columns, len(inputs), device, precise=precise)
-    planes = _planes(codes, grid, dict(zip(all_beside(scheme), beside, strict=True)), scheme)
+    planes = planes_of(codes, grid, dict(zip(all_beside(scheme), beside, strict=True)), scheme)
     tables = parts_of(scheme, precise=precise)
     launches = list(product(range(len(planes)), range(tables)))
     sums = len(launches) * blocks.splits * copies
@@ -61,6 +61,11 @@ def multiply(
         of = {"precise": precise, "part": part, "plane": plane}
         spec = spec_of(columns, dtype, scheme, blocks, device, **of)
         launch(inputs, *planes[plane], parts[number], spec, blocks)
+    return add_up(parts, output, sums)
+
+
+def add_up(parts: Tensor, output: Tensor, sums: int) -> Tensor:
+    """Write the sum of so many parts, one after the other, to the output."""
     size = output.numel()
     programs = (triton.cdiv(size, REDUCED_AT_ONCE),)
     block: Any = REDUCED_AT_ONCE
@@ -69,14 +74,18 @@ def multiply(
     return output
 
 
-def _planes(
+def planes_of(
     codes: Tensor, grid: Tensor, beside: dict[str, Tensor], scheme: Scheme
 ) -> list[tuple[Tensor, Tensor, dict[str, Tensor]]]:
-    """Codes and grid of each plane, and what is beside them by the kernel's parameters."""
-    count = scheme.family.planes
+    """Codes and grid of each plane, and what is beside them by the kernel's parameters.
+
+    Of a matrix, or of a stack of them.
+    """
+    count, axis = scheme.family.planes, codes.dim() - 1
+    split = zip(codes.chunk(count, axis), grid.chunk(count, axis), strict=True)
     return [
         (*both, {key: beside[name] for key, name in beside_of(scheme, plane).items()})
-        for plane, both in enumerate(zip(codes.chunk(count), grid.chunk(count), strict=True))
+        for plane, both in enumerate(split)
     ]
 
 
@@ -161,7 +170,7 @@ def take(
     named = dict(zip(all_beside(scheme), beside, strict=True))
     planes = tuple(
         (plane, words_of(of_plane), of.get("scale_step"), of.get("offset_step"))
-        for plane, of_plane, of in _planes(codes, grid, named, scheme)
+        for plane, of_plane, of in planes_of(codes, grid, named, scheme)
     )
     specs: Any = lookup_specs(scheme, columns, device_of(grid.device))
     programs = (triton.cdiv(count, LOOKUP.rows), triton.cdiv(columns, panel_of(scheme)))

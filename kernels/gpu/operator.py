@@ -1,4 +1,4 @@
-"""Operators to torch, `bitplan::packed_linear` and `packed_rows`: no compiled model is interrupted.
+"""Operators to torch, that no compiled model is interrupted: `bitplan::packed_linear` and others.
 
 Only their first calls need Triton.
 """
@@ -92,6 +92,39 @@ def lookup(
     beside = [arranged[name] for name in all_beside(scheme)]
     codes, grid = arranged["codes"], arranged["grid"]
     return torch.ops.bitplan.packed_rows(tokens, codes, grid, beside, str(scheme), columns, dtype)
+
+
+def grouped(
+    inputs: Float[Tensor, "tokens in"],
+    ends: Int[Tensor, "experts"],
+    arranged: dict[str, Tensor],
+    scheme: Scheme,
+) -> Float[Tensor, "tokens out"]:
+    """Product of tokens that are sorted by expert, each with the transposed weight of its own.
+
+    `ends` says where each one's end, and what comes after the last is not written.
+    """
+    beside = [arranged[name] for name in all_beside(scheme)]
+    codes, grid = arranged["codes"], arranged["grid"]
+    return torch.ops.bitplan.packed_experts(inputs, ends, codes, grid, beside, str(scheme))
+
+
+@torch.library.custom_op("bitplan::packed_experts", mutates_args=())
+def packed_experts(
+    inputs: Tensor, ends: Tensor, codes: Tensor, grid: Tensor, beside: Sequence[Tensor], scheme: str
+) -> Tensor:
+    """See `grouped`."""
+    from bitplan.kernels.gpu.launch_experts import multiply_experts
+
+    return multiply_experts(inputs, ends, codes, grid, beside, Scheme.parse(scheme))
+
+
+@packed_experts.register_fake
+def _(
+    inputs: Tensor, ends: Tensor, codes: Tensor, grid: Tensor, beside: Sequence[Tensor], scheme: str
+) -> Tensor:
+    del ends, codes, beside, scheme
+    return inputs.new_empty(len(inputs), grid.shape[2])
 
 
 @torch.library.custom_op("bitplan::packed_rows", mutates_args=())

@@ -49,25 +49,6 @@ def case(
     }
 
 
-def rows_case(
-    name: str,
-    columns: int,
-    places: list,
-    dtype: str = "float32",
-    kind: str = "int64",
-    view: str = "whole",
-) -> dict:
-    """What `rows_at` is asked for."""
-    return {
-        "name": name,
-        "columns": columns,
-        "places": places,
-        "dtype": dtype,
-        "kind": kind,
-        "view": view,
-    }
-
-
 def limit_of(case: dict) -> float:
     """The error that a case may have."""
     few = not case["tokens"] or case["tokens"][-1] <= 16
@@ -75,7 +56,7 @@ def limit_of(case: dict) -> float:
 
 
 def interpret(cases: list) -> list[dict]:
-    """The results of cases, or of `operator` for names alone."""
+    """The results of cases, or for names alone of `operator` or `mixture`."""
     environment = {**os.environ, "TRITON_INTERPRET": "1", "TRITON_DEFAULT_FP_FUSION": "1"}
     paths = [str(Path(__file__).parent), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
@@ -91,9 +72,9 @@ def interpret(cases: list) -> list[dict]:
     return json.loads(done.stdout)
 
 
-def weight_of(name: str, rows: int, columns: int) -> Packed:
+def weight_of(name: str, rows: int, columns: int, seed: int = 0) -> Packed:
     """A weight of random codes, of those that stand for a number."""
-    scheme, generator = Scheme.parse(name), torch.Generator().manual_seed(0)
+    scheme, generator = Scheme.parse(name), torch.Generator().manual_seed(seed)
     if scheme.family.planes > 1:
         count = len(units(scheme.format)[0])
     else:
@@ -117,7 +98,7 @@ def weight_of(name: str, rows: int, columns: int) -> Packed:
         of = {"steps": steps, "choice": choice.to(torch.uint8)}
         return Packed.encode(scheme, codes.to(torch.uint8), scale, **of)
     codes[~codebook_of(scheme).table[codes].isfinite()] = 0
-    matrix_scale = torch.tensor([[0.0625 + 2**-12]])
+    matrix_scale = torch.tensor([[0.0625 * (1 + seed) + 2**-12]])
     return Packed.encode(scheme, codes.to(torch.uint8), scale, None, matrix_scale, steps)
 
 
@@ -201,28 +182,6 @@ def product(
     }
 
 
-def rows_at(name: str, columns: int, places: list, dtype: str, kind: str, view: str) -> dict:
-    """The largest difference of rows that are looked up from the reference's, over the latter."""
-    weight = weight_of(name, 37, columns)
-    triton, reference = arranged_for(weight.scheme, "triton"), reference_of(weight.scheme)
-    arranged = triton.arrange(weight.tensors, weight.scheme, columns)
-    tokens = torch.tensor(places, dtype=getattr(torch, kind))
-    if view == "strided":
-        tokens = torch.stack([tokens, tokens - 1], dim=-1)[..., 0]
-    of = (weight.scheme, columns, getattr(torch, dtype))
-    # What is allocated and not yet written is NaN.
-    torch.use_deterministic_algorithms(True)
-    found = triton.lookup(tokens, arranged, *of)
-    torch.use_deterministic_algorithms(False)
-    expected = reference.lookup(tokens.to(torch.int64), weight.tensors, *of)
-    assert found.dtype == expected.dtype
-    assert found.shape == expected.shape
-    if not found.numel():
-        return {"error": 0.0}
-    apart = (found.double() - expected.double()).abs() / expected.double().abs().clamp_min(1e-9)
-    return {"error": apart.max().item()}
-
-
 def operator(name: str) -> dict:
     """What torch says of the operators, and whether a compiled function has them in one graph."""
     weight = weight_of(name, 40, 96)
@@ -235,6 +194,13 @@ def operator(name: str) -> dict:
     places = torch.tensor([[3, 39], [0, 3]])
     of_rows = (places, *arguments[1:], 96, torch.bfloat16)
     checked_rows = torch.library.opcheck(torch.ops.bitplan.packed_rows.default, of_rows)
+    from interpreted_experts import experts_of  # which imports this file
+
+    _, stack = experts_of(name, 40, 96, 2)
+    ends = torch.tensor([1, 3], dtype=torch.int32)
+    beside = [stack[key] for key in all_beside(weight.scheme)]
+    of_experts = (inputs, ends, stack["codes"], stack["grid"], beside, name)
+    checked_experts = torch.library.opcheck(torch.ops.bitplan.packed_experts.default, of_experts)
 
     def layer(x: Tensor) -> Tensor:
         return triton.linear(x * 2, arranged, weight.scheme) + 1
@@ -242,20 +208,32 @@ def operator(name: str) -> dict:
     def rows(tokens: Tensor) -> Tensor:
         return triton.lookup(tokens + 0, arranged, weight.scheme, 96, torch.float32) + 1
 
+    def experts(x: Tensor) -> Tensor:
+        return triton.grouped(x * 2, ends, stack, weight.scheme) + 1
+
     same = True
     torch.compiler.reset()  # or what differs from the scheme before would be a variable
     with torch.no_grad():
-        for function, given in ((layer, inputs), (rows, places)):
+        for function, given in ((layer, inputs), (rows, places), (experts, inputs)):
             compiled = torch.compile(function, fullgraph=True, backend="aot_eager")(given)
             same = same and torch.equal(compiled, function(given))
-    return {"checked": [*checked.values(), *checked_rows.values()], "same": same}
+    checks = (checked, checked_rows, checked_experts)
+    return {"checked": [one for check in checks for one in check.values()], "same": same}
 
 
 if __name__ == "__main__":
+    # What imports this file.
+    from interpreted_experts import MIXTURE, grouped, mixture
+    from interpreted_rows import rows_at
+
     found = []
     for asked in json.load(sys.stdin):
-        if isinstance(asked, str):
+        if isinstance(asked, str) and asked.startswith(MIXTURE):
+            found.append(mixture(asked.removeprefix(MIXTURE)))
+        elif isinstance(asked, str):
             found.append(operator(asked))
         else:
-            found.append((rows_at if "places" in asked else product)(**asked))
+            kinds = {"places": rows_at, "counts": grouped, "tokens": product}
+            [run] = [kind for key, kind in kinds.items() if key in asked]
+            found.append(run(**asked))
     sys.stdout.write(json.dumps(found))

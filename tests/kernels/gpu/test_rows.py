@@ -5,7 +5,8 @@ import torch
 
 from bitplan.kernels import arranged_for
 from bitplan.modules import PackedWeight
-from interpreted import interpret, rows_case, weight_of
+from interpreted import interpret, weight_of
+from interpreted_rows import rows_case
 
 PLACES = [0, 36, 5, 5, 17]
 # A unit in the last place: the interpreter cuts bfloat16 off where a device rounds.
