@@ -73,9 +73,14 @@ def experts_blocks(
     busy = min(tokens, experts)
     share = replace(device, multiprocessors=max(1, device.multiprocessors // busy))
     blocks = blocks_of(scheme, rows, columns, -(-tokens // busy), share, precise=precise)
-    # Beside what tells experts apart, 4 warps spill on sm_80; groups of 16 do with 8, on sm_120.
-    is_tight = scheme.family.is_ternary and scheme.group_size != 16 and device.cuda
-    return replace(blocks, warps=8) if is_tight and blocks.many and blocks.tokens == 64 else blocks
+    # Found by compiling, and held to by tests. Beside what tells experts apart, the limit of tables
+    # in groups of 16 spills, and so do 4 warps; of ternary codes in all groups but those of 16.
+    is_small = scheme.group_size == 16
+    if device.cuda and is_small and scheme.format in ("nf3", "nf4"):
+        blocks = replace(blocks, registers=None)
+    elif not device.cuda or is_small or not scheme.family.is_ternary:
+        return blocks
+    return replace(blocks, warps=8) if blocks.many and blocks.tokens == 64 else blocks
 
 
 def most_blocks(tokens: int, experts: int, block: int) -> int:

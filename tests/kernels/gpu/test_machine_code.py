@@ -129,6 +129,14 @@ def test_experts_are_no_worse_than_written_and_read_as_one_weight_is(name, token
     assert found["warps_resident"] >= written["warps_resident"]
 
 
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize(("tokens", "target"), [(16, "sm_90"), (64, "sm_100")])
+def test_experts_of_tables_in_groups_of_16_spill_nothing(tokens, target):
+    kernel = compile_ahead(experts_case_of(Scheme.parse("nf4g16"), tokens, target), target)
+    found = whole_cost(kernel, target)
+    assert found["spilled"] == found["local_bytes"] == 0
+
+
 def test_experts_that_are_written_spill_nothing_and_are_of_every_target():
     rows = WRITTEN["experts"]
     of = [(one["scheme"], one["tokens"], one["target"]) for one in rows]
