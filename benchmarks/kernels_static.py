@@ -16,9 +16,19 @@ from tempfile import TemporaryDirectory
 import triton
 
 from bitplan.formats.scales import CHOICE_BITS
-from bitplan.kernels.gpu.ahead import TABLE, TARGETS, case_of, compile_ahead
+from bitplan.kernels.gpu.ahead import (
+    EXPERTS,
+    LOOKUPS,
+    MIXTURES,
+    TABLE,
+    TARGETS,
+    case_of,
+    compile_ahead,
+    compile_lookup_ahead,
+    experts_case_of,
+)
 from bitplan.kernels.gpu.layout import panel_of
-from bitplan.kernels.gpu.machine_code import cost
+from bitplan.kernels.gpu.machine_code import cost, whole_cost
 from bitplan.schema import Scheme
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -130,6 +140,29 @@ def measure(names: list[str]) -> list[dict]:
     return kernels
 
 
+def measure_lookups() -> list[dict]:
+    return [
+        {
+            "target": target,
+            "scheme": name,
+            "dtype": "bf16",
+            **whole_cost(compile_lookup_ahead(Scheme.parse(name), target), target),
+        }
+        for name in LOOKUPS
+        for target in TARGETS
+    ]
+
+
+def measure_experts() -> list[dict]:
+    kernels = []
+    for name, tokens in ((n, m) for n in MIXTURES for m in MIXTURES[n]):
+        for target in TARGETS:
+            kernel = compile_ahead(experts_case_of(Scheme.parse(name), tokens, target), target)
+            named = {"target": target, "scheme": name, "tokens": tokens, "dtype": "bf16"}
+            kernels.append({**named, **whole_cost(kernel, target)})
+    return kernels
+
+
 INTRODUCTION = """<!-- Written by benchmarks/kernels_static.py. -->
 
 # What the Triton kernels cost, as far as machine code tells
@@ -148,6 +181,17 @@ is no whole panel, 1.8 panels in place of one, on sm_100 for 64 tokens and 512.
 tensor | bytes a weight | loads |
 |---|---|---|---|---|---|---|---|---|---|---|---|
 """.replace("integer |\ntensor", "integer | tensor")
+
+OF_EXPERTS = f"""## Experts
+
+Of {EXPERTS} weights of 4096 x 4096 in one launch; tokens are those of each. The loop over columns
+is that of the product with one.
+"""
+
+OF_LOOKUPS = """## Rows that are looked up
+
+A program writes a panel of eight rows, and the kernel has no loop.
+"""
 
 ROOFLINE = """
 ## A roofline, not a measurement
@@ -193,7 +237,17 @@ def page(report: dict) -> str:
                 cells.append(f"{1000 * total:.2f} ms ({times[0][1]}, {dense / total:.1f}x)")
             table.append(f"| {model} | {name} | " + " | ".join(cells) + " |")
     introduction = INTRODUCTION.format(triton=report["triton"])
+    lines += ["", OF_EXPERTS, *_rows(report["experts"], "scheme", "tokens", "target")]
+    lines += ["", OF_LOOKUPS, *_rows(report["lookups"], "scheme", "target")]
     return introduction + "\n".join([*lines, ROOFLINE]) + "\n".join(table) + "\n"
+
+
+def _rows(kernels: list[dict], *names: str) -> list[str]:
+    """A table of what is told of a kernel whatever it computes."""
+    names = (*names, "registers", "spilled", "shared_bytes", "warps_resident")
+    head = " | ".join(names).replace("_bytes", " bytes").replace("_resident", "")
+    cells = [" | ".join(str(kernel[name]) for name in names) for kernel in kernels]
+    return [f"| {head} |", "|---" * len(names) + "|", *(f"| {row} |" for row in cells)]
 
 
 def main() -> None:
@@ -206,6 +260,7 @@ def main() -> None:
     with TemporaryDirectory() as cache:
         os.environ.setdefault("TRITON_CACHE_DIR", cache)
         kernels = measure(names)
+        others = {"experts": measure_experts(), "lookups": measure_lookups()}
     path = DOCS / "kernels_gpu.json"
     old = json.loads(path.read_text(encoding="utf-8"))["kernels"] if path.exists() else []
     kernels += [k for k in old if k["scheme"] not in names]
@@ -216,7 +271,7 @@ def main() -> None:
             list(TARGETS).index(k["target"]),
         )
     )
-    report = {"triton": triton.__version__, "kernels": kernels}
+    report = {"triton": triton.__version__, "kernels": kernels, **others}
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     (DOCS / "kernels_gpu.md").write_text(page(report), encoding="utf-8")
 

@@ -13,6 +13,7 @@ from bitplan.models import module_of, weight_of
 from bitplan.modules import PackedConvolution, PackedEmbedding, PackedLinear
 from bitplan.one_token import step_by_step
 from bitplan.progress import Progress, quiet, track
+from bitplan.registered import METHOD, register
 from bitplan.schema import Kind, Layer, Plan, Scheme
 from bitplan.weight import AbstractWeight
 
@@ -35,7 +36,7 @@ def pack_layers(
         if not _already(model, layer, scheme):
             pack_layer(model, layer, packed_of(layer, scheme))
     if any(layer.kind is Kind.EXPERTS for layer in schemes):
-        run_experts_one_by_one(model)
+        run_experts(model)
     return step_by_step(model)
 
 
@@ -142,7 +143,8 @@ def _replacement(module: Any, weight: AbstractWeight) -> nn.Module:
     return PackedLinear(weight, module.bias)
 
 
-def run_experts_one_by_one(model: Any) -> None:
-    """Have a model ask for each expert: grouped implementations read all as one dense tensor."""
+def run_experts(model: Any) -> None:
+    """Have a model run experts as `routed` does: other ways read all as one dense tensor."""
     if hasattr(model, "set_experts_implementation"):
-        model.set_experts_implementation("eager")
+        register()  # where `import bitplan` was too early
+        model.set_experts_implementation(METHOD)

@@ -117,6 +117,23 @@ class PackedWeight(AbstractWeight):
                 return differentiable(inputs, held, self.scheme, kernel)
         return kernel.linear(inputs, held, self.scheme)
 
+    @property
+    def is_grouped(self) -> bool:
+        """See `AbstractWeight.is_grouped`."""
+        return len(self.shape) == 3 and self.implementation == "triton"
+
+    def multiply_sorted(
+        self, inputs: Float[Tensor, "tokens in"], ends: Int[Tensor, "experts"]
+    ) -> Float[Tensor, "tokens out"]:
+        """See `AbstractWeight.multiply_sorted`."""
+        held = self._held()
+        has_slope = any(tensor.requires_grad for tensor in (inputs, *held.values()))
+        if not self.is_grouped or (has_slope and torch.is_grad_enabled()):
+            return super().multiply_sorted(inputs, ends)
+        self.check(inputs)
+        kernel = arranged_for(self.scheme, self.implementation)
+        return kernel.grouped(inputs, ends, held, self.scheme)
+
     def few(self, count: int, dtype: torch.dtype) -> Any:
         """See `AbstractWeight.few`."""
         if self.scheme.is_float:

@@ -1,4 +1,6 @@
-"""Folders that bitplan saved, for `from_pretrained` of transformers: `import bitplan` is enough.
+"""What transformers calls of bitplan: `import bitplan` is enough.
+
+Folders that bitplan saved, for `from_pretrained`, and a way to run experts.
 
 transformers is slow to import and `import bitplan` is not, so what it has to know is told when it
 is imported, by whomever.
@@ -13,21 +15,34 @@ from types import ModuleType
 from typing import Any
 
 METHOD = "bitplan"
-"""`quant_method` in config.json's `quantization_config`, which holds the plan."""
-
-_REGISTRY = "transformers.quantizers.auto"
+"""`quant_method` in config.json's `quantization_config`, which holds the plan; and the name of an
+experts' implementation."""
 
 
 def register() -> None:
     """Tell transformers of `METHOD`, now or when it is imported."""
-    found = sys.modules.get(_REGISTRY)
-    if found is not None:
-        _tell(found)
-    elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+    for name, tell in _REGISTRIES.items():
+        if (found := sys.modules.get(name)) is not None:
+            tell(found)
+    is_told = _REGISTRIES.keys() <= sys.modules.keys()
+    if not is_told and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
-def _tell(registry: ModuleType) -> None:
+def _tell_of_experts(registry: ModuleType) -> None:
+    """Add to the ways that experts are run in, unless they are not known yet."""
+
+    def run(module: Any, *args: Any, **keywords: Any) -> Any:
+        from bitplan.routed import run
+
+        return run(module, *args, **keywords)
+
+    known = getattr(registry, "ALL_EXPERTS_FUNCTIONS", None)
+    if known is not None:  # else it is in the middle of its import
+        known.register(METHOD, run)
+
+
+def _tell_of_folders(registry: ModuleType) -> None:
     """Add to the registry; it is in the middle of an import, so none of bitplan's is made here."""
     if METHOD in registry.AUTO_QUANTIZER_MAPPING:
         return
@@ -90,21 +105,29 @@ def _quantizer_class(base: type) -> type:
     return BitplanQuantizer
 
 
-class _Finder(MetaPathFinder):
-    """Finds transformers' registry as all others do, and has it told when it is there."""
+_REGISTRIES = {
+    "transformers.quantizers.auto": _tell_of_folders,
+    "transformers.integrations.moe": _tell_of_experts,
+}
+"""By name the modules of transformers that are told, and what tells each."""
 
-    _is_asking = False
+
+class _Finder(MetaPathFinder):
+    """Finds transformers' registries as all others do, and has them told when they are there."""
+
+    def __init__(self) -> None:
+        self._asking: set[str] = set()
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        if fullname != _REGISTRY or self._is_asking:
+        if fullname not in _REGISTRIES or fullname in self._asking:
             return None
-        self._is_asking = True
+        self._asking.add(fullname)
         try:
             spec = importlib.util.find_spec(fullname)
         finally:
-            self._is_asking = False
+            self._asking.discard(fullname)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader, _tell)
+            spec.loader = _Loader(spec.loader, _REGISTRIES[fullname])
         return spec
 
 

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -44,6 +45,22 @@ class AbstractWeight(nn.Module, ABC):
         self, inputs: Float[Tensor, "*tokens in"], expert: int | None = None
     ) -> Float[Tensor, "*tokens out"]:
         """Product with the transposed weight, or with an expert's, in the inputs' dtype."""
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether `multiply_sorted` takes all experts at once, and does not wait for the device."""
+        return False
+
+    def multiply_sorted(
+        self, inputs: Float[Tensor, "tokens in"], ends: Int[Tensor, "experts"]
+    ) -> Float[Tensor, "tokens out"]:
+        """Product of tokens that are sorted by expert, each with the transposed weight of its own.
+
+        `ends` says where each expert's end; the last one's are the last.
+        """
+        firsts = [0, *ends.tolist()]
+        parts = [inputs[first:end] for first, end in pairwise(firsts)]
+        return torch.cat([self.multiply(part, expert) for expert, part in enumerate(parts)])
 
     def few(self, count: int, dtype: torch.dtype) -> Any:
         """Jobs for what `multiply` does with so many vectors, of float32 to float32, or None.
@@ -94,11 +111,21 @@ class AbstractWeight(nn.Module, ABC):
         if func in _MATMULS and not kwargs:
             inputs, weight = args
             if isinstance(weight, cls) and weight._is_batch_of(inputs):
-                return torch.stack([weight.multiply(one, i) for i, one in enumerate(inputs)])
+                return weight._multiply_batch(inputs)
         if not any(isinstance(arg, cls) for arg in args):
             return NotImplemented  # it is within a list or a keyword, where none was seen so far
         dense = [arg._dense() if isinstance(arg, cls) else arg for arg in args]
         return func(*dense, **(kwargs or {}))
+
+    def _multiply_batch(
+        self, inputs: Float[Tensor, "experts tokens in"]
+    ) -> Float[Tensor, "experts tokens out"]:
+        if self.is_grouped:
+            experts, tokens, _ = inputs.shape
+            each = torch.arange(1, experts + 1, dtype=torch.int32, device=inputs.device)
+            products = self.multiply_sorted(inputs.flatten(0, 1), each * tokens)
+            return products.unflatten(0, (experts, tokens))
+        return torch.stack([self.multiply(one, i) for i, one in enumerate(inputs)])
 
     def _is_batch_of(self, inputs: Any) -> bool:
         """Whether these are [experts, tokens, in], and are multiplied with [experts, in, out]."""

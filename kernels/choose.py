@@ -49,7 +49,7 @@ def choose(
     - `triton`: kernels of CUDA and ROCm devices;
     - `reference`: decodes, on any device.
 
-    Experts are multiplied one by one: by compiled loops on the CPU, elsewhere by the reference.
+    Experts are multiplied one by one by compiled loops, and all in one launch by Triton's kernels.
 
     Args:
         scheme: of the weight.
@@ -219,8 +219,7 @@ def _reference(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[st
 
 
 def _triton(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[str, str]:
-    if lookup:
-        return "reference", "Rows are taken from the canonical layout."
+    del lookup
     reason = gpu.unfit(scheme, shape[1])
     if reason is not None:
         return "reference", f"{reason[0].upper()}{reason[1:]}."
@@ -236,6 +235,9 @@ def _triton(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[str, 
 
 
 def _experts(how: "How", scheme: Scheme, shape: tuple[int, ...]) -> tuple[str, str]:
+    if how is _triton:
+        name, why = how(scheme, shape[1:], False)
+        return name, f"{why} That is of all experts at once." if name == "triton" else why
     if how not in (_dot, _dot8, _cpu, _reference):
         return "reference", "Experts are decoded one by one from the canonical layout."
     if shape[1] % EXPERT_ROWS:

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bitplan.apply import arrange_layers, pack_caches_of, pack_layer, run_experts_one_by_one
+from bitplan.apply import arrange_layers, pack_caches_of, pack_layer, run_experts
 from bitplan.errors import ModelError
 from bitplan.export.checkpoint import dense_name, take
 from bitplan.schema import Kind, Plan
@@ -31,7 +31,7 @@ def prepare(model: Any, settings: Any, files: Sequence[str]) -> None:
     for layer, choice in choices.items():
         pack_layer(model, layer, take(folder, state, choice), arrange=False)
     if any(layer.kind is Kind.EXPERTS for layer in choices):
-        run_experts_one_by_one(model)
+        run_experts(model)
     # transformers ties parameters; what is shared here are modules, put in place by `finish`.
     packed = {f"{name}.weight" for layer in choices for name in (layer.name, *layer.tied)}
     model.all_tied_weights_keys = {

@@ -7,9 +7,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
+from bitplan.kernels.gpu.experts import matmul_of_experts
 from bitplan.kernels.gpu.grids import beside_of
-from bitplan.kernels.gpu.launch import REDUCED_AT_ONCE, options
+from bitplan.kernels.gpu.launch import REDUCED_AT_ONCE, lookup_options, lookup_specs, options
+from bitplan.kernels.gpu.launch_experts import experts_blocks
 from bitplan.kernels.gpu.matmul import matmul, reduce
+from bitplan.kernels.gpu.rows import look_up
 from bitplan.kernels.gpu.shapes import Blocks, Device, blocks_of
 from bitplan.kernels.gpu.spec import Spec, spec_of
 from bitplan.schema import Scheme
@@ -59,15 +62,31 @@ TABLE = {
 }
 """Schemes and numbers of tokens that the table of static costs has."""
 
+EXPERTS = 64
+"""Stacked weights that kernels are cut for."""
+
+MIXTURES = {
+    "int4g64": (1, 16, 64, 512),
+    "nf4g64": (1, 64),
+    "bitmod4g64": (1, 64),
+    "nvfp4": (1, 64),
+    "ternaryg64": (1, 64),
+}
+"""Schemes and tokens of each expert that the table has."""
+
+LOOKUPS = ("int3g64", "int4g64", "nf4g64", "bitmod4g64", "nvfp4", "ternaryg64", "binary2g64")
+"""Schemes of which it has what a lookup of rows costs, too."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A kernel for a scheme and inputs of a dtype, cut into blocks."""
+    """A kernel for a scheme and inputs of a dtype, cut into blocks; of a matrix, or of experts."""
 
     scheme: Scheme
     columns: int
     dtype: str
     blocks: Blocks
+    experts: int = 0
 
 
 def case_of(
@@ -78,9 +97,17 @@ def case_of(
     return Case(scheme=scheme, columns=columns, dtype=dtype, blocks=blocks)
 
 
+def experts_case_of(scheme: Scheme, tokens: int, target: str, dtype: str = "bf16") -> Case:
+    """The kernel that `EXPERTS` stacked weights and some tokens of each would run on a target."""
+    given = (SIDE, SIDE, EXPERTS * tokens, EXPERTS, DEVICES[target])
+    blocks = experts_blocks(scheme, *given)
+    return Case(scheme=scheme, columns=SIDE, dtype=dtype, blocks=blocks, experts=EXPERTS)
+
+
 def compile_ahead(case: Case, target: str) -> CompiledKernel:
     """The kernel as it would be compiled at its first call on the target."""
     blocks, scheme = case.blocks, case.scheme
+    kernel = matmul_of_experts if case.experts else matmul
     spec = spec_of(case.columns, case.dtype, scheme, blocks, DEVICES[target])
     types = {
         "inputs": f"*{case.dtype}",
@@ -91,28 +118,36 @@ def compile_ahead(case: Case, target: str) -> CompiledKernel:
         "count": "i32",
         "stride": "i32",
         "panels_each": "i32",
+        "ends": "*i32",
+        "codes_each": "i32",
+        "grid_each": "i32",
+        "choices_each": "i32",
     }
-    fixed: dict[str, Any] = {"SPEC": spec}
+    fixed: dict[str, Any] = {"SPEC": spec, "EXPERTS": case.experts}
     # Pointers, rows and stride that 16 divides are compiled for apart.
-    sixteens = ["inputs", "codes", "grid", "outputs", "rows", "stride"]
-    choices = "*i32" if spec.choices_per == 16 else "*i16"
-    for name, kind in {**BESIDE, "choices": choices}.items():
+    sixteens = ["inputs", "codes", "grid", "outputs", "rows", "stride", "ends"]
+    sixteens += ["codes_each", "grid_each", "choices_each"]
+    for name, kind in {**BESIDE, "choices": _choices_type(spec)}.items():
         if name in beside_of(scheme):
             types[name] = kind
             sixteens.append(name)
         else:
             fixed[name] = None
-    names = matmul.arg_names
+    names = kernel.arg_names
     source = ASTSource(
-        matmul,
+        kernel,
         {name: types.get(name, "constexpr") for name in names},
-        {(names.index(name),): value for name, value in fixed.items()},
-        {(names.index(name),): [["tt.divisibility", 16]] for name in sixteens},
+        {(names.index(name),): value for name, value in fixed.items() if name in names},
+        {(names.index(name),): [["tt.divisibility", 16]] for name in sixteens if name in names},
     )
     return triton.compile(source, target=TARGETS[target], options=options(blocks))
 
 
 BESIDE = {"matrix_scale": "*fp32", "scale_step": "*bf16", "offset_step": "*bf16"}
+
+
+def _choices_type(spec: Spec) -> str:
+    return "*i32" if spec.choices_per == 16 else "*i16"
 
 
 def _grid_type(spec: Spec) -> str:
@@ -134,3 +169,44 @@ def compile_sum_ahead(target: str, dtype: str = "bf16") -> CompiledKernel:
     sixteens = {(place,): [["tt.divisibility", 16]] for place in range(3)}
     source = ASTSource(reduce, signature, {(4,): REDUCED_AT_ONCE}, sixteens)
     return triton.compile(source, target=TARGETS[target], options={"enable_fp_fusion": True})
+
+
+def compile_lookup_ahead(
+    scheme: Scheme, target: str, dtype: str = "bf16", columns: int = SIDE
+) -> CompiledKernel:
+    """The kernel that looks rows up."""
+    specs = lookup_specs(scheme, columns, DEVICES[target])
+    names, fixed, sixteens = look_up.arg_names, {}, [("tokens",), ("outputs",), ("rows",)]
+
+    def given(path: tuple, kind: str | None) -> str:
+        if kind is None:
+            fixed[path] = None
+        else:
+            sixteens.append(path)
+        return kind or "constexpr"
+
+    planes = []
+    for plane, [spec, *_] in enumerate(specs):
+        of = beside_of(scheme, plane)
+        kinds = [BESIDE[key] if key in of else None for key in ("scale_step", "offset_step")]
+        kinds = enumerate(("*i32", _grid_type(spec), *kinds))
+        planes.append(tuple(given(("planes", plane, n), kind) for n, kind in kinds))
+    spec, of = specs[0][0], beside_of(scheme)
+    types = {
+        "tokens": "*i64",
+        "planes": tuple(planes),
+        "matrix_scale": given(("matrix_scale",), BESIDE.get(of.get("matrix_scale", ""))),
+        "choices": given(("choices",), _choices_type(spec) if "choices" in of else None),
+        "outputs": f"*{dtype}",
+        "count": "i32",
+        "rows": "i32",
+        "SPECS": "constexpr",
+    }
+    fixed[("SPECS",)] = specs
+    source = ASTSource(
+        look_up,
+        types,
+        {(names.index(name), *rest): value for (name, *rest), value in fixed.items()},
+        {(names.index(name), *rest): [["tt.divisibility", 16]] for name, *rest in sixteens},
+    )
+    return triton.compile(source, target=TARGETS[target], options=lookup_options())

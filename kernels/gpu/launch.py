@@ -7,13 +7,16 @@ from typing import Any
 
 import torch
 import triton
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from bitplan.kernels.gpu.grids import all_beside, beside_of, words_of
+from bitplan.formats import MATRIX_SCALE
+from bitplan.kernels.gpu.grids import CHOICE, all_beside, beside_of, words_of
+from bitplan.kernels.gpu.layout import panel_of
 from bitplan.kernels.gpu.matmul import matmul, reduce
 from bitplan.kernels.gpu.numbers import PARTS, parts_of
-from bitplan.kernels.gpu.shapes import Blocks, Device, blocks_of
+from bitplan.kernels.gpu.rows import look_up
+from bitplan.kernels.gpu.shapes import LOOKUP, Blocks, Device, blocks_of
 from bitplan.kernels.gpu.spec import Spec, spec_of
 from bitplan.schema import Scheme
 
@@ -44,7 +47,7 @@ def multiply(
         inputs, copies = inputs.contiguous() if inputs.stride(-1) != 1 else inputs, 1
     dtype = NAMES[inputs.dtype]
     blocks = blocks_of(scheme, rows, columns, len(inputs), device, precise=precise)
-    planes = _planes(codes, grid, dict(zip(all_beside(scheme), beside, strict=True)), scheme)
+    planes = planes_of(codes, grid, dict(zip(all_beside(scheme), beside, strict=True)), scheme)
     tables = parts_of(scheme, precise=precise)
     launches = list(product(range(len(planes)), range(tables)))
     sums = len(launches) * blocks.splits * copies
@@ -58,6 +61,11 @@ def multiply(
         of = {"precise": precise, "part": part, "plane": plane}
         spec = spec_of(columns, dtype, scheme, blocks, device, **of)
         launch(inputs, *planes[plane], parts[number], spec, blocks)
+    return add_up(parts, output, sums)
+
+
+def add_up(parts: Tensor, output: Tensor, sums: int) -> Tensor:
+    """Write the sum of so many parts, one after the other, to the output."""
     size = output.numel()
     programs = (triton.cdiv(size, REDUCED_AT_ONCE),)
     block: Any = REDUCED_AT_ONCE
@@ -66,14 +74,18 @@ def multiply(
     return output
 
 
-def _planes(
+def planes_of(
     codes: Tensor, grid: Tensor, beside: dict[str, Tensor], scheme: Scheme
 ) -> list[tuple[Tensor, Tensor, dict[str, Tensor]]]:
-    """Codes and grid of each plane, and what is beside them by the kernel's parameters."""
-    count = scheme.family.planes
+    """Codes and grid of each plane, and what is beside them by the kernel's parameters.
+
+    Of a matrix, or of a stack of them.
+    """
+    count, axis = scheme.family.planes, codes.dim() - 1
+    split = zip(codes.chunk(count, axis), grid.chunk(count, axis), strict=True)
     return [
         (*both, {key: beside[name] for key, name in beside_of(scheme, plane).items()})
-        for plane, both in enumerate(zip(codes.chunk(count), grid.chunk(count), strict=True))
+        for plane, both in enumerate(split)
     ]
 
 
@@ -136,3 +148,59 @@ def options(blocks: Blocks) -> dict[str, Any]:
     limit: dict[str, Any] = {"maxnreg": blocks.registers} if blocks.registers else {}
     stages, warps = blocks.stages, blocks.warps
     return {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True, **limit}
+
+
+def take(
+    tokens: Int[Tensor, "tokens"],
+    codes: Tensor,
+    grid: Tensor,
+    beside: Sequence[Tensor],
+    scheme: Scheme,
+    columns: int,
+    dtype: torch.dtype,
+) -> Float[Tensor, "tokens columns"]:
+    """Rows of the weight, of a dtype.
+
+    One that there is not stops the device, as one that torch's own functions look up does.
+    """
+    count, rows = len(tokens), grid.shape[1]
+    output = torch.empty(count, columns, dtype=dtype, device=grid.device)
+    if not output.numel():
+        return output
+    named = dict(zip(all_beside(scheme), beside, strict=True))
+    planes = tuple(
+        (plane, words_of(of_plane), of.get("scale_step"), of.get("offset_step"))
+        for plane, of_plane, of in planes_of(codes, grid, named, scheme)
+    )
+    specs: Any = lookup_specs(scheme, columns, device_of(grid.device))
+    programs = (triton.cdiv(count, LOOKUP.rows), triton.cdiv(columns, panel_of(scheme)))
+    with torch.cuda.device_of(output):
+        look_up[programs](
+            tokens.contiguous(),
+            planes,
+            named.get(MATRIX_SCALE),
+            named.get(CHOICE),
+            output,
+            count,
+            rows,
+            SPECS=specs,
+            **lookup_options(),
+        )
+    return output
+
+
+def lookup_specs(scheme: Scheme, columns: int, device: Device) -> tuple[tuple[Spec, ...], ...]:
+    """For each plane a constant for every number that a code is the sum of."""
+    return tuple(
+        tuple(
+            spec_of(columns, "bf16", scheme, LOOKUP, device, precise=True, part=part, plane=plane)
+            for part in range(parts_of(scheme, precise=True))
+        )
+        for plane in range(scheme.family.planes)
+    )
+
+
+def lookup_options() -> dict[str, Any]:
+    """Options of the compiler: products and sums are rounded apart, and the assertion is one."""
+    checked = {"debug": True, "sanitize_overflow": False}
+    return {"num_warps": LOOKUP.warps, "num_stages": 1, "enable_fp_fusion": False, **checked}

@@ -3,7 +3,7 @@
 import re
 import subprocess
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -96,6 +96,13 @@ def cost(kernel: Any, target: str, rows: int, panel: int = PANEL) -> Cost:
         tensor=round(tensor / weights, 3),
         loads=dict(sorted(_loads(loop).items())),
     )
+
+
+def whole_cost(kernel: Any, target: str) -> dict[str, int]:
+    """What is told of a kernel whatever it computes: registers, bytes, and warps at once."""
+    found = asdict(cost(kernel, target, 1))
+    names = ("registers", "spilled", "local_bytes", "shared_bytes", "warps_resident")
+    return {name: found[name] for name in names}
 
 
 def _resident(part: Part, registers: int, threads: int, shared: int) -> int:

@@ -34,13 +34,54 @@ def matmul(
     the last of them also what is no whole panel. `matrix_scale` multiplies all, and
     steps multiply the scales and offsets of each row, `choices` are the groups'; or they are None.
     """
+    multiply(
+        inputs,
+        codes,
+        grid,
+        matrix_scale,
+        scale_step,
+        offset_step,
+        choices,
+        outputs,
+        rows,
+        tl.program_id(2) * SPEC.tokens,
+        count,
+        count,
+        stride,
+        panels_each,
+        SPEC,
+    )
+
+
+@triton.jit
+def multiply(
+    inputs,
+    codes,
+    grid,
+    matrix_scale,
+    scale_step,
+    offset_step,
+    choices,
+    outputs,
+    rows,
+    first_token,
+    end,
+    count,
+    stride,
+    panels_each,
+    SPEC: tl.constexpr,
+):
+    """Products of a block of tokens, as far as they are before `end`, with a program's rows.
+
+    See `matmul`.
+    """
     PANELS: tl.constexpr = SPEC.columns // SPEC.panel
     split = tl.program_id(1)
     own = tl.program_id(0) * SPEC.rows + tl.arange(0, SPEC.rows)
     n = tl.minimum(own, rows - 1)
-    m = tl.program_id(2) * SPEC.tokens + tl.arange(0, SPEC.tokens)
+    m = first_token + tl.arange(0, SPEC.tokens)
     scale_step, offset_step = load_step(scale_step, n), load_step(offset_step, n)
-    tile = Tile(inputs, grid, own, n, m, rows, count, stride, scale_step, offset_step, choices)
+    tile = Tile(inputs, grid, own, n, m, rows, end, stride, scale_step, offset_step, choices)
     none = tl.zeros([SPEC.rows, SPEC.tokens], tl.float32)
     sums = Sums(none, none, none)
     stored = Stored(load_grid(tile, 0, SPEC.per), load_choices(tile, 0, SPEC))
@@ -68,7 +109,7 @@ def matmul(
         total *= tl.load(matrix_scale)
     tokens = split.to(tl.int64) * count + m
     places = outputs + tokens[None, :] * rows + own[:, None]
-    tl.store(places, total, mask=(own < rows)[:, None] & (m < count)[None, :])
+    tl.store(places, total, mask=(own < rows)[:, None] & (m < end)[None, :])
 
 
 @triton.jit

@@ -1,13 +1,13 @@
-"""One operator to torch, `bitplan::packed_linear`: a compiled model is not interrupted by it.
+"""Operators to torch, that no compiled model is interrupted: `bitplan::packed_linear` and others.
 
-Only its first call needs Triton.
+Only their first calls need Triton.
 """
 
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from bitplan.errors import InputError
@@ -79,3 +79,80 @@ def packed_linear(
 def _(inputs: Tensor, codes: Tensor, grid: Tensor, beside: Sequence[Tensor], scheme: str) -> Tensor:
     del codes, beside, scheme
     return inputs.new_empty(*inputs.shape[:-1], grid.shape[1])
+
+
+def lookup(
+    tokens: Int[Tensor, "*tokens"],
+    arranged: dict[str, Tensor],
+    scheme: Scheme,
+    columns: int,
+    dtype: torch.dtype,
+) -> Float[Tensor, "*tokens columns"]:
+    """Rows of an embedding; only those asked for are decoded."""
+    beside = [arranged[name] for name in all_beside(scheme)]
+    codes, grid = arranged["codes"], arranged["grid"]
+    return torch.ops.bitplan.packed_rows(tokens, codes, grid, beside, str(scheme), columns, dtype)
+
+
+def grouped(
+    inputs: Float[Tensor, "tokens in"],
+    ends: Int[Tensor, "experts"],
+    arranged: dict[str, Tensor],
+    scheme: Scheme,
+) -> Float[Tensor, "tokens out"]:
+    """Product of tokens that are sorted by expert, each with the transposed weight of its own.
+
+    `ends` says where each one's end, and what comes after the last is not written.
+    """
+    beside = [arranged[name] for name in all_beside(scheme)]
+    codes, grid = arranged["codes"], arranged["grid"]
+    return torch.ops.bitplan.packed_experts(inputs, ends, codes, grid, beside, str(scheme))
+
+
+@torch.library.custom_op("bitplan::packed_experts", mutates_args=())
+def packed_experts(
+    inputs: Tensor, ends: Tensor, codes: Tensor, grid: Tensor, beside: Sequence[Tensor], scheme: str
+) -> Tensor:
+    """See `grouped`."""
+    from bitplan.kernels.gpu.launch_experts import multiply_experts
+
+    return multiply_experts(inputs, ends, codes, grid, beside, Scheme.parse(scheme))
+
+
+@packed_experts.register_fake
+def _(
+    inputs: Tensor, ends: Tensor, codes: Tensor, grid: Tensor, beside: Sequence[Tensor], scheme: str
+) -> Tensor:
+    del ends, codes, beside, scheme
+    return inputs.new_empty(len(inputs), grid.shape[2])
+
+
+@torch.library.custom_op("bitplan::packed_rows", mutates_args=())
+def packed_rows(
+    tokens: Tensor,
+    codes: Tensor,
+    grid: Tensor,
+    beside: Sequence[Tensor],
+    scheme: str,
+    columns: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """See `lookup`."""
+    from bitplan.kernels.gpu.launch import take
+
+    rows = take(tokens.flatten(), codes, grid, beside, Scheme.parse(scheme), columns, dtype)
+    return rows.reshape(*tokens.shape, columns)
+
+
+@packed_rows.register_fake
+def _(
+    tokens: Tensor,
+    codes: Tensor,
+    grid: Tensor,
+    beside: Sequence[Tensor],
+    scheme: str,
+    columns: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    del grid, beside, scheme
+    return codes.new_empty(*tokens.shape, columns, dtype=dtype)

@@ -126,3 +126,7 @@ def prefill_blocks(
     if tokens <= 64 or not device.cuda:
         return Blocks(many=True, rows=128, tokens=64, warps=4, stages=2, panels=panels)
     return Blocks(many=True, rows=128, tokens=128, warps=8, stages=2, panels=panels)
+
+
+LOOKUP = Blocks(many=False, rows=8, tokens=1, warps=2, stages=1, panels=1)
+"""For rows that are looked up: eight of them, a panel each."""

@@ -56,7 +56,7 @@ def limit_of(case: dict) -> float:
 
 
 def interpret(cases: list) -> list[dict]:
-    """The results of cases, or of `operator` for names alone."""
+    """The results of cases, or for names alone of `operator` or `mixture`."""
     environment = {**os.environ, "TRITON_INTERPRET": "1", "TRITON_DEFAULT_FP_FUSION": "1"}
     paths = [str(Path(__file__).parent), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
@@ -72,9 +72,9 @@ def interpret(cases: list) -> list[dict]:
     return json.loads(done.stdout)
 
 
-def weight_of(name: str, rows: int, columns: int) -> Packed:
+def weight_of(name: str, rows: int, columns: int, seed: int = 0) -> Packed:
     """A weight of random codes, of those that stand for a number."""
-    scheme, generator = Scheme.parse(name), torch.Generator().manual_seed(0)
+    scheme, generator = Scheme.parse(name), torch.Generator().manual_seed(seed)
     if scheme.family.planes > 1:
         count = len(units(scheme.format)[0])
     else:
@@ -98,7 +98,7 @@ def weight_of(name: str, rows: int, columns: int) -> Packed:
         of = {"steps": steps, "choice": choice.to(torch.uint8)}
         return Packed.encode(scheme, codes.to(torch.uint8), scale, **of)
     codes[~codebook_of(scheme).table[codes].isfinite()] = 0
-    matrix_scale = torch.tensor([[0.0625 + 2**-12]])
+    matrix_scale = torch.tensor([[0.0625 * (1 + seed) + 2**-12]])
     return Packed.encode(scheme, codes.to(torch.uint8), scale, None, matrix_scale, steps)
 
 
@@ -183,7 +183,7 @@ def product(
 
 
 def operator(name: str) -> dict:
-    """What torch says of the operator, and whether a compiled function has it in one graph."""
+    """What torch says of the operators, and whether a compiled function has them in one graph."""
     weight = weight_of(name, 40, 96)
     triton = arranged_for(weight.scheme, "triton")
     arranged = triton.arrange(weight.tensors, weight.scheme, 96)
@@ -191,19 +191,49 @@ def operator(name: str) -> dict:
     beside = [arranged[key] for key in all_beside(weight.scheme)]
     arguments = (inputs, arranged["codes"], arranged["grid"], beside, name)
     checked = torch.library.opcheck(torch.ops.bitplan.packed_linear.default, arguments)
+    places = torch.tensor([[3, 39], [0, 3]])
+    of_rows = (places, *arguments[1:], 96, torch.bfloat16)
+    checked_rows = torch.library.opcheck(torch.ops.bitplan.packed_rows.default, of_rows)
+    from interpreted_experts import experts_of  # which imports this file
+
+    _, stack = experts_of(name, 40, 96, 2)
+    ends = torch.tensor([1, 3], dtype=torch.int32)
+    beside = [stack[key] for key in all_beside(weight.scheme)]
+    of_experts = (inputs, ends, stack["codes"], stack["grid"], beside, name)
+    checked_experts = torch.library.opcheck(torch.ops.bitplan.packed_experts.default, of_experts)
 
     def layer(x: Tensor) -> Tensor:
         return triton.linear(x * 2, arranged, weight.scheme) + 1
 
+    def rows(tokens: Tensor) -> Tensor:
+        return triton.lookup(tokens + 0, arranged, weight.scheme, 96, torch.float32) + 1
+
+    def experts(x: Tensor) -> Tensor:
+        return triton.grouped(x * 2, ends, stack, weight.scheme) + 1
+
+    same = True
     torch.compiler.reset()  # or what differs from the scheme before would be a variable
     with torch.no_grad():
-        compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")(inputs)
-        same = torch.equal(compiled, layer(inputs))
-    return {"checked": checked, "same": same}
+        for function, given in ((layer, inputs), (rows, places), (experts, inputs)):
+            compiled = torch.compile(function, fullgraph=True, backend="aot_eager")(given)
+            same = same and torch.equal(compiled, function(given))
+    checks = (checked, checked_rows, checked_experts)
+    return {"checked": [one for check in checks for one in check.values()], "same": same}
 
 
 if __name__ == "__main__":
-    cases = json.load(sys.stdin)
-    sys.stdout.write(
-        json.dumps([operator(c) if isinstance(c, str) else product(**c) for c in cases])
-    )
+    # What imports this file.
+    from interpreted_experts import MIXTURE, grouped, mixture
+    from interpreted_rows import rows_at
+
+    found = []
+    for asked in json.load(sys.stdin):
+        if isinstance(asked, str) and asked.startswith(MIXTURE):
+            found.append(mixture(asked.removeprefix(MIXTURE)))
+        elif isinstance(asked, str):
+            found.append(operator(asked))
+        else:
+            kinds = {"places": rows_at, "counts": grouped, "tokens": product}
+            [run] = [kind for key, kind in kinds.items() if key in asked]
+            found.append(run(**asked))
+    sys.stdout.write(json.dumps(found))

@@ -109,6 +109,7 @@ def test_one_layout_serves_products_and_lookups():
     assert choose(scheme, (64, 64), lookup=True)[0] == "dot"
     assert choose(scheme, (64, 64), lookup=True, kernel="cpu")[0] == "cpu"
     assert choose(scheme, (64, 64), lookup=True, kernel="torch")[0] == "reference"
+    assert choose(scheme, (64, 64), lookup=True, device="cuda")[0] == "triton"
 
 
 @pytest.mark.parametrize("kernel", ["dot", "dot8", "cpu", "torch", "reference"])
@@ -154,7 +155,10 @@ def test_an_unknown_kernel_lists_the_known(monkeypatch):
         ),
         ("ternary2g16d", (64, 96), "triton", "two planes, one after the other, as they are stored"),
         ("ternaryg64+2:4", (64, 64), "reference", "No Triton kernel leaves weights out"),
-        ("int4g64", (3, 64, 64), "reference", "Experts"),
+        ("int4g64", (3, 64, 64), "triton", "as they are stored. That is of all experts at once"),
+        ("binary2", (3, 50, 64), "triton", "one after the other, as they are stored. That is of"),
+        ("int4g64", (3, 64, 100), "reference", "columns in 32s"),
+        ("int4g64+2:4", (3, 64, 64), "reference", "No Triton kernel leaves weights out"),
         ("bf16", (64, 64), "reference", "dense"),
     ],
 )

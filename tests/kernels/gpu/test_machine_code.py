@@ -8,13 +8,17 @@ import pytest
 import triton
 
 from bitplan.kernels.gpu.ahead import (
+    LOOKUPS,
+    MIXTURES,
     TABLE,
     TARGETS,
     case_of,
     compile_ahead,
+    compile_lookup_ahead,
     compile_sum_ahead,
+    experts_case_of,
 )
-from bitplan.kernels.gpu.machine_code import PARTS, cost
+from bitplan.kernels.gpu.machine_code import PARTS, cost, whole_cost
 from bitplan.schema import Scheme
 
 WRITTEN = json.loads(
@@ -97,3 +101,83 @@ def test_the_sum_of_splits_spills_nothing_and_reads_128_bits(target):
     found = cost(compile_sum_ahead(target), target, 1)
     assert found.spilled == found.local_bytes == 0
     assert set(found.loads) == {"128"}
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize(
+    ("name", "tokens", "target"),
+    [
+        *product(["int4g64"], [1, 64], TARGETS),
+        ("bitmod4g64", 64, "sm_100"),
+        ("ternaryg64", 64, "sm_80"),
+    ],
+)
+def test_experts_are_no_worse_than_written_and_read_as_one_weight_is(name, tokens, target):
+    case = experts_case_of(Scheme.parse(name), tokens, target)
+    kernel = compile_ahead(case, target)
+    found, loads = whole_cost(kernel, target), cost(kernel, target, case.blocks.rows).loads
+    assert found["spilled"] == found["local_bytes"] == 0
+    assert set(loads) <= {"128", "64", "32"}
+    [written] = [
+        one
+        for one in WRITTEN["experts"]
+        if (one["scheme"], one["tokens"], one["target"]) == (name, tokens, target)
+    ]
+    if WRITTEN["triton"] != triton.__version__:
+        pytest.skip(f"docs/kernels_gpu.json is of Triton {WRITTEN['triton']}")
+    assert found["registers"] <= written["registers"]
+    assert found["warps_resident"] >= written["warps_resident"]
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize(("tokens", "target"), [(16, "sm_90"), (64, "sm_100")])
+def test_experts_of_tables_in_groups_of_16_spill_nothing(tokens, target):
+    kernel = compile_ahead(experts_case_of(Scheme.parse("nf4g16"), tokens, target), target)
+    found = whole_cost(kernel, target)
+    assert found["spilled"] == found["local_bytes"] == 0
+
+
+def test_experts_that_are_written_spill_nothing_and_are_of_every_target():
+    rows = WRITTEN["experts"]
+    of = [(one["scheme"], one["tokens"], one["target"]) for one in rows]
+    assert of == [(n, m, target) for n in MIXTURES for m in MIXTURES[n] for target in TARGETS]
+    for one in rows:
+        assert one["spilled"] == one["local_bytes"] == 0
+        assert one["shared_bytes"] <= PARTS[one["target"]].shared_of_program
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [*product(["int4g64"], TARGETS), ("bitmod4g64", "sm_90"), ("nvfp4", "gfx942")],
+)
+def test_a_lookup_is_no_worse_than_written_and_stops_where_there_is_no_such_row(name, target):
+    kernel = compile_lookup_ahead(Scheme.parse(name), target)
+    found = whole_cost(kernel, target)
+    assert found["spilled"] == found["local_bytes"] == 0
+    if target == "gfx942":
+        assert "s_trap" in kernel.asm["amdgcn"]
+    else:
+        assert "__assertfail" in kernel.asm["ptx"]
+    [written] = [
+        one for one in WRITTEN["lookups"] if (one["scheme"], one["target"]) == (name, target)
+    ]
+    if WRITTEN["triton"] != triton.__version__:
+        pytest.skip(f"docs/kernels_gpu.json is of Triton {WRITTEN['triton']}")
+    assert found["registers"] <= written["registers"]
+    assert found["warps_resident"] >= written["warps_resident"]
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("name", ["nf4g16", "ternary2g32d", "int5g128"])
+def test_a_lookup_of_rows_that_are_no_whole_panels_spills_nothing(name):
+    found = whole_cost(compile_lookup_ahead(Scheme.parse(name), "sm_80", "fp32", 1120), "sm_80")
+    assert found["spilled"] == found["local_bytes"] == 0
+
+
+def test_lookups_that_are_written_spill_nothing_and_are_of_every_target():
+    rows = WRITTEN["lookups"]
+    assert [(one["scheme"], one["target"]) for one in rows] == list(product(LOOKUPS, TARGETS))
+    for one in rows:
+        assert one["spilled"] == one["local_bytes"] == 0
+        assert one["shared_bytes"] <= PARTS[one["target"]].shared_of_program

@@ -1,0 +1,133 @@
+"""Launching the product with experts: see `experts`."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bitplan.kernels.gpu.experts import matmul_of_experts
+from bitplan.kernels.gpu.grids import all_beside, words_of
+from bitplan.kernels.gpu.launch import NAMES, add_up, device_of, options, planes_of, thirds
+from bitplan.kernels.gpu.numbers import PARTS, parts_of
+from bitplan.kernels.gpu.shapes import Blocks, Device, blocks_of
+from bitplan.kernels.gpu.spec import Spec, spec_of
+from bitplan.schema import Scheme
+
+
+def multiply_experts(
+    inputs: Float[Tensor, "tokens in"],
+    ends: Int[Tensor, "experts"],
+    codes: Tensor,
+    grid: Tensor,
+    beside: Sequence[Tensor],
+    scheme: Scheme,
+) -> Float[Tensor, "tokens out"]:
+    """Product of each token with the transposed weight of its expert, in the inputs' dtype.
+
+    Tokens are sorted by expert. What comes after the last one's end is not written.
+    """
+    (tokens, columns), rows, experts = inputs.shape, grid.shape[2], len(ends)
+    output = inputs.new_empty(tokens, rows)
+    if not output.numel():
+        return output
+    device, precise = device_of(inputs.device), inputs.dtype not in NAMES
+    if precise:
+        copies = thirds(inputs).chunk(PARTS)
+    else:
+        copies = [inputs.contiguous() if inputs.stride(-1) != 1 else inputs]
+    dtype = NAMES[copies[0].dtype]
+    blocks = experts_blocks(scheme, rows, columns, tokens, experts, device, precise=precise)
+    planes = planes_of(codes, grid, dict(zip(all_beside(scheme), beside, strict=True)), scheme)
+    tables = range(parts_of(scheme, precise=precise))
+    launches = list(product(range(len(planes)), tables, copies))
+    sums = len(launches) * blocks.splits
+    shape = (len(launches), blocks.splits, tokens, rows)
+    parts = [output] if sums == 1 else inputs.new_empty(shape, dtype=torch.float32)
+    for target, (plane, part, copy) in zip(parts, launches, strict=True):
+        of = {"precise": precise, "part": part, "plane": plane}
+        spec = spec_of(columns, dtype, scheme, blocks, device, **of)
+        _launch(copy, ends, *planes[plane], target, spec, blocks)
+    return output if isinstance(parts, list) else add_up(parts, output, sums)
+
+
+def experts_blocks(
+    scheme: Scheme,
+    rows: int,
+    columns: int,
+    tokens: int,
+    experts: int,
+    device: Device,
+    *,
+    precise: bool = False,
+) -> Blocks:
+    """As if each expert had as many tokens as any other, and as much of the device.
+
+    >>> device = Device(multiprocessors=132)
+    >>> experts_blocks(Scheme.parse("int4g64"), 1536, 2048, 8, 128, device).splits
+    2
+    """
+    busy = min(tokens, experts)
+    share = replace(device, multiprocessors=max(1, device.multiprocessors // busy))
+    blocks = blocks_of(scheme, rows, columns, -(-tokens // busy), share, precise=precise)
+    # Found by compiling, and held to by tests. Beside what tells experts apart, the limit of tables
+    # in groups of 16 spills, and so do 4 warps; of ternary codes in all groups but those of 16.
+    is_small = scheme.group_size == 16
+    if device.cuda and is_small and scheme.format in ("nf3", "nf4"):
+        blocks = replace(blocks, registers=None)
+    elif not device.cuda or is_small or not scheme.family.is_ternary:
+        return blocks
+    return replace(blocks, warps=8) if blocks.many and blocks.tokens == 64 else blocks
+
+
+def most_blocks(tokens: int, experts: int, block: int) -> int:
+    """Blocks that tokens can fill at most, each of one expert's, however many each has.
+
+    >>> [most_blocks(tokens, 4, 8) for tokens in (2, 8, 64)]
+    [2, 4, 11]
+    """
+    return (tokens + min(tokens, experts) * (block - 1)) // block
+
+
+def _launch(
+    inputs: Tensor,
+    ends: Tensor,
+    codes: Tensor,
+    grid: Tensor,
+    beside: dict[str, Tensor],
+    outputs: Tensor,
+    spec: Spec,
+    blocks: Blocks,
+) -> None:
+    """Write the products of each split, [splits, tokens, rows]."""
+    (tokens, rows), words, choices = outputs.shape[-2:], words_of(grid[0]), beside.get("choices")
+    of_tokens = most_blocks(tokens, len(ends), blocks.tokens)
+    programs = (-(-rows // blocks.rows), blocks.splits, of_tokens)
+    constant: Any = spec
+    experts: Any = len(ends)
+    # Triton launches on the current device.
+    with torch.cuda.device_of(inputs):
+        matmul_of_experts[programs](
+            inputs,
+            codes,
+            words,
+            beside.get("matrix_scale"),
+            beside.get("scale_step"),
+            beside.get("offset_step"),
+            choices,
+            outputs,
+            ends,
+            rows,
+            tokens,
+            inputs.stride(0),
+            blocks.panels,
+            codes.stride(0),
+            grid.stride(0) * grid.itemsize // words.itemsize,
+            0 if choices is None else choices.stride(0),
+            EXPERTS=experts,
+            SPEC=constant,
+            **options(blocks),
+        )
