@@ -19,6 +19,7 @@ from bitplan.kernels.integer import triton as integer_triton
 from bitplan.kernels.planes import reference as planes
 from bitplan.kernels.planes import triton as planes_triton
 from bitplan.kernels.sparse import reference as sparse
+from bitplan.kernels.sparse import triton as sparse_triton
 from bitplan.runtimes import unfit
 from bitplan.schema import BASE, Scheme, parts
 
@@ -132,6 +133,7 @@ _TRITON = {
     "planes": planes_triton,
     "codebook": codebook_triton,
     "bitmod": bitmod_triton,
+    "sparse": sparse_triton,
 }
 
 
@@ -224,7 +226,9 @@ def _triton(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[str, 
     reason = gpu.unfit(scheme, shape[1])
     if reason is not None:
         return "reference", f"{reason[0].upper()}{reason[1:]}."
-    if scheme.family.choices > 1:
+    if scheme.sparsity:
+        how = f"spread the kept codes of a row, {scheme.sparsity}, in registers"
+    elif scheme.family.choices > 1:
         how = "look codes up in the table that their group chose"
     elif scheme.family.planes > 1:
         how = "multiply two planes, one after the other, as they are stored"

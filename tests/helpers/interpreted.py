@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bitplan.formats import Packed, double
 from bitplan.formats.codebook import codebook_of
+from bitplan.formats.masks import patterns
 from bitplan.formats.two_planes import SECOND, units
 from bitplan.kernels import arranged_for, reference_of
 from bitplan.kernels.gpu import launch
@@ -87,19 +88,35 @@ def weight_of(name: str, rows: int, columns: int) -> Packed:
         shape = (rows, -(-groups // double.SHARED))
         step = (1 + torch.arange(rows) % 2)[:, None].expand(shape) * 2.0**-13
         steps = {"scale": step, "offset": 16 * step, SECOND: step}
+    mask = mask_of(scheme, rows, columns, generator)
     if scheme.is_integer:
         offset = torch.randn(rows, groups, generator=generator) / 20
-        return Packed.encode(scheme, codes.to(torch.uint8), scale, offset, steps=steps)
+        of = {"steps": steps, "mask": mask}
+        return Packed.encode(scheme, codes.to(torch.uint8), scale, offset, **of)
     if scheme.family.planes > 1:
         second = torch.rand(rows, groups, generator=generator) / 100
         return Packed.encode(scheme, codes.to(torch.uint8), scale, steps=steps, second=second)
     if scheme.family.choices > 1:
         choice = torch.randint(0, scheme.family.choices, (rows, groups), generator=generator)
-        of = {"steps": steps, "choice": choice.to(torch.uint8)}
+        of = {"steps": steps, "choice": choice.to(torch.uint8), "mask": mask}
         return Packed.encode(scheme, codes.to(torch.uint8), scale, **of)
     codes[~codebook_of(scheme).table[codes].isfinite()] = 0
     matrix_scale = torch.tensor([[0.0625 + 2**-12]])
-    return Packed.encode(scheme, codes.to(torch.uint8), scale, None, matrix_scale, steps)
+    of = {"matrix_scale": matrix_scale, "steps": steps, "mask": mask}
+    return Packed.encode(scheme, codes.to(torch.uint8), scale, **of)
+
+
+def mask_of(scheme: Scheme, rows: int, columns: int, generator: torch.Generator) -> Tensor | None:
+    """Any mask of a scheme's sparsity."""
+    if scheme.sparsity is None:
+        return None
+    if scheme.sparsity.block is not None:
+        every = patterns(scheme.sparsity)
+        shape = (rows, columns // scheme.sparsity.block)
+        return every[torch.randint(0, len(every), shape, generator=generator)].flatten(1)
+    order = torch.rand(rows, columns, generator=generator).argsort(dim=1)
+    kept = order[:, : scheme.sparsity.columns(columns)]
+    return torch.zeros(rows, columns, dtype=torch.bool).scatter_(1, kept, True)
 
 
 def check_product(case: dict, found: dict) -> None:
