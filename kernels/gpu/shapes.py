@@ -56,7 +56,8 @@ def blocks_of(
             # Beside streams there is no shared memory on sm_120 for 128 tokens.
             small = blocks.tokens == 32
             return replace(blocks, registers=168) if small else replace(blocks, tokens=64, warps=8)
-        return blocks
+        is_tight = scheme.sparsity and columns % PANEL and device.cuda and blocks.tokens == 64
+        return replace(blocks, warps=8) if is_tight else blocks
     return decode_blocks(scheme, rows, columns, tokens, device)
 
 
@@ -75,6 +76,8 @@ def decode_blocks(scheme: Scheme, rows: int, columns: int, tokens: int, device: 
     """
     # Twenty groups of a panel, with 16 tokens, spill at any limit.
     is_crowded = scheme.family.is_ternary and scheme.group_size == 16
+    # So do blocks of N:M where columns are no whole panels, on sm_120.
+    is_crowded |= bool(scheme.sparsity and scheme.sparsity.block and columns % PANEL)
     # AMD's tiles of 16 rows have 16 tokens.
     block = 8 if (tokens <= 8 or is_crowded) and device.cuda else 16
     # Sums of 16 tokens for 64 rows would not fit into registers of two warps beside the rest, nor
@@ -106,7 +109,7 @@ def _registers(scheme: Scheme, columns: int, tokens: int) -> int | None:
     if scheme.sparsity:
         if not _has_streams(scheme):
             return 255
-        return 168 if tokens == 8 else None
+        return 168 if tokens == 8 and columns % PANEL == 0 else None
     if scheme.family.is_ternary:
         return 224 if scheme.group_size == 128 and tokens == 16 else None
     kind = numbers_of(scheme, "bf16").kind

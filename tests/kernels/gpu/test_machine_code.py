@@ -89,6 +89,10 @@ def test_what_is_written_spills_nothing_and_is_of_every_target(name, tokens):
         ("bitmod4g64", 64, 4096, "sm_100"),
         ("ternaryg16", 16, 4096, "sm_90"),
         ("ternaryg128", 16, 4096, "sm_100"),
+        ("int4g64+2:4", 16, 480, "sm_120"),
+        ("int4g64+2:4", 64, 480, "sm_120"),
+        ("int4g64+50%", 1, 480, "sm_120"),
+        ("int4g64+50%", 32, 4096, "sm_120"),
     ],
 )
 def test_what_spilled_once_does_no_longer(name, tokens, columns, target):
