@@ -56,8 +56,11 @@ def blocks_of(
             # Beside streams there is no shared memory on sm_120 for 128 tokens.
             small = blocks.tokens == 32
             return replace(blocks, registers=168) if small else replace(blocks, tokens=64, warps=8)
-        is_tight = scheme.sparsity and columns % PANEL and device.cuda and blocks.tokens == 64
-        return replace(blocks, warps=8) if is_tight else blocks
+        if scheme.sparsity and device.cuda and blocks.tokens == 64:
+            # Codes of an eight in two words, or what is no whole panel, spill from 4 warps.
+            is_tight = columns % PANEL or scheme.sparsity.columns(8) > 4
+            return replace(blocks, warps=8) if is_tight else blocks
+        return blocks
     return decode_blocks(scheme, rows, columns, tokens, device)
 
 

@@ -91,6 +91,7 @@ def test_what_is_written_spills_nothing_and_is_of_every_target(name, tokens):
         ("ternaryg128", 16, 4096, "sm_100"),
         ("int4g64+2:4", 16, 480, "sm_120"),
         ("int4g64+2:4", 64, 480, "sm_120"),
+        ("int5g64+7:8", 64, 4096, "sm_80"),
         ("int4g64+50%", 1, 480, "sm_120"),
         ("int4g64+50%", 32, 4096, "sm_120"),
     ],
