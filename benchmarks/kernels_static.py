@@ -93,16 +93,25 @@ MODELS = {
 }
 
 
-ROOFS = ("int2g64", "int3g64", "int4g64", "fp8g64", "nf4g64", "mxfp4", "nvfp4")
+ROOFS = (
+    *("int2g64", "int3g64", "int4g64", "fp8g64", "nf4g64", "mxfp4", "nvfp4"),
+    *("int4g64+2:4", "int4g64+50%"),
+)
 """Schemes that the roofline is drawn for."""
 
 
 def bytes_per_weight(scheme: Scheme, columns: int) -> float:
-    """Codes, and what a group has: scale and offset, or those of both planes, and a choice."""
-    family = scheme.family
+    """Codes, and what a group has: scale and offset, or those of both planes, and a choice.
+
+    And what says which weights are kept, where some are left out.
+    """
+    family, codes = scheme.family, scheme.bits
+    if scheme.sparsity:
+        kept = scheme.sparsity.columns(columns) / columns
+        codes = codes * kept + scheme.sparsity.code_bits / (scheme.sparsity.block or 1)
     numbers = family.planes if scheme.symmetric else 2
     of_group = family.scale_bytes * numbers + (CHOICE_BITS / 8 if family.choices > 1 else 0)
-    return scheme.bits / 8 + of_group / (scheme.group_size or columns)
+    return codes / 8 + of_group / (scheme.group_size or columns)
 
 
 def seconds(kernel: dict, rows: int, columns: int) -> tuple[float, str]:
@@ -173,6 +182,8 @@ inputs in bfloat16, and read from the machine code. **Nothing on this page was m
 columns; `warps` are those that a multiprocessor holds at once, by registers and shared memory.
 `loads` are a thread's loads from global memory for 256 columns of its rows, by width in bits: of
 128 those of codes and inputs, of 32 those of scales; small groups take their inputs by 64 or 32.
+Where weights are left out, few inputs of N:M come by 32, in the order of blocks, and so do the
+codes of weights with a bit each, gathered from where the bits say; by 64 what N:M has beside words.
 A weight of two planes is two launches of one kernel: all but `bytes a weight` is of one of them;
 those of `ternary2` are that of `ternary`, whose loop is told together with the rest of a row that
 is no whole panel, 1.8 panels in place of one, on sm_100 for 64 tokens and 512.

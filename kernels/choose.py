@@ -19,6 +19,7 @@ from bitplan.kernels.integer import triton as integer_triton
 from bitplan.kernels.planes import reference as planes
 from bitplan.kernels.planes import triton as planes_triton
 from bitplan.kernels.sparse import reference as sparse
+from bitplan.kernels.sparse import triton as sparse_triton
 from bitplan.runtimes import unfit
 from bitplan.schema import BASE, Scheme, parts
 
@@ -132,6 +133,7 @@ _TRITON = {
     "planes": planes_triton,
     "codebook": codebook_triton,
     "bitmod": bitmod_triton,
+    "sparse": sparse_triton,
 }
 
 
@@ -219,11 +221,14 @@ def _reference(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[st
 
 
 def _triton(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[str, str]:
-    del lookup
+    if lookup and scheme.sparsity:
+        return "reference", "No Triton kernel looks up rows that leave weights out."
     reason = gpu.unfit(scheme, shape[1])
     if reason is not None:
         return "reference", f"{reason[0].upper()}{reason[1:]}."
-    if scheme.family.choices > 1:
+    if scheme.sparsity:
+        how = f"spread the kept codes of a row, {scheme.sparsity}, in registers"
+    elif scheme.family.choices > 1:
         how = "look codes up in the table that their group chose"
     elif scheme.family.planes > 1:
         how = "multiply two planes, one after the other, as they are stored"
@@ -236,6 +241,8 @@ def _triton(scheme: Scheme, shape: tuple[int, ...], lookup: bool) -> tuple[str, 
 
 def _experts(how: "How", scheme: Scheme, shape: tuple[int, ...]) -> tuple[str, str]:
     if how is _triton:
+        if scheme.sparsity:
+            return "reference", "No Triton kernel leaves weights of experts out."
         name, why = how(scheme, shape[1:], False)
         return name, f"{why} That is of all experts at once." if name == "triton" else why
     if how not in (_dot, _dot8, _cpu, _reference):

@@ -30,10 +30,16 @@ def pack_mask(
     """
     if sparsity.block is None:
         return bits.pack(mask.to(torch.uint8), 1)
-    blocks = mask.unflatten(-1, (-1, sparsity.block))
-    places = 1 << torch.arange(sparsity.block, device=mask.device)
-    number = _numbers(sparsity).to(mask.device)[(blocks * places).sum(-1)]
+    number = numbers_of_patterns(mask.unflatten(-1, (-1, sparsity.block)), sparsity)
     return bits.pack(number, sparsity.code_bits)
+
+
+def numbers_of_patterns(
+    blocks: Bool[Tensor, "*blocks block"], sparsity: Sparsity
+) -> UInt8[Tensor, "*blocks"]:
+    """The number of each block's pattern."""
+    places = 1 << torch.arange(blocks.shape[-1], device=blocks.device)
+    return _numbers(sparsity).to(blocks.device)[(blocks * places).sum(-1)]
 
 
 def unpack_mask(

@@ -185,7 +185,8 @@ class Scheme:
         group = f"g{self.group_size}" if free else ""
         symmetric = "s" if self.symmetric and self.family.offset else ""
         changes = (getattr(self, field) for field in CHANGES)
-        added = "".join(f"+{change}" for change in changes if change)
+        # As torch.compile can trace it, which knows no generator that is joined here.
+        added = "".join(["+" + str(change) for change in changes if change])
         return f"{self.stem}{group}{symmetric}{'d' if self.double else ''}{added}"
 
     @classmethod

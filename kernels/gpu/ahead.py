@@ -59,6 +59,13 @@ TABLE = {
     "mxfp6": (1,),
     "mxfp4": (1, 16, 64, 512),
     "nvfp4": (1, 16, 64, 512),
+    "int4g64+2:4": (1, 16, 64, 512),
+    "int4g64s+2:4": (1,),
+    "int3g64+2:4": (1,),
+    "int4g64+4:8": (1,),
+    "nf4g64+2:4": (1,),
+    "int4g64+50%": (1, 16, 64, 512),
+    "nf4g64+50%": (1,),
 }
 """Schemes and numbers of tokens that the table of static costs has."""
 
@@ -143,7 +150,15 @@ def compile_ahead(case: Case, target: str) -> CompiledKernel:
     return triton.compile(source, target=TARGETS[target], options=options(blocks))
 
 
-BESIDE = {"matrix_scale": "*fp32", "scale_step": "*bf16", "offset_step": "*bf16"}
+BESIDE = {
+    "matrix_scale": "*fp32",
+    "scale_step": "*bf16",
+    "offset_step": "*bf16",
+    "mask16": "*i16",
+    "mask8": "*i16",
+    "streams": "*i32",
+    "starts": "*i32",
+}
 
 
 def _choices_type(spec: Spec) -> str:

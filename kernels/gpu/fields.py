@@ -14,7 +14,8 @@ INTERPRETED = tl.constexpr(knobs.runtime.interpret)
 
 
 @triton.jit
-def _moved(words, DISTANCE: tl.constexpr):
+def moved(words, DISTANCE: tl.constexpr):
+    """Words shifted to the right, or to the left by what is below 0."""
     if DISTANCE > 0:
         return words >> DISTANCE
     elif DISTANCE < 0:
@@ -30,12 +31,12 @@ def field(words, FIRST: tl.constexpr, BITS: tl.constexpr, TARGET: tl.constexpr):
     START: tl.constexpr = FIRST % 16
     if START + BITS <= 16:
         MASK: tl.constexpr = ((2**BITS - 1) << TARGET) * 0x10001
-        return _moved(words[WORD], START - TARGET) & MASK
+        return moved(words[WORD], START - TARGET) & MASK
     else:
         LOW: tl.constexpr = 16 - START
         LOWER: tl.constexpr = ((2**LOW - 1) << TARGET) * 0x10001
         UPPER: tl.constexpr = ((2 ** (BITS - LOW) - 1) << (TARGET + LOW)) * 0x10001
-        lower = _moved(words[WORD], START - TARGET) & LOWER
+        lower = moved(words[WORD], START - TARGET) & LOWER
         return lower | (words[WORD + 1] << (TARGET + LOW)) & UPPER
 
 
@@ -46,7 +47,7 @@ def digits(words, PAIR: tl.constexpr, TARGET: tl.constexpr):
     What codes of a byte share is written for each, and compiled once.
     """
     BYTE: tl.constexpr = PAIR // 5
-    rest = _moved(words[BYTE // 2], BYTE % 2 * 8) & 0x00FF00FF
+    rest = moved(words[BYTE // 2], BYTE % 2 * 8) & 0x00FF00FF
     for _ in tl.static_range(PAIR % 5):
         rest = rest * 3 & 0x00FF00FF
-    return _moved(rest * 3, 8 - TARGET) & (3 << TARGET) * 0x10001
+    return moved(rest * 3, 8 - TARGET) & (3 << TARGET) * 0x10001

@@ -23,8 +23,8 @@ def floats(words, PAIR: tl.constexpr, SPEC: tl.constexpr):
     """Words of the two numbers of a pair's codes."""
     BITS: tl.constexpr = SPEC.bits
     RAISED: tl.constexpr = SPEC.numbers.raised
-    rest = field(words, PAIR * BITS, BITS - 1, SPEC.numbers.target)
-    both = field(words, PAIR * BITS + BITS - 1, 1, 15) | rest
+    rest = field(words, PAIR * SPEC.pitch, BITS - 1, SPEC.numbers.target)
+    both = field(words, PAIR * SPEC.pitch + BITS - 1, 1, 15) | rest
     if RAISED == 0:
         return both
     elif SPEC.numbers.dtype == "fp16":

@@ -14,6 +14,7 @@ from bitplan.formats.bits import row_bytes
 from bitplan.formats.double import STEP
 from bitplan.formats.scales import CHOICE_BITS
 from bitplan.formats.two_planes import SECOND
+from bitplan.kernels.gpu.kept import kept_of
 from bitplan.schema import Scheme
 
 CHOICE = "choice"
@@ -27,9 +28,10 @@ def names_of(scheme: Scheme, plane: int = 0) -> tuple[str, ...]:
 
 
 def beside_of(scheme: Scheme, plane: int = 0) -> dict[str, str]:
-    """The canonical tensors that a plane has beside codes and grid, by the kernel's parameters.
+    """The tensors that a plane has beside codes and grid, by the kernel's parameters.
 
-    What multiplies numbers of the grid, of the matrix or of a row; and the groups' choices.
+    Canonical ones: what multiplies numbers of the grid, of the matrix or of a row; and the groups'
+    choices. And what says which weights are kept.
 
     >>> beside_of(Scheme.parse("ternary2g64d"), 1)
     {'scale_step': 'second_step'}
@@ -42,7 +44,7 @@ def beside_of(scheme: Scheme, plane: int = 0) -> dict[str, str]:
         found[MATRIX_SCALE] = MATRIX_SCALE
     if scheme.family.choices > 1:
         found["choices"] = CHOICE
-    return found
+    return found | kept_of(scheme).parts
 
 
 def all_beside(scheme: Scheme) -> tuple[str, ...]:

@@ -133,6 +133,10 @@ def launch(
             beside.get("scale_step"),
             beside.get("offset_step"),
             beside.get("choices"),
+            beside.get("mask16"),
+            words_of_bytes(beside.get("mask8")),
+            beside.get("streams"),
+            beside.get("starts"),
             outputs,
             rows,
             tokens,
@@ -141,6 +145,11 @@ def launch(
             SPEC=constant,
             **options(blocks),
         )
+
+
+def words_of_bytes(mask: Tensor | None) -> Tensor | None:
+    """Two bytes as one word."""
+    return None if mask is None else mask.view(torch.int16)
 
 
 def options(blocks: Blocks) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from torch import Tensor
 from bitplan.formats import pack, unpack
 from bitplan.kernels.gpu import trits
 from bitplan.kernels.gpu.grids import arrange_beside, arrange_grid, restore_beside, restore_grid
+from bitplan.kernels.gpu.kept import kept_of
 from bitplan.schema import Scheme
 
 CELL = 32
@@ -96,9 +97,11 @@ def panel_of(scheme: Scheme) -> int:
 def words_of(scheme: Scheme, columns: int) -> int:
     """Words of a row, of all planes.
 
-    >>> [words_of(Scheme.parse(name), 320) for name in ("int3g64", "ternary2")]
-    [30, 32]
+    >>> [words_of(Scheme.parse(name), 320) for name in ("int3g64", "ternary2", "int4+2:4")]
+    [30, 32, 20]
     """
+    if scheme.sparsity:
+        return columns // CELL * kept_of(scheme).words
     if scheme.family.is_ternary:
         return scheme.family.planes * trits.words_of(columns)
     return columns // CELL * int(scheme.bits)
@@ -106,6 +109,8 @@ def words_of(scheme: Scheme, columns: int) -> int:
 
 def room_of(scheme: Scheme, words: int) -> int:
     """Columns that so many words of a row have room for: the way back from `words_of`."""
+    if scheme.sparsity:
+        return words // kept_of(scheme).words * CELL
     if scheme.family.is_ternary:
         return words // scheme.family.planes // trits.CELLS * trits.COLUMNS_OF_WORD
     return words * CELL // int(scheme.bits)
@@ -147,13 +152,19 @@ def flip_of(scheme: Scheme) -> int:
     return 1 if scheme.format == "sign" else 0
 
 
-def _parts(words: Tensor, rows: int, columns: int, bits: int):
-    """Some rows, and of every section the view [panels, bits, those rows, cells] of its words."""
+def parts_of_rows(words: Tensor, rows: int, columns: int, count: int) -> list[Tensor]:
+    """Of every section the view [panels, words of a cell, rows, cells], `count` words a cell."""
     views, start = [], 0
     for _, cells, panels in sections(columns):
-        size = panels * bits * rows * cells
-        views.append(words[start : start + size].view(panels, bits, rows, cells))
+        size = panels * count * rows * cells
+        views.append(words[start : start + size].view(panels, count, rows, cells))
         start += size
+    return views
+
+
+def _parts(words: Tensor, rows: int, columns: int, bits: int):
+    """Some rows, and of every section the view [panels, bits, those rows, cells] of its words."""
+    views = parts_of_rows(words, rows, columns, bits)
     for first in range(0, rows, ROWS_AT_ONCE):
         some = slice(first, min(first + ROWS_AT_ONCE, rows))
         yield some, [view[:, :, some] for view in views]

@@ -28,10 +28,10 @@ def looked_up(words, own, PAIR: tl.constexpr, SPEC: tl.constexpr):
     """
     PLACE: tl.constexpr = PAIR % 4
     TWO: tl.constexpr = PLACE // 2 if SPEC.cuda else PLACE % 2
-    codes = _nibbles(words, PAIR // 4 * 4, SPEC.bits)
+    codes = _nibbles(words, PAIR // 4 * 4, SPEC.bits, SPEC.pitch)
     if SPEC.cuda:
         # Nibbles of pairs 0 and 1 in the lower half, of 2 and 3 in the upper one.
-        codes = _bytes(codes, codes, 0x3120, SPEC)
+        codes = put_together(codes, codes, 0x3120, SPEC)
         places = (codes & 0x77777777) >> (16 * TWO)
         above = ((codes >> 3) & 0x11111111) >> (16 * TWO)
     else:
@@ -47,20 +47,20 @@ def looked_up(words, own, PAIR: tl.constexpr, SPEC: tl.constexpr):
     # Bytes are of the first pair's and the second's lower half, and of their upper halves.
     SECOND: tl.constexpr = (PLACE % 2 if SPEC.cuda else PLACE // 2) == 1
     if SPEC.cuda:
-        return _bytes(low, high, 0x7351 if SECOND else 0x6240, SPEC)
+        return put_together(low, high, 0x7351 if SECOND else 0x6240, SPEC)
     else:
-        return _bytes(low, high, 0x07030501 if SECOND else 0x06020400, SPEC)
+        return put_together(low, high, 0x07030501 if SECOND else 0x06020400, SPEC)
 
 
 @triton.jit
-def _nibbles(words, PAIR: tl.constexpr, BITS: tl.constexpr):
+def _nibbles(words, PAIR: tl.constexpr, BITS: tl.constexpr, PITCH: tl.constexpr):
     """The codes of four pairs at the nibbles of both halves."""
-    if BITS == 4:
+    if PITCH == 4:
         return words[PAIR // 4]
     else:
-        codes = field(words, PAIR * BITS, BITS, 0)
+        codes = field(words, PAIR * PITCH, BITS, 0)
         for other in tl.static_range(1, 4):
-            codes |= field(words, (PAIR + other) * BITS, BITS, 4 * other)
+            codes |= field(words, (PAIR + other) * PITCH, BITS, 4 * other)
         return codes
 
 
@@ -76,20 +76,20 @@ def _word(TABLE: tl.constexpr, WORD: tl.constexpr, own, SPEC: tl.constexpr):
 @triton.jit
 def _entries(places, above, TABLE: tl.constexpr, own, SPEC: tl.constexpr):
     """Four bytes of a table of 8 or 16, which words hold."""
-    lower = _bytes(_word(TABLE, 0, own, SPEC), _word(TABLE, 1, own, SPEC), places, SPEC)
+    lower = put_together(_word(TABLE, 0, own, SPEC), _word(TABLE, 1, own, SPEC), places, SPEC)
     if len(TABLE) == 2:
         return lower
     else:
-        upper = _bytes(_word(TABLE, 2, own, SPEC), _word(TABLE, 3, own, SPEC), places, SPEC)
-        is_upper = _bytes(0x0000FF00, 0, above, SPEC)
+        upper = put_together(_word(TABLE, 2, own, SPEC), _word(TABLE, 3, own, SPEC), places, SPEC)
+        is_upper = put_together(0x0000FF00, 0, above, SPEC)
         return (lower & ~is_upper) | (upper & is_upper)
 
 
 @triton.jit
-def _bytes(low, high, places, SPEC: tl.constexpr):
+def put_together(low, high, places, SPEC: tl.constexpr):
     """The bytes at four places of the eight of two words, the low one's first."""
     if INTERPRETED:
-        return _bytes_by_hand(low, high, places, 4 if SPEC.cuda else 8)
+        return _by_hand(low, high, places, 4 if SPEC.cuda else 8)
     elif SPEC.cuda:
         return tl.inline_asm_elementwise(
             "prmt.b32 $0, $1, $2, $3;",
@@ -111,7 +111,7 @@ def _bytes(low, high, places, SPEC: tl.constexpr):
 
 
 @triton.jit
-def _bytes_by_hand(low, high, places, STEP: tl.constexpr):
+def _by_hand(low, high, places, STEP: tl.constexpr):
     """What the instructions do, for the interpreter."""
     low, high = tl.cast(low, tl.uint32), tl.cast(high, tl.uint32)
     found = tl.zeros_like(low)

@@ -21,6 +21,10 @@ def matmul(
     scale_step,
     offset_step,
     choices,
+    mask16,
+    mask8,
+    streams,
+    starts,
     outputs,
     rows,
     count,
@@ -32,7 +36,8 @@ def matmul(
 
     Programs are [blocks of rows, splits, blocks of tokens]; a split has `panels_each` panels, and
     the last of them also what is no whole panel. `matrix_scale` multiplies all, and
-    steps multiply the scales and offsets of each row, `choices` are the groups'; or they are None.
+    steps multiply the scales and offsets of each row, `choices` are the groups', and what follows
+    says which weights are kept: see `Kept`; or they are None.
     """
     multiply(
         inputs,
@@ -42,6 +47,10 @@ def matmul(
         scale_step,
         offset_step,
         choices,
+        mask16,
+        mask8,
+        streams,
+        starts,
         outputs,
         rows,
         tl.program_id(2) * SPEC.tokens,
@@ -62,6 +71,10 @@ def multiply(
     scale_step,
     offset_step,
     choices,
+    mask16,
+    mask8,
+    streams,
+    starts,
     outputs,
     rows,
     first_token,
@@ -81,7 +94,23 @@ def multiply(
     n = tl.minimum(own, rows - 1)
     m = first_token + tl.arange(0, SPEC.tokens)
     scale_step, offset_step = load_step(scale_step, n), load_step(offset_step, n)
-    tile = Tile(inputs, grid, own, n, m, rows, end, stride, scale_step, offset_step, choices)
+    tile = Tile(
+        inputs,
+        grid,
+        own,
+        n,
+        m,
+        rows,
+        end,
+        stride,
+        scale_step,
+        offset_step,
+        choices,
+        mask16,
+        mask8,
+        streams,
+        starts,
+    )
     none = tl.zeros([SPEC.rows, SPEC.tokens], tl.float32)
     sums = Sums(none, none, none)
     stored = Stored(load_grid(tile, 0, SPEC.per), load_choices(tile, 0, SPEC))
@@ -117,7 +146,7 @@ def add_rest(codes, tile, sums, stored, CELLS: tl.constexpr, SPEC: tl.constexpr)
     """Add what is no whole panel: the one of `CELLS` cells if there is, and the ones of fewer."""
     COLUMN: tl.constexpr = SPEC.columns // (64 * CELLS) * (64 * CELLS)
     if SPEC.columns % (64 * CELLS) >= 32 * CELLS:
-        first = codes + tl.cast(tile.rows, tl.int64) * (COLUMN // 32 * SPEC.bits)
+        first = codes + tl.cast(tile.rows, tl.int64) * (COLUMN // 32 * SPEC.words)
         sums = add_panel(first, tile, 0, sums, stored, COLUMN, CELLS, SPEC)
     if CELLS > 1:
         sums = add_rest(codes, tile, sums, stored, CELLS // 2, SPEC)

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 
 from bitplan.formats.codebook import FLOATS, codebook_of
+from bitplan.kernels.gpu.kept import PITCH
 from bitplan.kernels.gpu.layout import PAIRS
 from bitplan.schema import Scheme
 
@@ -30,6 +31,9 @@ class Numbers:
     - `float`: a small floating-point number whose lowest bit is at `target`, times 2^`raised`;
     - `table`: the number of pattern `table[q]`; or of one of `choices`, of which each group says
       which, for the code `chosen`.
+
+    Weights that are left out have the code `absent`, of zero where there is one, and so the number
+    `nothing`.
     """
 
     kind: Literal["mantissa", "centred", "float", "table"]
@@ -41,6 +45,14 @@ class Numbers:
     table: tuple[int, ...] = ()
     chosen: int = 0
     choices: tuple[int, ...] = ()
+    absent: int = 0
+    nothing: float = 1.0
+
+    @property
+    def less(self) -> int:
+        """The pattern of `nothing` with the other sign."""
+        number = torch.tensor(-self.nothing, dtype=DTYPES[self.dtype])
+        return int(number.view(torch.int16)) & 0xFFFF
 
     @property
     def low(self) -> tuple[int, ...]:
@@ -88,19 +100,20 @@ def numbers_of(
         precise: whether inputs are thirds of float32.
         part: of a table whose entries are the sum of `parts_of` numbers, which.
     """
+    pitch = PITCH if scheme.sparsity else int(scheme.bits)
     if scheme.format == "sign":
         return Numbers(kind="mantissa", dtype=dtype, target=15)
     if scheme.format == "bfp":
-        evenly = _evenly_spaced(int(scheme.bits), dtype, precise)
+        evenly = _evenly_spaced(int(scheme.bits), dtype, precise, pitch)
         return replace(evenly, unit=evenly.unit / 2 ** (int(scheme.bits) - 2))
     if scheme.is_integer:
-        return _evenly_spaced(int(scheme.bits), dtype, precise)
+        return _evenly_spaced(int(scheme.bits), dtype, precise, pitch)
     if scheme.family.is_ternary:
         # Digits come above 8 bits, and in float16 they are just where its mantissa has the highest.
-        evenly = _evenly_spaced(2, dtype, precise=True)
+        evenly = _evenly_spaced(2, dtype, True, 2)
         return replace(evenly, zero=1 + 1 / evenly.unit)
     if scheme.format == "binary2":
-        return replace(_evenly_spaced(1, dtype, precise), zero=1.0)
+        return replace(_evenly_spaced(1, dtype, precise, 1), zero=1.0)
     # Those of float16 lack less, and are the more precise.
     dtype = "fp16" if many else dtype
     stem = scheme.format.removeprefix("mx").removeprefix("nv")
@@ -108,9 +121,9 @@ def numbers_of(
         return _floats(*FLOATS[stem], dtype, raised=dtype == "bf16" or not (cuda or many))
     if scheme.family.choices > 1:
         return _chosen(scheme, dtype)
-    return Numbers(
-        kind="table", dtype=dtype, table=_patterns(codebook_of(scheme).table, dtype, part)
-    )
+    values = codebook_of(scheme).table
+    table, zero = _patterns(values, dtype, part), values.tolist().index(0.0)
+    return Numbers(kind="table", dtype=dtype, table=table, absent=zero, nothing=0.0)
 
 
 def _chosen(scheme: Scheme, dtype: str) -> Numbers:
@@ -124,7 +137,17 @@ def _chosen(scheme: Scheme, dtype: str) -> Numbers:
     ]
     table = tuple(0 if code == chosen else entry for code, entry in enumerate(tables[0]))
     choices = tuple(table[chosen] for table in tables)
-    return Numbers(kind="table", dtype=dtype, table=table, chosen=chosen, choices=choices)
+    zero = codebook_of(scheme).table.tolist().index(0.0)
+    assert zero != chosen
+    return Numbers(
+        kind="table",
+        dtype=dtype,
+        table=table,
+        chosen=chosen,
+        choices=choices,
+        absent=zero,
+        nothing=0.0,
+    )
 
 
 def _patterns(values: torch.Tensor, dtype: str, part: int = 0) -> tuple[int, ...]:
@@ -144,8 +167,8 @@ def parts_of(scheme: Scheme, *, precise: bool) -> int:
     return PARTS if precise and scheme.format in ("nf3", "nf4") else 1
 
 
-def _evenly_spaced(bits: int, dtype: str, precise: bool) -> Numbers:
-    """Of codes less half of their number.
+def _evenly_spaced(bits: int, dtype: str, precise: bool, pitch: int) -> Numbers:
+    """Of codes less half of their number, each `pitch` bits from the one before.
 
     What is added to a code is taken from a float32 sum again. The higher the target, the less that
     is; but where a code lies at its target already, no shift is spent on it. `precise` asks for the
@@ -153,13 +176,21 @@ def _evenly_spaced(bits: int, dtype: str, precise: bool) -> Numbers:
     """
     mantissa = MANTISSA[dtype]
     if bits > mantissa:
-        return Numbers(kind="centred", dtype=dtype)
-    starts = {pair * bits % 16 for pair in range(PAIRS)}
+        return Numbers(kind="centred", dtype=dtype, absent=2 ** (bits - 1), nothing=0.0)
+    starts = {pair * pitch % 16 for pair in range(PAIRS)}
     highest = mantissa - bits
     target = highest if precise else max(start for start in starts if start <= highest)
     unit = 2.0 ** (mantissa - target)
     zero = 1 + 2 ** (bits - 1) / unit
-    return Numbers(kind="mantissa", dtype=dtype, target=target, unit=unit, zero=zero)
+    return Numbers(
+        kind="mantissa",
+        dtype=dtype,
+        target=target,
+        unit=unit,
+        zero=zero,
+        absent=2 ** (bits - 1),
+        nothing=zero,
+    )
 
 
 def _floats(exponent_bits: int, mantissa_bits: int, dtype: str, *, raised: bool) -> Numbers:
@@ -170,4 +201,4 @@ def _floats(exponent_bits: int, mantissa_bits: int, dtype: str, *, raised: bool)
     lacking = BIAS[dtype] - (2 ** (exponent_bits - 1) - 1)
     target = MANTISSA[dtype] - mantissa_bits
     power, unit = (lacking, 1.0) if raised else (0, 2.0**lacking)
-    return Numbers(kind="float", dtype=dtype, target=target, raised=power, unit=unit)
+    return Numbers(kind="float", dtype=dtype, target=target, raised=power, unit=unit, nothing=0.0)

@@ -13,10 +13,12 @@ from torch import Tensor
 from bitplan.errors import InputError
 from bitplan.formats.double import SHARED
 from bitplan.kernels.gpu.grids import all_beside
+from bitplan.kernels.gpu.kept import MOST_OF_STREAM, kept_of
 from bitplan.kernels.gpu.layout import CELL, restore, room_of, words_of
 from bitplan.schema import GROUP_SIZES, Scheme
 
 Reference = Callable[[Tensor, dict[str, Tensor], Scheme], Tensor]
+Restore = Callable[[dict[str, Tensor], Scheme, int], dict[str, Tensor]]
 
 
 def unfit(scheme: Scheme, columns: int) -> str | None:
@@ -25,8 +27,8 @@ def unfit(scheme: Scheme, columns: int) -> str | None:
     >>> unfit(Scheme.parse("int3g64"), 100)
     'the Triton kernels want columns in 32s'
     """
-    if scheme.sparsity:
-        return "no Triton kernel leaves weights out"
+    if reason := _unfit_sparse(scheme, columns):
+        return reason
     if scheme.double and scheme.group_size and columns > SHARED * scheme.group_size:
         return "no Triton kernel reads scales of a row that have several steps"
     if scheme.group_size not in (None, *GROUP_SIZES):
@@ -38,11 +40,34 @@ def unfit(scheme: Scheme, columns: int) -> str | None:
     return None
 
 
+def _unfit_sparse(scheme: Scheme, columns: int) -> str | None:
+    sparsity = scheme.sparsity
+    if sparsity is None:
+        return None
+    if scheme.family.planes > 1:
+        return "no Triton kernel leaves weights out of two planes"
+    if scheme.family.is_ternary:
+        return "no Triton kernel leaves weights out where five codes share a byte"
+    if sparsity.block is None:
+        if columns > MOST_OF_STREAM:
+            return f"no Triton kernel counts the kept codes of more than {MOST_OF_STREAM:,} columns"
+        return None
+    if scheme.group_size and scheme.group_size < 8 * sparsity.block:
+        return (
+            f"the Triton kernels take {sparsity} in groups of {8 * sparsity.block} and more, and "
+            "whole rows"
+        )
+    if kept_of(scheme).words == 0:
+        return "the Triton kernels want 32 bits of 32 weights that some are left out of"
+    return None
+
+
 def linear(
     inputs: Float[Tensor, "*tokens in"],
     arranged: dict[str, Tensor],
     scheme: Scheme,
     reference: Reference,
+    restore: Restore = restore,
 ) -> Float[Tensor, "*tokens out"]:
     """Product with the transposed weight, in the inputs' dtype.
 

@@ -19,8 +19,9 @@ import triton
 import triton.language as tl
 
 from bitplan.kernels.gpu.scales import chosen_entry, load_choices, load_grid, scale_and_offset
+from bitplan.kernels.gpu.spread import spread
 from bitplan.kernels.gpu.tile import load_inputs, load_words, product
-from bitplan.kernels.gpu.unpack import numbers
+from bitplan.kernels.gpu.unpack import lifted, marks, numbers
 
 
 class Sums(NamedTuple):
@@ -56,7 +57,9 @@ def add_panel(
     stored of the first group, where a row is one; its sums then go on from one panel to the next.
     """
     GROUPS: tl.constexpr = 1 if SPEC.group == 0 else max(1, 32 * CELLS // SPEC.group)
-    words = load_words(codes, tile, panel, CELLS, SPEC.bits)
+    words = load_words(codes, tile, panel, CELLS, SPEC.words)
+    if SPEC.kept.kind != "all":
+        words = spread(words, tile, panel, COLUMN, CELLS, SPEC)
     column = panel * 256 if CELLS == 8 else COLUMN
     for number in tl.static_range(GROUPS):
         if SPEC.group == 0:
@@ -163,7 +166,9 @@ def add_weights(
     AT_ONCE: tl.constexpr = min(4, PAIRS)
     ZERO: tl.constexpr = SPEC.numbers.zero
     for dot in tl.static_range(PAIRS // AT_ONCE):
-        x = load_inputs(tile, column, FIRST + dot * AT_ONCE, AT_ONCE, CELLS)
+        x = load_inputs(
+            tile, column, FIRST + dot * AT_ONCE, AT_ONCE, CELLS, SPEC.kept.pairs, SPEC.many
+        )
         weights = numbers(words, own, FIRST + dot * AT_ONCE, AT_ONCE, SPEC)
         weights = tl.reshape(weights, [SPEC.rows, 16 * AT_ONCE])
         factor = scale * SPEC.numbers.unit
@@ -172,7 +177,13 @@ def add_weights(
             weights += (offset - factor * ZERO)[:, None]
         elif ZERO != 0:
             weights -= (factor * ZERO)[:, None]
-        total = product(weights.to(tile.inputs.dtype.element_ty), x, total)
+        weights = weights.to(tile.inputs.dtype.element_ty)
+        if SPEC.kept.kind != "all" and (not SPEC.symmetric or SPEC.numbers.nothing != ZERO):
+            mask = marks(words, FIRST + dot * AT_ONCE, AT_ONCE, True, SPEC)
+            mask = tl.reshape(mask, [SPEC.rows, 16 * AT_ONCE])
+            bits = weights.to(tl.uint16, bitcast=True) & mask
+            weights = bits.to(weights.dtype, bitcast=True)
+        total = product(weights, x, total)
     return total
 
 
@@ -193,10 +204,21 @@ def add_numbers(
     AT_ONCE: tl.constexpr = min(4, PAIRS)
     DTYPE: tl.constexpr = tile.inputs.dtype.element_ty
     for dot in tl.static_range(PAIRS // AT_ONCE):
-        x = load_inputs(tile, column, FIRST + dot * AT_ONCE, AT_ONCE, CELLS)
+        x = load_inputs(
+            tile, column, FIRST + dot * AT_ONCE, AT_ONCE, CELLS, SPEC.kept.pairs, SPEC.many
+        )
         codes = numbers(words, own, FIRST + dot * AT_ONCE, AT_ONCE, SPEC)
         codes = tl.reshape(codes, [SPEC.rows, 16 * AT_ONCE])
-        if not SPEC.symmetric:
+        if SPEC.kept.kind != "all":
+            if not SPEC.symmetric or SPEC.numbers.zero != SPEC.numbers.nothing:
+                twos = marks(words, FIRST + dot * AT_ONCE, AT_ONCE, False, SPEC)
+                twos = tl.reshape(twos, [SPEC.rows, 16 * AT_ONCE]).to(DTYPE, bitcast=True)
+                shared = product(twos, x, shared)
+            if SPEC.numbers.nothing != 0:
+                nothings = lifted(words[8], SPEC.numbers.less, AT_ONCE, SPEC)
+                nothings = tl.reshape(nothings, [SPEC.rows, 16 * AT_ONCE]).to(DTYPE, bitcast=True)
+                part = product(nothings, x, part)
+        elif not SPEC.symmetric:
             ones = tl.full([SPEC.rows, 16 * AT_ONCE], 1.0 / SPEC.numbers.unit, DTYPE)
             shared = product(ones, x, shared)
         elif SPEC.numbers.zero != 0:
@@ -210,6 +232,14 @@ def add_numbers(
 def weigh(total, part, shared, scale, offset, SPEC: tl.constexpr):
     """The total, in units of the numbers', with a group's product added."""
     total += scale[:, None] * part
-    if not SPEC.symmetric:
+    if SPEC.kept.kind != "all":
+        # Numbers are less the one that is where no weight is kept, and inputs are summed twice
+        # where one is.
+        LESS: tl.constexpr = (SPEC.numbers.nothing - SPEC.numbers.zero) / 2
+        if not SPEC.symmetric:
+            total += (offset * (0.5 / SPEC.numbers.unit) + LESS * scale)[:, None] * shared
+        elif LESS != 0:
+            total += (LESS * scale)[:, None] * shared
+    elif not SPEC.symmetric:
         total += (offset - SPEC.numbers.zero * SPEC.numbers.unit * scale)[:, None] * shared
     return total

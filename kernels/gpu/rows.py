@@ -39,7 +39,23 @@ def look_up(tokens, planes, matrix_scale, choices, outputs, count, rows, SPECS: 
     for plane in tl.static_range(len(SPECS)):
         grid, scale_step, offset_step = planes[plane][1], planes[plane][2], planes[plane][3]
         scale_step, offset_step = load_step(scale_step, n), load_step(offset_step, n)
-        tile = Tile(None, grid, n, n, m, rows, count, 0, scale_step, offset_step, choices)
+        tile = Tile(
+            None,
+            grid,
+            n,
+            n,
+            m,
+            rows,
+            count,
+            0,
+            scale_step,
+            offset_step,
+            choices,
+            None,
+            None,
+            None,
+            None,
+        )
         tiles = tiles + (tile,)  # noqa: RUF005
     panel = tl.program_id(1)
     if panel < PANELS:

@@ -50,8 +50,23 @@ def blocks_of(
         blocks = prefill_blocks(rows, columns, tokens, device, panel=panel_of(scheme))
         # Tables of each row's own: 4 warps spill on sm_100, and 8 on sm_120 without a limit.
         is_tight = scheme.family.choices > 1 and device.cuda and blocks.tokens == 64
-        return replace(blocks, warps=8, registers=160) if is_tight else blocks
+        if is_tight:
+            return replace(blocks, warps=8, registers=160)
+        if _has_streams(scheme) and device.cuda:
+            # Beside streams there is no shared memory on sm_120 for 128 tokens.
+            small = blocks.tokens == 32
+            return replace(blocks, registers=168) if small else replace(blocks, tokens=64, warps=8)
+        if scheme.sparsity and device.cuda and blocks.tokens == 64:
+            # Codes of an eight in two words, or what is no whole panel, spill from 4 warps.
+            is_tight = columns % PANEL or scheme.sparsity.columns(8) > 4
+            return replace(blocks, warps=8) if is_tight else blocks
+        return blocks
     return decode_blocks(scheme, rows, columns, tokens, device)
+
+
+def _has_streams(scheme: Scheme) -> bool:
+    """Whether codes of a row are a stream, of which each cell takes registers for its most."""
+    return scheme.sparsity is not None and scheme.sparsity.block is None
 
 
 def decode_blocks(scheme: Scheme, rows: int, columns: int, tokens: int, device: Device) -> Blocks:
@@ -64,10 +79,13 @@ def decode_blocks(scheme: Scheme, rows: int, columns: int, tokens: int, device: 
     """
     # Twenty groups of a panel, with 16 tokens, spill at any limit.
     is_crowded = scheme.family.is_ternary and scheme.group_size == 16
+    # So do blocks of N:M where columns are no whole panels, on sm_120.
+    is_crowded |= bool(scheme.sparsity and scheme.sparsity.block and columns % PANEL)
     # AMD's tiles of 16 rows have 16 tokens.
     block = 8 if (tokens <= 8 or is_crowded) and device.cuda else 16
-    # Sums of 16 tokens for 64 rows would not fit into registers of two warps beside the rest.
-    height = 32 if block == 16 and device.cuda else 64
+    # Sums of 16 tokens for 64 rows would not fit into registers of two warps beside the rest, nor
+    # would streams of codes.
+    height = 32 if (block == 16 or _has_streams(scheme)) and device.cuda else 64
     programs = -(-rows // height) * -(-tokens // block)
     panels = columns // panel_of(scheme)
     wanted = PROGRAMS * device.multiprocessors
@@ -91,6 +109,10 @@ def _registers(scheme: Scheme, columns: int, tokens: int) -> int | None:
 
     Found by compiling, and held to by tests: the same limit makes other kernels spill.
     """
+    if scheme.sparsity:
+        if not _has_streams(scheme):
+            return 255
+        return 168 if tokens == 8 and columns % PANEL == 0 else None
     if scheme.family.is_ternary:
         return 224 if scheme.group_size == 128 and tokens == 16 else None
     kind = numbers_of(scheme, "bf16").kind

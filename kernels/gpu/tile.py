@@ -19,7 +19,7 @@ class Tile(NamedTuple):
 
     `own` rows are the program's; of those that there are not, `n` is the last one instead, so that
     reading takes no mask. Steps, if any, multiply scales and offsets of each row; `choices`, if
-    any, are where groups say which table is theirs.
+    any, are where groups say which table is theirs; the others are those of `Kept`.
     """
 
     inputs: tl.tensor
@@ -33,6 +33,10 @@ class Tile(NamedTuple):
     scale_step: tl.tensor | None
     offset_step: tl.tensor | None
     choices: tl.tensor | None
+    mask16: tl.tensor | None
+    mask8: tl.tensor | None
+    streams: tl.tensor | None
+    starts: tl.tensor | None
 
 
 @triton.jit
@@ -66,14 +70,35 @@ def load_words(codes, tile, panel, CELLS: tl.constexpr, BITS: tl.constexpr):
 
 
 @triton.jit
-def load_inputs(tile, column, PAIR: tl.constexpr, PAIRS: tl.constexpr, CELLS: tl.constexpr):
+def load_inputs(
+    tile,
+    column,
+    PAIR: tl.constexpr,
+    PAIRS: tl.constexpr,
+    CELLS: tl.constexpr,
+    OF_BLOCK: tl.constexpr,
+    MANY: tl.constexpr,
+):
     """[16 pairs, tokens]: the inputs of some pairs' columns in a panel that begins at `column`.
 
-    Zero where there are no such cells.
+    Zero where there are no such cells. `OF_BLOCK` pairs are a block: see `sparse_layout`.
     """
     k = tl.arange(0, 16 * PAIRS)
     starts = tile.inputs + tile.m.to(tl.int64)[None, :] * tile.stride
-    if CELLS == 8:
+    if OF_BLOCK > 1 and CELLS == 8 and MANY:
+        # Read as they lie, for there are many, and put in order on the way to shared memory.
+        places = starts + k[:, None] + column + PAIR * 16
+        x = tl.load(places, mask=(tile.m < tile.tokens)[None, :], other=0.0)
+        TOKENS: tl.constexpr = x.shape[1]
+        x = tl.reshape(x, [PAIRS // OF_BLOCK, 8, OF_BLOCK, 2 * TOKENS])
+        return tl.reshape(tl.permute(x, (0, 2, 1, 3)), [16 * PAIRS, TOKENS])
+    elif OF_BLOCK > 1:
+        blocks = (PAIR // OF_BLOCK + k // (16 * OF_BLOCK)) * CELLS + k % 16 // 2
+        columns = blocks * (2 * OF_BLOCK) + k // 16 % OF_BLOCK * 2 + k % 2
+        present = (tile.m < tile.tokens)[None, :] & (k % 16 < 2 * CELLS)[:, None]
+        columns = tl.multiple_of(tl.max_contiguous(columns, 2), 2)
+        return tl.load(starts + columns[:, None] + column, mask=present, other=0.0)
+    elif CELLS == 8:
         places = starts + k[:, None] + column + PAIR * 16
         return tl.load(places, mask=(tile.m < tile.tokens)[None, :], other=0.0)
     else:

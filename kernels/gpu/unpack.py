@@ -16,7 +16,7 @@ is put where 1.0 has its own. Other codes: `floats` and `lookup`.
 import triton
 import triton.language as tl
 
-from bitplan.kernels.gpu.fields import INTERPRETED, digits, field
+from bitplan.kernels.gpu.fields import INTERPRETED, digits, field, moved
 from bitplan.kernels.gpu.floats import floats
 from bitplan.kernels.gpu.lookup import looked_up
 
@@ -67,7 +67,7 @@ def _pairs(words, own, PAIR: tl.constexpr, SPEC: tl.constexpr):
     TARGET: tl.constexpr = SPEC.numbers.target
     DTYPE: tl.constexpr = tl.bfloat16 if SPEC.numbers.dtype == "bf16" else tl.float16
     if SPEC.numbers.kind == "centred":
-        both = field(words, PAIR * BITS, BITS, TARGET)
+        both = field(words, PAIR * SPEC.pitch, BITS, TARGET)
         lower = _centred(both & 0xFFFF, BITS, DTYPE)
         upper = _centred(both >> 16, BITS, DTYPE)
     else:
@@ -76,7 +76,7 @@ def _pairs(words, own, PAIR: tl.constexpr, SPEC: tl.constexpr):
             if SPEC.trits:
                 both = digits(words, PAIR, TARGET)
             else:
-                both = field(words, PAIR * BITS, BITS, TARGET)
+                both = field(words, PAIR * SPEC.pitch, BITS, TARGET)
             both = _with_exponent(both, words[0], ONES, SPEC.cuda)
         elif SPEC.numbers.kind == "float":
             both = floats(words, PAIR, SPEC)
@@ -88,11 +88,56 @@ def _pairs(words, own, PAIR: tl.constexpr, SPEC: tl.constexpr):
 
 
 @triton.jit
+def marks(words, PAIR: tl.constexpr, PAIRS: tl.constexpr, WHOLE: tl.constexpr, SPEC: tl.constexpr):
+    """[rows, pairs, 16] of uint16: where a code is kept 2.0, or all bits; 0 elsewhere.
+
+    2.0 is one bit alone, of bfloat16 and of float16.
+    """
+    if PAIRS == 1:
+        both = moved(words[8], PAIR % 4 * 4 + PAIR // 4 - (0 if WHOLE else 14))
+        both = (both & 0x00010001) * 0xFFFF if WHOLE else both & 0x40004000
+        pair = tl.join((both & 0xFFFF).to(tl.uint16), (both >> 16).to(tl.uint16))
+        return tl.reshape(pair, [SPEC.rows, 1, 16])
+    else:
+        HALF: tl.constexpr = PAIRS // 2
+        first = marks(words, PAIR, HALF, WHOLE, SPEC)
+        other = marks(words, PAIR + HALF, HALF, WHOLE, SPEC)
+        both = tl.permute(tl.join(first, other), (0, 3, 1, 2))
+        return tl.reshape(both, [SPEC.rows, PAIRS, 16])
+
+
+@triton.jit
+def lifted(word, PATTERN: tl.constexpr, PAIRS: tl.constexpr, SPEC: tl.constexpr):
+    """[rows, pairs, 16] of uint16: a pattern everywhere, in the same lanes as what words become.
+
+    A constant alone would be multiplied in another order, and inputs be read for both.
+    """
+    if PAIRS == 1:
+        if INTERPRETED:
+            value = tl.full([SPEC.rows, 8], PATTERN, tl.uint32)
+        else:
+            value = tl.inline_asm_elementwise(
+                "mov.u32 $0, $1;" if SPEC.cuda else "v_mov_b32 $0, $1",
+                "=r,r,r" if SPEC.cuda else "=v,s,v",
+                [PATTERN, word],
+                dtype=tl.uint32,
+                is_pure=True,
+                pack=1,
+            )
+        value = value.to(tl.uint16)
+        return tl.reshape(tl.join(value, value), [SPEC.rows, 1, 16])
+    else:
+        half = lifted(word, PATTERN, PAIRS // 2, SPEC)
+        both = tl.permute(tl.join(half, half), (0, 3, 1, 2))
+        return tl.reshape(both, [SPEC.rows, PAIRS, 16])
+
+
+@triton.jit
 def numbers(words, own, PAIR: tl.constexpr, PAIRS: tl.constexpr, SPEC: tl.constexpr):
     """[rows, pairs, 16]: the numbers of some pairs' codes, each pair's cells padded to 8.
 
     `words` are as many tensors [rows, 8] of uint32 as there are bits; `own` is what a table of each
-    row has of its own, or None.
+    row has of its own, or None. Where no code is kept there is the number `nothing`.
     """
     if PAIRS == 1:
         return tl.reshape(_pairs(words, own, PAIR, SPEC), [SPEC.rows, 1, 16])

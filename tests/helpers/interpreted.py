@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bitplan.formats import Packed, double
 from bitplan.formats.codebook import codebook_of
+from bitplan.formats.masks import patterns
 from bitplan.formats.two_planes import SECOND, units
 from bitplan.kernels import arranged_for, reference_of
 from bitplan.kernels.gpu import launch
@@ -87,19 +88,35 @@ def weight_of(name: str, rows: int, columns: int, seed: int = 0) -> Packed:
         shape = (rows, -(-groups // double.SHARED))
         step = (1 + torch.arange(rows) % 2)[:, None].expand(shape) * 2.0**-13
         steps = {"scale": step, "offset": 16 * step, SECOND: step}
+    mask = mask_of(scheme, rows, columns, generator)
     if scheme.is_integer:
         offset = torch.randn(rows, groups, generator=generator) / 20
-        return Packed.encode(scheme, codes.to(torch.uint8), scale, offset, steps=steps)
+        of = {"steps": steps, "mask": mask}
+        return Packed.encode(scheme, codes.to(torch.uint8), scale, offset, **of)
     if scheme.family.planes > 1:
         second = torch.rand(rows, groups, generator=generator) / 100
         return Packed.encode(scheme, codes.to(torch.uint8), scale, steps=steps, second=second)
     if scheme.family.choices > 1:
         choice = torch.randint(0, scheme.family.choices, (rows, groups), generator=generator)
-        of = {"steps": steps, "choice": choice.to(torch.uint8)}
+        of = {"steps": steps, "choice": choice.to(torch.uint8), "mask": mask}
         return Packed.encode(scheme, codes.to(torch.uint8), scale, **of)
     codes[~codebook_of(scheme).table[codes].isfinite()] = 0
     matrix_scale = torch.tensor([[0.0625 * (1 + seed) + 2**-12]])
-    return Packed.encode(scheme, codes.to(torch.uint8), scale, None, matrix_scale, steps)
+    of = {"matrix_scale": matrix_scale, "steps": steps, "mask": mask}
+    return Packed.encode(scheme, codes.to(torch.uint8), scale, **of)
+
+
+def mask_of(scheme: Scheme, rows: int, columns: int, generator: torch.Generator) -> Tensor | None:
+    """Any mask of a scheme's sparsity."""
+    if scheme.sparsity is None:
+        return None
+    if scheme.sparsity.block is not None:
+        every = patterns(scheme.sparsity)
+        shape = (rows, columns // scheme.sparsity.block)
+        return every[torch.randint(0, len(every), shape, generator=generator)].flatten(1)
+    order = torch.rand(rows, columns, generator=generator).argsort(dim=1)
+    kept = order[:, : scheme.sparsity.columns(columns)]
+    return torch.zeros(rows, columns, dtype=torch.bool).scatter_(1, kept, True)
 
 
 def check_product(case: dict, found: dict) -> None:
@@ -191,6 +208,16 @@ def operator(name: str) -> dict:
     beside = [arranged[key] for key in all_beside(weight.scheme)]
     arguments = (inputs, arranged["codes"], arranged["grid"], beside, name)
     checked = torch.library.opcheck(torch.ops.bitplan.packed_linear.default, arguments)
+
+    def layer(x: Tensor) -> Tensor:
+        return triton.linear(x * 2, arranged, weight.scheme) + 1
+
+    torch.compiler.reset()  # or what differs from the scheme before would be a variable
+    if weight.scheme.sparsity:  # which is only multiplied
+        with torch.no_grad():
+            compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")(inputs)
+            same = torch.equal(compiled, layer(inputs))
+        return {"checked": [*checked.values()], "same": same}
     places = torch.tensor([[3, 39], [0, 3]])
     of_rows = (places, *arguments[1:], 96, torch.bfloat16)
     checked_rows = torch.library.opcheck(torch.ops.bitplan.packed_rows.default, of_rows)
@@ -202,9 +229,6 @@ def operator(name: str) -> dict:
     of_experts = (inputs, ends, stack["codes"], stack["grid"], beside, name)
     checked_experts = torch.library.opcheck(torch.ops.bitplan.packed_experts.default, of_experts)
 
-    def layer(x: Tensor) -> Tensor:
-        return triton.linear(x * 2, arranged, weight.scheme) + 1
-
     def rows(tokens: Tensor) -> Tensor:
         return triton.lookup(tokens + 0, arranged, weight.scheme, 96, torch.float32) + 1
 
@@ -212,7 +236,6 @@ def operator(name: str) -> dict:
         return triton.grouped(x * 2, ends, stack, weight.scheme) + 1
 
     same = True
-    torch.compiler.reset()  # or what differs from the scheme before would be a variable
     with torch.no_grad():
         for function, given in ((layer, inputs), (rows, places), (experts, inputs)):
             compiled = torch.compile(function, fullgraph=True, backend="aot_eager")(given)

@@ -110,6 +110,9 @@ def test_one_layout_serves_products_and_lookups():
     assert choose(scheme, (64, 64), lookup=True, kernel="cpu")[0] == "cpu"
     assert choose(scheme, (64, 64), lookup=True, kernel="torch")[0] == "reference"
     assert choose(scheme, (64, 64), lookup=True, device="cuda")[0] == "triton"
+    sparse = Scheme.parse("int4g64+2:4")
+    assert choose(sparse, (64, 64), device="cuda")[0] == "triton"
+    assert choose(sparse, (64, 64), lookup=True, device="cuda")[0] == "reference"
 
 
 @pytest.mark.parametrize("kernel", ["dot", "dot8", "cpu", "torch", "reference"])
@@ -144,7 +147,11 @@ def test_an_unknown_kernel_lists_the_known(monkeypatch):
         ("nvfp4", (64, 64), "triton", "4-bit codes as they are stored"),
         ("int4g64d", (64, 64), "triton", "4-bit codes as they are stored"),
         ("nf4g16d", (64, 4128), "reference", "No Triton kernel reads scales of a row that have"),
-        ("int4g64+50%", (64, 64), "reference", "No Triton kernel leaves weights out"),
+        ("int4g64+50%", (64, 64), "triton", "spread the kept codes of a row, 50%, in registers"),
+        ("nf4g64+2:4", (64, 64), "triton", "spread the kept codes of a row, 2:4, in registers"),
+        ("int4g64+25%ch", (64, 128), "triton", "as they are stored. That is of its base"),
+        ("int4g64+2:4+25%ch", (64, 128), "triton", "in registers. That is of its base"),
+        ("int4g16+2:4", (64, 64), "reference", "take 2:4 in groups of 32 and more, and whole rows"),
         ("bitmod3", (64, 64), "triton", "look codes up in the table that their group chose"),
         ("binary2", (64, 64), "triton", "two planes, one after the other, as they are stored"),
         (
@@ -154,11 +161,12 @@ def test_an_unknown_kernel_lists_the_known(monkeypatch):
             "multiply ternary codes, five to a byte, as they are stored",
         ),
         ("ternary2g16d", (64, 96), "triton", "two planes, one after the other, as they are stored"),
-        ("ternaryg64+2:4", (64, 64), "reference", "No Triton kernel leaves weights out"),
+        ("ternaryg64+2:4", (64, 64), "reference", "out where five codes share a byte"),
+        ("binary2g64+2:4", (64, 64), "reference", "leaves weights out of two planes"),
         ("int4g64", (3, 64, 64), "triton", "as they are stored. That is of all experts at once"),
         ("binary2", (3, 50, 64), "triton", "one after the other, as they are stored. That is of"),
         ("int4g64", (3, 64, 100), "reference", "columns in 32s"),
-        ("int4g64+2:4", (3, 64, 64), "reference", "No Triton kernel leaves weights out"),
+        ("int4g64+2:4", (3, 64, 64), "reference", "No Triton kernel leaves weights of experts out"),
         ("bf16", (64, 64), "reference", "dense"),
     ],
 )

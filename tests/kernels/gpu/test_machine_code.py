@@ -18,6 +18,7 @@ from bitplan.kernels.gpu.ahead import (
     compile_sum_ahead,
     experts_case_of,
 )
+from bitplan.kernels.gpu.layout import CELL, words_of
 from bitplan.kernels.gpu.machine_code import PARTS, cost, whole_cost
 from bitplan.schema import Scheme
 
@@ -25,10 +26,12 @@ WRITTEN = json.loads(
     (Path(__file__).parents[3] / "docs" / "kernels_gpu.json").read_text(encoding="utf-8")
 )
 # Of each way to cut a product one, and codes that cross words; a table, and floats with a grid of
-# bytes, on some targets. The script has the rest.
+# bytes, on some targets; weights left out by blocks and by bits. The script has the rest.
 CASES = [
     *product([*(("int4g64", tokens) for tokens in (1, 16, 64, 512)), ("int3g64", 1)], TARGETS),
     *product([("nf4g64", 1), ("nvfp4", 64)], ["sm_90", "gfx942"]),
+    *product([("int4g64+2:4", 1), ("int4g64+50%", 64)], TARGETS),
+    *product([("int4g64+2:4", 512), ("int4g64+50%", 1)], ["sm_80", "sm_100"]),
 ]
 
 
@@ -48,9 +51,12 @@ def test_the_machine_code_is_no_worse_than_written(scheme, target):
     assert found.spilled == found.local_bytes == 0
     assert found.shared_bytes <= PARTS[target].shared_of_program
     assert found.tensor > 0
-    # Codes by 128 bits, 32 bytes a row and bit; nothing narrower than the words of the grid.
+    # Words of codes by 128 bits, 32 bytes a row and each word of its cells; nothing narrower than
+    # the words of the grid. Of weights with a bit each, those words are bits alone: their codes are
+    # where the bits say, and loads by 32 bits gather them.
     threads = case.blocks.warps * TARGETS[target].warp_size
-    assert found.loads["128"] >= case.blocks.rows * 2 * int(case.scheme.bits) / threads
+    words = words_of(case.scheme, CELL)
+    assert found.loads["128"] >= case.blocks.rows * 2 * words / threads
     assert set(found.loads) <= {"128", "64", "32"}
     [written] = [
         one
@@ -87,6 +93,11 @@ def test_what_is_written_spills_nothing_and_is_of_every_target(name, tokens):
         ("bitmod4g64", 64, 4096, "sm_100"),
         ("ternaryg16", 16, 4096, "sm_90"),
         ("ternaryg128", 16, 4096, "sm_100"),
+        ("int4g64+2:4", 16, 480, "sm_120"),
+        ("int4g64+2:4", 64, 480, "sm_120"),
+        ("int5g64+7:8", 64, 4096, "sm_80"),
+        ("int4g64+50%", 1, 480, "sm_120"),
+        ("int4g64+50%", 32, 4096, "sm_120"),
     ],
 )
 def test_what_spilled_once_does_no_longer(name, tokens, columns, target):

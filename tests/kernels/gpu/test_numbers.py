@@ -91,6 +91,21 @@ def test_a_choice_changes_one_entry_of_a_table_and_all_are_exact(name, dtype):
         assert (low & 0xFF) | (high & 0xFF) << 8 == entry
 
 
+@pytest.mark.parametrize("pattern", ["2:4", "50%"])
+@pytest.mark.parametrize("name", [*INTEGERS, *OTHERS, "nf4", "nf3", "bitmod4", "bitmod3"])
+def test_a_weight_that_is_left_out_has_the_code_of_zero_where_there_is_one(name, pattern):
+    scheme = Scheme.parse(f"{name}+{pattern}")
+    for dtype, many, precise in product(DTYPES, (False, True), (False, True)):
+        for part in range(parts_of(scheme, precise=precise)):
+            numbers = numbers_of(scheme, dtype, many=many, precise=precise, part=part)
+            assert numbers.absent < 2**scheme.bits
+            nothing = number_of(numbers.absent, int(scheme.bits), numbers)
+            assert nothing == Fraction(numbers.nothing)
+            assert nothing == Fraction(numbers.zero) or name == "sign"
+            pattern_of_less = torch.tensor(numbers.less).to(torch.int16).view(DTYPES[numbers.dtype])
+            assert pattern_of_less.item() == -nothing
+
+
 def test_a_plane_of_bits_is_of_0_and_1():
     for dtype, precise in product(DTYPES, (False, True)):
         numbers = numbers_of(Scheme.parse("binary2"), dtype, precise=precise)

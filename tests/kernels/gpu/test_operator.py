@@ -16,7 +16,21 @@ from interpreted import interpret
         ("int4g64d", 128, None),
         ("nf4g16d", 4096, None),
         ("nf4g16d", 4128, "several steps"),
-        ("int4g64+2:4", 128, "leaves weights out"),
+        ("int4g64+2:4", 128, None),
+        ("int4g64+2:4", 100, "columns in 32s"),
+        ("int4g16+1:2", 128, None),
+        ("int4g32+2:4", 128, None),
+        ("int4g16+2:4", 128, "2:4 in groups of 32 and more"),
+        ("nvfp4+2:4", 128, "2:4 in groups of 32 and more"),
+        ("mxfp4+4:8", 128, "4:8 in groups of 64 and more"),
+        ("mxfp4+50%", 128, None),
+        ("nvfp4+50%", 128, None),
+        ("sign+1:8", 128, "32 bits of 32 weights"),
+        ("sign+3:4", 128, None),
+        ("ternaryg16+50%", 160, "five codes share a byte"),
+        ("binary2g16+2:4", 160, "leaves weights out of two planes"),
+        ("int4g64+50%", 65536, None),
+        ("int4g64+50%", 65568, "more than 65,536 columns"),
         ("bitmod4g16", 128, None),
         ("bitmod4g16", 100, "columns in 32s"),
         ("ternaryg16", 160, None),
@@ -36,6 +50,8 @@ def test_groups_of_other_sizes_are_decoded():
 
 
 def test_torch_knows_the_operators_and_compiles_them_into_one_graph():
-    for found in interpret(["nvfp4", "bitmod4g16", "binary2g16d", "ternary2g64"]):
+    for found in interpret(
+        ["nvfp4", "bitmod4g16", "binary2g16d", "ternary2g64", "int4g32+2:4", "nf4g16+50%"]
+    ):
         assert set(found["checked"]) == {"SUCCESS"}
         assert found["same"]

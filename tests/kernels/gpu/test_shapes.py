@@ -13,9 +13,9 @@ DEVICES = [Device(multiprocessors=132), Device(multiprocessors=304, warp=64, cud
     columns=st.integers(1, 1000).map(lambda cells: 32 * cells),
     tokens=st.integers(1, 4096),
     device=st.sampled_from(DEVICES),
-    scheme=st.sampled_from(["int4g64", "int8g16", "nf4g64", "mxfp4", "ternaryg16"]).map(
-        Scheme.parse
-    ),
+    scheme=st.sampled_from(
+        ["int4g64", "int8g16", "nf4g64", "mxfp4", "ternaryg16", "int4g64+2:4", "int4g64+50%"]
+    ).map(Scheme.parse),
 )
 def test_splits_have_every_panel_once(rows, columns, tokens, device, scheme):
     panel = panel_of(scheme)

@@ -1,0 +1,21 @@
+"""Weights some of which are zero on a GPU by Triton, CUDA's or ROCm's.
+
+`arrange` turns the canonical tensors into what the kernels read, in nearly as many bytes (see
+`bitplan.kernels.gpu.sparse_layout`); `restore` turns them back, exactly.
+"""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from bitplan.kernels.gpu import operator
+from bitplan.kernels.gpu.sparse_layout import arrange as arrange
+from bitplan.kernels.gpu.sparse_layout import restore as restore
+from bitplan.kernels.sparse import reference
+from bitplan.schema import Scheme
+
+
+def linear(
+    inputs: Float[Tensor, "*tokens in"], arranged: dict[str, Tensor], scheme: Scheme
+) -> Float[Tensor, "*tokens out"]:
+    """Product with the transposed weight, in the inputs' dtype."""
+    return operator.linear(inputs, arranged, scheme, reference.linear, restore)
