@@ -121,8 +121,9 @@ def token_weights(workspace: Workspace, inputs: Tensor) -> dict[str, Tensor]:
     for _, seen in WholeModel(model=workspace.model, tokens=inputs).run(layers):
         assert seen is not None
         for name, [one] in by_layer(seen).items():
-            of_each = one.gradients.float().square().mean(1, keepdim=True)
-            squares[name].append(tempered(of_each).squeeze(1))
+            squares[name].append(
+                tempered(one.gradients.float().square().mean(1), one.inputs.float())
+            )
             means[name].append(mean_squares([one])[PRODUCT])
     found = {}
     for name, each in squares.items():

@@ -12,8 +12,8 @@ out, and the squared gradient shared by the outputs (compare GuidedQuant, Kim et
 That holds for small changes, and for the tokens that it is summed over. A few of them have most of
 the weight; a quantizer fits its errors to these, and at such tokens the loss saturates long before
 a quadratic form does. So weights are tempered: a sequence's w_t becomes w_t^TEMPER, times what
-leaves its sum as it was. Sequences with squared gradients far beyond those of others are weighed
-down as well: see `sensitivity.winsorize`.
+leaves the trace of its part of H as it was. Sequences with squared gradients far beyond those of
+others are weighed down as well: see `sensitivity.winsorize`.
 """
 
 import torch
@@ -57,7 +57,7 @@ class Covariance(AbstractMoment):
     ) -> None:
         """Add weighted tokens."""
         squares = gradients.square()
-        weighted = inputs * tempered(squares.mean(1, keepdim=True)).sqrt()
+        weighted = inputs * tempered(squares.mean(1), inputs).sqrt().unsqueeze(1)
         sums["covariance"][at].addmm_(weighted.t(), weighted)
         sums["diagonals"][(sequence, *at)] += weighted.square().sum(0)
         add_sketches(sums["sketches"][(sequence, *at)], weighted, generator)
@@ -75,7 +75,13 @@ class Covariance(AbstractMoment):
         sums["lookups"] += torch.bincount(tokens.flatten(), minlength=len(sums["lookups"]))
 
 
-def tempered(weights: Float[Tensor, "tokens 1"]) -> Float[Tensor, "tokens 1"]:
-    """Weights of tokens nearer to each other, with the same sum."""
-    found = weights**TEMPER
-    return found * (weights.sum() / found.sum().clamp_min(torch.finfo(found.dtype).tiny))
+def tempered(
+    weights: Float[Tensor, "tokens"], inputs: Float[Tensor, "tokens in"]
+) -> Float[Tensor, "tokens"]:
+    """Weights of tokens nearer to each other, with which the covariance has the same trace.
+
+    So an error that is alike in all columns costs what it did: tokens whose inputs are enormous and
+    whose gradients are tiny, as attention's sinks, count for more, and do not make all dear.
+    """
+    found, sizes = weights**TEMPER, inputs.square().sum(1)
+    return found * ((weights @ sizes) / (found @ sizes).clamp_min(torch.finfo(found.dtype).tiny))
