@@ -60,7 +60,7 @@ class OneToken:
     """The forward of a block, in two calls where that can be."""
 
     def __init__(self, block: nn.Module, shared: Shared) -> None:
-        self._block, self._shared = block, shared
+        self._block, self._shared, self._kind = block, shared, type(block)
         self._parts: Any = None  # of `Parts`, when it is first given a token
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "OneToken":
@@ -96,6 +96,8 @@ class OneToken:
         """The block's output, or None where transformers' own has to find it."""
         shared = self._shared
         if False in shared.works.values() or not _are_plain(hidden, mask, positions):
+            return None
+        if type(self._block) is not self._kind:  # another has made it one of theirs
             return None
         if not shared.lock.acquire(blocking=False):  # another thread is at it
             return None
