@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as every
 from transformers.activations import GELUTanh, SiLUActivation
 
+from bitplan.formats import MATRIX_SCALE
 from bitplan.kernels.decoder.block import Block, Given, Memory
 from bitplan.kernels.decoder.jobs import Shape
 from bitplan.kernels.decoder.roles import (
@@ -89,6 +90,7 @@ class Parts:
             for held in (one._parameters, one._buffers)
             for name, tensor in held.items()
         ]
+        self._scales = _scales_of(weights)
         self._given = Given(
             {role: _address_of(_parameter(self._norms.get(role), "weight")) for role in NORMS},
             {role: _address_of(_parameter(self._linears.get(role), "bias")) for role in ROLES},
@@ -111,7 +113,7 @@ class Parts:
             tensor = held.get(name)
             if (0 if tensor is None else tensor.data_ptr()) != at:
                 return False
-        return True
+        return all(float(held[MATRIX_SCALE]) == scale for held, scale in self._scales)
 
     def are_alone(self) -> bool:
         """Whether nobody listens to them, changes or trains them, or wants other attention."""
@@ -214,6 +216,12 @@ def _settings_of(
         for name in (*SETTINGS, *named)
         if name in module.__dict__
     ]
+
+
+def _scales_of(weights: Iterable[nn.Module]) -> list[tuple[dict[str, Any], float]]:
+    """The numbers that tables of scales are made with: they may change in their places."""
+    found = [(one._parameters, one._parameters.get(MATRIX_SCALE)) for one in weights]
+    return [(held, float(scale)) for held, scale in found if scale is not None]
 
 
 def _eps_of(norm: Any) -> float:

@@ -68,3 +68,18 @@ def test_settings_that_are_changed_are_read_again(family, path, name, value, cal
     assert apart(found, before) > 1e-3
     assert apart(found, logits_of(theirs)) < TOLERANCE[torch.float32]
     assert len(calls) >= 20
+
+
+@pytest.mark.parametrize("scheme", ["nvfp4", "nvfp4+2%int8", "mxfp4", "int4g32d", "ternary2g16"])
+def test_scales_that_are_changed_in_place_are_read(scheme, calls):
+    theirs, ours = both(schemes=[scheme])
+    before = logits_of(ours)
+    calls.clear()
+    for model in (theirs, ours):
+        for name, scale in model.model.layers[0].named_parameters():
+            if "proj" in name:
+                scale.data *= 2
+    found = logits_of(ours)
+    assert apart(found, logits_of(theirs)) < TOLERANCE[torch.float32]
+    assert scheme == "mxfp4" or apart(found, before) > 1e-3  # whose scales are bytes
+    assert len(calls) == 20
