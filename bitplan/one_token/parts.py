@@ -1,11 +1,14 @@
 """What a block of transformers is made of, and its programs."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as every
 from transformers.activations import GELUTanh, SiLUActivation
 
+from bitplan.formats import MATRIX_SCALE
 from bitplan.kernels.decoder.block import Block, Given, Memory
 from bitplan.kernels.decoder.jobs import Shape
 from bitplan.kernels.decoder.roles import (
@@ -28,7 +31,7 @@ from bitplan.kernels.decoder.roles import (
 )
 from bitplan.kernels.native.dense import dense
 from bitplan.modules import PackedLinear
-from bitplan.one_token.families import FAMILIES
+from bitplan.one_token.families import FAMILIES, Family
 
 ROLES = (QUERY, KEY, VALUE, OUTPUT, GATE, UP, DOWN)
 NORMS = (
@@ -39,6 +42,9 @@ NORMS = (
     OF_QUERIES,
     OF_KEYS,
 )
+SETTINGS = ("head_dim", "num_key_value_groups", "scaling", "variance_epsilon", "eps")
+"""Attributes that say what is computed, in every family."""
+
 GATES = {nn.SiLU: SILU, SiLUActivation: SILU, GELUTanh: GELU_TANH}
 
 
@@ -58,7 +64,7 @@ class Parts:
         found: dict[str, Any] = {
             path: modules.get(name) for path, (modules, name) in places.items()
         }
-        self._found = [(*places[path], module) for path, module in found.items()]
+        self._found = [(*places[path], module, type(module)) for path, module in found.items()]
         self._linears = {role: found[path] for role, path in family.linears.items()}
         self._norms = {role: found[path] for role, path in family.norms.items()}
         self._attention: Any = found["self_attn"]
@@ -70,8 +76,12 @@ class Parts:
             for module in modules
             for hooks in (module._forward_hooks, module._forward_pre_hooks)
         ]
+        self._hooks += [every._global_forward_hooks, every._global_forward_pre_hooks]
+        self._settings = _settings_of((block, *modules), family)
         holders = [module._modules for module in modules if "weight" in module._modules]
-        self._found += [(holder, "weight", holder["weight"]) for holder in holders]
+        self._found += [
+            (holder, "weight", holder["weight"], type(holder["weight"])) for holder in holders
+        ]
         weights = [part for holder in holders for part in holder["weight"].modules()]
         self._layouts = [(one.__dict__, one.__dict__.get("layout")) for one in weights]
         self._tensors = [
@@ -80,6 +90,7 @@ class Parts:
             for held in (one._parameters, one._buffers)
             for name, tensor in held.items()
         ]
+        self._scales = _scales_of(weights)
         self._given = Given(
             {role: _address_of(_parameter(self._norms.get(role), "weight")) for role in NORMS},
             {role: _address_of(_parameter(self._linears.get(role), "bias")) for role in ROLES},
@@ -87,9 +98,12 @@ class Parts:
         self._made: dict[tuple[int, torch.dtype], Block | None] = {}
 
     def are_in_place(self) -> bool:
-        """Whether they are still what the block is made of, and laid out as they were."""
-        for modules, name, module in self._found:
-            if modules.get(name) is not module:
+        """Whether they are still what the block is made of, set and laid out as they were."""
+        for modules, name, module, kind in self._found:
+            if modules.get(name) is not module or type(module) is not kind:
+                return False
+        for held, name, value in self._settings:
+            if held.get(name) != value:
                 return False
         for weight, layout in self._layouts:
             if weight.get("layout") is not layout:
@@ -99,7 +113,7 @@ class Parts:
             tensor = held.get(name)
             if (0 if tensor is None else tensor.data_ptr()) != at:
                 return False
-        return True
+        return all(float(held[MATRIX_SCALE]) == scale for held, scale in self._scales)
 
     def are_alone(self) -> bool:
         """Whether nobody listens to them, changes or trains them, or wants other attention."""
@@ -189,6 +203,25 @@ def _place(block: nn.Module, path: str) -> tuple[dict[str, nn.Module | None], st
     """Where a block has a module, and the name of it there."""
     holder, _, name = path.rpartition(".")
     return (block.get_submodule(holder) if holder else block)._modules, name
+
+
+def _settings_of(
+    modules: Iterable[nn.Module], family: Family
+) -> list[tuple[dict[str, Any], str, Any]]:
+    """What `Shape` is read from: where it is, by what name, and what it is."""
+    named = [name for name in (family.factor, family.cap, family.is_rotated) if name]
+    return [
+        (module.__dict__, name, module.__dict__[name])
+        for module in modules
+        for name in (*SETTINGS, *named)
+        if name in module.__dict__
+    ]
+
+
+def _scales_of(weights: Iterable[nn.Module]) -> list[tuple[dict[str, Any], float]]:
+    """The numbers that tables of scales are made with: they may change in their places."""
+    found = [(one._parameters, one._parameters.get(MATRIX_SCALE)) for one in weights]
+    return [(held, float(scale)) for held, scale in found if scale is not None]
 
 
 def _eps_of(norm: Any) -> float:

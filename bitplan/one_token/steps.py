@@ -60,7 +60,7 @@ class OneToken:
     """The forward of a block, in two calls where that can be."""
 
     def __init__(self, block: nn.Module, shared: Shared) -> None:
-        self._block, self._shared = block, shared
+        self._block, self._shared, self._kind = block, shared, type(block)
         self._parts: Any = None  # of `Parts`, when it is first given a token
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "OneToken":
@@ -97,6 +97,8 @@ class OneToken:
         shared = self._shared
         if False in shared.works.values() or not _are_plain(hidden, mask, positions):
             return None
+        if type(self._block) is not self._kind:  # another has made it one of theirs
+            return None
         if not shared.lock.acquire(blocking=False):  # another thread is at it
             return None
         try:
@@ -129,6 +131,8 @@ def _are_plain(hidden: Tensor, mask: Tensor | None, positions: tuple[Tensor, Ten
     batch = len(hidden)
     if batch > VECTORS or torch._C._get_tracing_state() is not None:
         return False
+    if torch.is_autocast_enabled("cpu"):  # products are then of another dtype than the model
+        return False
     of_positions = positions[0].dtype
     for one in positions:
         if one.dtype != of_positions or not one.is_contiguous() or len(one) not in (1, batch):
@@ -136,9 +140,11 @@ def _are_plain(hidden: Tensor, mask: Tensor | None, positions: tuple[Tensor, Ten
     if of_positions not in (hidden.dtype, torch.float32):
         return False
     return mask is None or (
-        mask.dtype in (torch.bool, hidden.dtype)
+        type(mask) is Tensor  # FlexAttention's is none
+        and mask.is_cpu
+        and mask.dtype in (torch.bool, hidden.dtype)
         and mask.dim() == 4
         and mask.shape[0] in (1, batch)
         and mask.shape[1] == mask.shape[2] == 1
-        and mask.is_contiguous()
+        and mask.stride(-1) == 1
     )

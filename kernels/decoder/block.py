@@ -234,7 +234,7 @@ class Block:
             )
         look[attend.MASK] = 0 if mask is None else mask.data_ptr()
         look[attend.MASK_IS_ADDED] = mask is not None and mask.dtype != torch.bool
-        look[attend.MASK_OF_VECTOR] = 0 if mask is None or len(mask) == 1 else mask.shape[-1]
+        look[attend.MASK_OF_VECTOR] = 0 if mask is None or len(mask) == 1 else mask.stride(0)
         second, last, gated = self._second, self._last, self._gate
         second[norm.BASE], second[norm.BIAS] = hidden.data_ptr(), biases[OUTPUT]
         second[norm.ADDED_WEIGHT] = norms[AFTER_ATTENTION]

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from transformers import (
     StaticCache,
 )
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaAttention
 
 from bitplan.apply import arrange_layers
@@ -209,6 +212,44 @@ def test_a_forward_that_is_put_on_a_module_is_called(path, calls):
     calls.clear()
     assert not logits_of(ours).equal(before)
     assert len(calls) == 10
+
+
+def test_masks_that_are_no_tensors_are_left_to_transformers(calls, monkeypatch):
+    masks = []
+
+    class Mask:
+        """As FlexAttention has one."""
+
+    def attend(module, query, keys, values, mask, **given):
+        masks.append(mask)
+        return sdpa_attention_forward(module, query, keys, values, None, **given)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "flex_attention", attend)
+    monkeypatch.setitem(ALL_MASK_ATTENTION_FUNCTIONS, "flex_attention", lambda *_, **__: Mask())
+    theirs, ours = map(copy.deepcopy, both())  # each has a configuration of its own
+    for model in (theirs, ours):
+        model.set_attn_implementation("flex_attention")
+    assert logits_of(ours).equal(logits_of(theirs))
+    assert {type(mask) for mask in masks} == {Mask}
+    assert not calls
+
+
+def test_products_of_another_dtype_are_left_to_transformers(calls):
+    theirs, ours = both()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected, found = logits_of(theirs), logits_of(ours)
+    assert found.equal(expected)
+    assert not calls
+    assert apart(logits_of(ours), logits_of(theirs)) < TOLERANCE[torch.float32]
+    assert len(calls) == 21
+
+
+def test_sequences_beyond_a_window_none_of_them_padded(calls):
+    theirs, ours = both("mistral, window")
+    prompt = torch.arange(3, 27).view(3, 8)
+    expected, found = logits_of(theirs, prompt=prompt), logits_of(ours, prompt=prompt)
+    assert apart(found, expected) < TOLERANCE[torch.float32]
+    assert len(calls) == 21
 
 
 def test_what_wants_gradients_has_them(calls):
