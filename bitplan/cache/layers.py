@@ -88,12 +88,14 @@ class PackedLayer(CacheLayerMixin):
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the newest tokens: their number, negative, as transformers gives it."""
+        if tokens_to_remove == 0:
+            return  # every candidate of assisted decoding was right
         if tokens_to_remove > 0 or not self.is_croppable:
             raise InputError(
                 f"A packed cache cannot be cropped by {tokens_to_remove} after {self.seen} tokens. "
                 "Give a negative number of tokens, within the window if there is one."
             )
-        if tokens_to_remove and self.is_initialized:
+        if self.is_initialized:
             for rows in self.packed:
                 rows.keep(slice(0, max(rows.length + tokens_to_remove, 0)))
             self.seen = max(self.seen + tokens_to_remove, 0)
