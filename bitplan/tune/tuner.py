@@ -33,10 +33,11 @@ from bitplan.tune.state import State
 RATE = 2e-3
 """The largest step. Less than a bfloat16 can tell apart: steps add up in float32."""
 
-FAR = 0.25
-"""Nats per token: nearer to the reference, steps are smaller in proportion.
+FAR, LEAST = 0.25, 1 / 8
+"""Nats per token: nearer to the reference steps are smaller in proportion; and their least share.
 
-Of SmolLM2-135M at 4 bits, 0.058 away, steps of 2e-3 make nothing better, those of 5e-4 do."""
+Of SmolLM2-135M at 4 bits, 0.058 away, steps of 2e-3 make nothing better, those of 5e-4 do. Far
+smaller ones add up to less than a bfloat16 can tell apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +134,7 @@ def restore(model: nn.Module, file: Path) -> Tuned | None:
 
 def _rate_at(before: float) -> float:
     """By how much there is to gain."""
-    return RATE * min(1.0, before / FAR)
+    return RATE * min(1.0, max(LEAST, before / FAR))
 
 
 class _Divergence:
