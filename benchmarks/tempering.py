@@ -16,15 +16,10 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
+from shrinkage import Ground, told
 
-from bitplan.calibration import Counts
-from bitplan.compress import render
-from bitplan.evaluate import compare, make_reference
-from bitplan.models import demo_documents, fetch, weight_of
-from bitplan.pipeline import Workspace
-from bitplan.schema import Kind, Scheme
+from bitplan.schema import Scheme
 from bitplan.sensitivity.moments import covariance
-from bitplan.sensitivity.moments.shrinkage import shrinkage
 
 SCHEMES = ["int2g64", "int3g64", "int4g64", "int8g64+50%", "int8g64+2:4"]
 
@@ -38,31 +33,11 @@ def main() -> None:
     print("| power | scheme | KL | perplexity |\n|---|---|---|---|")
     for power in args.powers:
         with patch.object(covariance, "TEMPER", power):
-            measure(power, [*map(Scheme.parse, args.schemes)], args.workdir / f"{power:g}")
-
-
-@torch.no_grad()
-def measure(power: float, schemes: list[Scheme], workdir: Path) -> None:
-    """Print a row for each scheme."""
-    files = fetch()
-    workspace = Workspace.open(str(files.gguf), workdir=workdir)
-    counts = Counts(calibration=32, search=8, held_out=16, length=256)
-    tokens = workspace.tokens(demo_documents(files), counts=counts, seed=0)
-    meter = workspace.meter(tokens, estimator="gradient_covariance", quantizer="gptq")
-    layers = [layer for layer in workspace.layers if layer.kind is Kind.LINEAR]
-    weights = [weight_of(workspace.model, layer) for layer in layers]
-    originals = [weight.clone() for weight in weights]
-    reference = make_reference(workspace.model, tokens.held_out)
-    for scheme in schemes:
-        for layer, weight, original in zip(layers, weights, originals, strict=True):
-            found = meter.statistics["data"].completed(layer, ("covariance",))["covariance"]
-            [packed] = render(
-                original, [scheme], covariance=found["covariance"], shrinkage=shrinkage(found)
-            ).values()
-            weight.copy_(packed.decode(weight.dtype))
-        one = compare(workspace.model, reference)
-        kl = f"{one.mean:.4f} ± {one.standard_error:.4f}"
-        print(f"| {power:g} | {scheme} | {kl} | {one.perplexity:.2f} |", flush=True)
+            ground = Ground.of(args.workdir / f"{power:g}")
+        for scheme in map(Scheme.parse, args.schemes):
+            with torch.no_grad():
+                found = ground.measure(scheme, shrinks=True)
+            print(f"| {power:g} | {scheme} | {told(found)} |", flush=True)
 
 
 if __name__ == "__main__":
