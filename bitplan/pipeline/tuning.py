@@ -21,8 +21,7 @@ from bitplan.sensitivity import block_outputs
 from bitplan.tensors import load_tensors
 from bitplan.tune import (
     BLOCK_RATE,
-    FAR,
-    RATE,
+    STEPS,
     Lessons,
     block_files,
     is_ended,
@@ -123,8 +122,7 @@ class _Work:
             ways = (passes.block_epochs, passes.block_window, BLOCK_RATE)
             home = home / "blocks" / short_digest(*shared, *ways)
         self.home = home
-        ways = (passes.epochs, RATE, FAR)
-        self.state = home / "tuned" / f"{short_digest(*shared, *ways)}.safetensors"
+        self.state = home / "tuned" / f"{short_digest(*shared, passes.epochs, STEPS)}.safetensors"
 
     @property
     def _blocks_file(self) -> Path:

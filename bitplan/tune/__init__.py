@@ -8,8 +8,8 @@ from bitplan.tune.equivalent import EPOCHS as EPOCHS
 from bitplan.tune.equivalent import Equivalents as Equivalents
 from bitplan.tune.equivalent import learn_equivalents as learn_equivalents
 from bitplan.tune.lessons import Lessons as Lessons
-from bitplan.tune.tuner import FAR as FAR
 from bitplan.tune.tuner import RATE as RATE
+from bitplan.tune.tuner import STEPS as STEPS
 from bitplan.tune.tuner import Tuned as Tuned
 from bitplan.tune.tuner import is_ended as is_ended
 from bitplan.tune.tuner import restore as restore

@@ -39,6 +39,9 @@ FAR, LEAST = 0.25, 1 / 8
 Of SmolLM2-135M at 4 bits, 0.058 away, steps of 2e-3 make nothing better, those of 5e-4 do. Far
 smaller ones add up to less than a bfloat16 can tell apart."""
 
+STEPS = RATE, FAR, LEAST
+"""What the size of steps follows from: a state that was kept of others is of another tuning."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -157,6 +158,20 @@ def check_gradients(name: str) -> None:
         multiply(leaf, tensors, weight.scheme).square().sum().backward()
         found.append(leaf.grad)
     assert torch.equal(*found)
+
+
+def check_on_device(name: str, tokens: int, dtype: str) -> None:
+    """Assert that a device multiplies as exactly as it may; skip where there is none."""
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA or ROCm device")
+    weight = weight_of(name, 1000, 1632)
+    triton = arranged_for(weight.scheme, "triton")
+    arranged = triton.arrange(weight.tensors, weight.scheme, 1632)
+    inputs = torch.randn(tokens, 1632, generator=torch.Generator().manual_seed(1))
+    inputs = inputs.to(getattr(torch, dtype))
+    held = {key: tensor.cuda() for key, tensor in arranged.items()}
+    output = triton.linear(inputs.cuda(), held, weight.scheme).cpu()
+    assert error(output, inputs, weight) < (FEW if tokens <= 16 else MANY)[dtype]
 
 
 def error(found: Tensor, inputs: Tensor, weight: Packed) -> float:

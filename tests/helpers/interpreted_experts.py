@@ -14,7 +14,7 @@ from bitplan.models import find_layers
 from bitplan.models import weight_of as weight_of_layer
 from bitplan.modules import PackedWeight
 from bitplan.schema import Kind, Scheme
-from interpreted import error, weight_of
+from interpreted import case, error, weight_of
 
 MIXTURE = "experts of "
 """What a name of a kind of model follows."""
@@ -30,15 +30,9 @@ def experts_case(
     cuda: bool = True,
 ) -> dict:
     """What `grouped` is asked for; `counts` are each expert's tokens."""
-    return {
-        "name": name,
-        "rows": rows,
-        "columns": columns,
-        "counts": counts,
-        "dtype": dtype,
-        "view": view,
-        "cuda": cuda,
-    }
+    asked = case(name, rows, columns, [], dtype, view, cuda)
+    del asked["tokens"]
+    return asked | {"counts": counts}
 
 
 def experts_of(name: str, rows: int, columns: int, count: int) -> tuple[list, dict]:

@@ -4,10 +4,9 @@ import torch
 from bitplan.errors import InputError
 from bitplan.kernels.integer import triton
 from interpreted import (
-    FEW,
-    MANY,
     case,
     check_gradients,
+    check_on_device,
     check_product,
     check_restoring,
     interpret,
@@ -81,14 +80,4 @@ def test_inputs_of_another_size_are_refused():
 @pytest.mark.parametrize("tokens", [1, 5, 16, 17, 200])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_the_product_on_a_device(name, tokens, dtype):
-    if not torch.cuda.is_available():
-        pytest.skip("there is no CUDA or ROCm device")
-    weight = weight_of(name, 1000, 1632)
-    arranged = triton.arrange(weight.tensors, weight.scheme, 1632)
-    inputs = torch.randn(tokens, 1632, generator=torch.Generator().manual_seed(1))
-    inputs = inputs.to(getattr(torch, dtype))
-    held = {key: tensor.cuda() for key, tensor in arranged.items()}
-    output = triton.linear(inputs.cuda(), held, weight.scheme).cpu()
-    expected = inputs.double() @ weight.decode().double().t()
-    error = ((output - expected).square().mean() / expected.square().mean()).sqrt()
-    assert error < (FEW if tokens <= 16 else MANY)[dtype]
+    check_on_device(name, tokens, dtype)
