@@ -183,6 +183,7 @@ class PackedWeight(AbstractWeight):
         if any(name.startswith(prefix) for name in state_dict):
             self.lay_out("reference")
         super()._load_from_state_dict(state_dict, prefix, *args, **keywords)
+        self.layout = object()  # loading may have put other tensors in
         self.lay_out(before)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PackedWeight":
@@ -194,6 +195,7 @@ class PackedWeight(AbstractWeight):
 
         self.lay_out("reference")
         super()._apply(move, recurse)
+        self.layout = object()
         if self._wish is not None:  # another device has other implementations
             self.arrange(**self._wish)
         self.compute_dtype = fn(torch.empty(0, dtype=self.compute_dtype)).dtype

@@ -20,7 +20,7 @@ class AbstractWeight(nn.Module, ABC):
     """One weight in its scheme: [out, in], or [experts, out, in] and then indexed by expert.
 
     `compute_dtype` is what lookups and experts decode to; `transposed` says that the model reads
-    its experts as [in, out].
+    its experts as [in, out]; `layout` is another object whenever other tensors are held.
     """
 
     scheme: Scheme
@@ -28,6 +28,11 @@ class AbstractWeight(nn.Module, ABC):
     transposed: bool
     compute_dtype: torch.dtype
     layout: object = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if isinstance(value, Tensor):
+            self.layout = object()
 
     @abstractmethod
     def packed(self, expert: int | None = None) -> Packed:

@@ -1,6 +1,7 @@
 """What a block of transformers is made of, and its programs."""
 
 from collections.abc import Iterable
+from operator import is_
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ from bitplan.kernels.decoder.roles import (
 )
 from bitplan.kernels.native.dense import dense
 from bitplan.modules import PackedLinear
+from bitplan.one_token.entries import Entries, Tensors
 from bitplan.one_token.families import FAMILIES, Family
 
 ROLES = (QUERY, KEY, VALUE, OUTPUT, GATE, UP, DOWN)
@@ -64,7 +66,7 @@ class Parts:
         found: dict[str, Any] = {
             path: modules.get(name) for path, (modules, name) in places.items()
         }
-        self._found = [(*places[path], module, type(module)) for path, module in found.items()]
+        placed = [(*places[path], module) for path, module in found.items()]
         self._linears = {role: found[path] for role, path in family.linears.items()}
         self._norms = {role: found[path] for role, path in family.norms.items()}
         self._attention: Any = found["self_attn"]
@@ -77,19 +79,16 @@ class Parts:
             for hooks in (module._forward_hooks, module._forward_pre_hooks)
         ]
         self._hooks += [every._global_forward_hooks, every._global_forward_pre_hooks]
-        self._settings = _settings_of((block, *modules), family)
-        holders = [module._modules for module in modules if "weight" in module._modules]
-        self._found += [
-            (holder, "weight", holder["weight"], type(holder["weight"])) for holder in holders
+        holders = [module for module in modules if "weight" in module._modules]
+        placed += [(module._modules, "weight", module._modules["weight"]) for module in holders]
+        weights: list[Any] = [
+            part for module in holders for part in module._modules["weight"].modules()
         ]
-        weights = [part for holder in holders for part in holder["weight"].modules()]
-        self._layouts = [(one.__dict__, one.__dict__.get("layout")) for one in weights]
-        self._tensors = [
-            (held, name, _address_of(tensor))
-            for one in (*modules, *weights)
-            for held in (one._parameters, one._buffers)
-            for name, tensor in held.items()
-        ]
+        self._placed = Entries(placed)
+        self._kinds = list(map(type, self._placed.values))
+        self._settings = Entries(_settings_of((block, *modules), family))
+        self._layouts = Entries([(one.__dict__, "layout", one.layout) for one in weights])
+        self._tensors, self._packed = Tensors(modules), Tensors(weights)
         self._scales = _scales_of(weights)
         self._given = Given(
             {role: _address_of(_parameter(self._norms.get(role), "weight")) for role in NORMS},
@@ -97,23 +96,22 @@ class Parts:
         )
         self._made: dict[tuple[int, torch.dtype], Block | None] = {}
 
-    def are_in_place(self) -> bool:
-        """Whether they are still what the block is made of, set and laid out as they were."""
-        for modules, name, module, kind in self._found:
-            if modules.get(name) is not module or type(module) is not kind:
-                return False
-        for held, name, value in self._settings:
-            if held.get(name) != value:
-                return False
-        for weight, layout in self._layouts:
-            if weight.get("layout") is not layout:
-                return False
-        # In line: there are dozens, and this is asked of each block for each token.
-        for held, name, at in self._tensors:
-            tensor = held.get(name)
-            if (0 if tensor is None else tensor.data_ptr()) != at:
-                return False
-        return all(float(held[MATRIX_SCALE]) == scale for held, scale in self._scales)
+    def are_in_place(self, *, thorough: bool = True) -> bool:
+        """Whether they are still what the block is made of, set and laid out as they were.
+
+        Unless it is `thorough`, of packed weights it is their layouts that are looked at: another
+        object whenever they hold other tensors, but not where one has a tensor's `data` replaced.
+        """
+        found = self._placed.now()
+        return (
+            all(map(is_, found, self._placed.values))
+            and all(map(is_, map(type, found), self._kinds))
+            and self._settings.now() == self._settings.values
+            and all(map(is_, self._layouts.now(), self._layouts.values))
+            and self._tensors.are_in_place()
+            and (not thorough or self._packed.are_in_place())
+            and all(float(held[MATRIX_SCALE]) == scale for held, scale in self._scales)
+        )
 
     def are_alone(self) -> bool:
         """Whether nobody listens to them, changes or trains them, or wants other attention."""
@@ -153,7 +151,7 @@ class Parts:
             or not all(_is_of(norm.weight, dtype) for norm in norms)
         ):
             return None
-        return Block(self._shape(), products, count, dtype, memory)
+        return Block(self._shape(), products, count, dtype, memory, self._given)
 
     def _shape(self) -> Shape:
         """What the block's modules say of what is between its linears."""
@@ -183,7 +181,7 @@ class Parts:
         positions: tuple[Tensor, Tensor],
     ) -> Tensor:
         """The block's output; its keys and values go to the cache, if there is one."""
-        keys, values = made.before(hidden, *positions, self._given)
+        keys, values = made.before(hidden, *positions)
         if cache is not None:
             index = self._attention.layer_idx
             # A packed cache's own: what it stores is attended to without being decoded before.
@@ -191,12 +189,12 @@ class Parts:
             stored = store(keys, values, index) if store else None
             if stored is not None:
                 of_keys, of_values = stored
-                output = made.after_packed(hidden, of_keys, of_values, mask, self._given)
+                output = made.after_packed(hidden, of_keys, of_values, mask)
                 cache.forget(index)
                 return output
             keys, values = cache.update(keys, values, index)
             keys, values = _readable(keys, hidden.dtype), _readable(values, hidden.dtype)
-        return made.after(hidden, keys, values, mask, self._given)
+        return made.after(hidden, keys, values, mask)
 
 
 def _place(block: nn.Module, path: str) -> tuple[dict[str, nn.Module | None], str]:

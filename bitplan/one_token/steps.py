@@ -62,6 +62,7 @@ class OneToken:
     def __init__(self, block: nn.Module, shared: Shared) -> None:
         self._block, self._shared, self._kind = block, shared, type(block)
         self._parts: Any = None  # of `Parts`, when it is first given a token
+        self._is_looked_at = False  # whether all it holds is what it was, since the last prompt
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "OneToken":
         return OneToken(copy.deepcopy(self._block, memo), copy.deepcopy(self._shared, memo))
@@ -83,7 +84,9 @@ class OneToken:
             mask, cache = given.get("attention_mask"), given.get("past_key_values")
             found = self._take(hidden_states, mask, cache, positions)
             if found is not None:
+                self._is_looked_at = True
                 return found
+        self._is_looked_at = False
         return type(self._block).forward(self._block, hidden_states, *others, **given)
 
     def _take(
@@ -102,7 +105,8 @@ class OneToken:
         if not shared.lock.acquire(blocking=False):  # another thread is at it
             return None
         try:
-            if self._parts is None or not self._parts.are_in_place():
+            parts, thorough = self._parts, not self._is_looked_at
+            if parts is None or not parts.are_in_place(thorough=thorough):
                 # Imported here, for compiled loops take half a second to import.
                 from bitplan.one_token.parts import Parts
 

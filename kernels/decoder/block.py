@@ -85,6 +85,7 @@ class Block:
         count: vectors of each product.
         dtype: of the model: float32 or bfloat16.
         memory: the model's, added to.
+        given: what the model holds beside.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Block:
         count: int,
         dtype: torch.dtype,
         memory: Memory,
+        given: Given,
     ) -> None:
         self.shape, self._count, self._dtype = shape, count, dtype
         self._products, self._memory = products, memory
@@ -105,6 +107,7 @@ class Block:
         self._rotate = rotation(shape, places, count, half)
         self._attend = attention(shape, places, count, half)
         self._gate = gating(shape, places, count, half)
+        self._tell(given)
         self._before = Program(
             [
                 _alone(norm, self._first),
@@ -122,6 +125,20 @@ class Block:
         ]
         self._after = Program([_alone(attend, self._attend), *self._rest])
         self._after_packed: Program | None = None
+
+    def _tell(self, given: Given) -> None:
+        """Write down where what is given lies."""
+        norms, biases, turn = given.norms, given.biases, self._rotate
+        self._first[norm.WEIGHT] = norms[BEFORE_ATTENTION]
+        turn[rotate.QUERY_NORM], turn[rotate.KEY_NORM] = norms[OF_QUERIES], norms[OF_KEYS]
+        turn[rotate.QUERY_BIAS], turn[rotate.KEY_BIAS] = biases[QUERY], biases[KEY]
+        turn[rotate.VALUE_BIAS] = biases[VALUE]
+        self._second[norm.BIAS] = biases[OUTPUT]
+        self._second[norm.ADDED_WEIGHT] = norms[AFTER_ATTENTION]
+        self._second[norm.WEIGHT] = norms[BEFORE_FEED_FORWARD]
+        self._gate[gate.GATE_BIAS], self._gate[gate.UP_BIAS] = biases[GATE], biases[UP]
+        self._last[norm.BIAS] = biases[DOWN]
+        self._last[norm.ADDED_WEIGHT] = norms[AFTER_FEED_FORWARD]
 
     def _places(self) -> Places:
         """Where all that is between the jobs lies, and how much of it there is for each vector."""
@@ -169,20 +186,16 @@ class Block:
         hidden: Float[Tensor, "batch 1 hidden"],
         cos: Float[Tensor, "#batch 1 rotated"],
         sin: Float[Tensor, "#batch 1 rotated"],
-        given: Given,
     ) -> tuple[Float[Tensor, "batch heads 1 width"], Float[Tensor, "batch heads 1 width"]]:
         """The token's keys and values; its queries stay here for `after`."""
         shape = (self._count, self.shape.key_heads, 1, self.shape.width)
         keys, values = (torch.empty(shape, dtype=self._dtype) for _ in range(2))
-        first, turn, norms, biases = self._first, self._rotate, given.norms, given.biases
-        first[norm.BASE], first[norm.WEIGHT] = hidden.data_ptr(), norms[BEFORE_ATTENTION]
+        turn = self._rotate
+        self._first[norm.BASE] = hidden.data_ptr()
         turn[rotate.COS], turn[rotate.SIN] = cos.data_ptr(), sin.data_ptr()
         turn[rotate.COS_IS_HALF] = cos.dtype == torch.bfloat16
         turn[rotate.ROTATED] = cos.shape[-1] if self.shape.is_rotated else 0
         turn[rotate.STEP] = cos.shape[-1] if len(cos) > 1 else 0
-        turn[rotate.QUERY_NORM], turn[rotate.KEY_NORM] = norms[OF_QUERIES], norms[OF_KEYS]
-        turn[rotate.QUERY_BIAS], turn[rotate.KEY_BIAS] = biases[QUERY], biases[KEY]
-        turn[rotate.VALUE_BIAS] = biases[VALUE]
         turn[rotate.KEY_OUT], turn[rotate.VALUE_OUT] = keys.data_ptr(), values.data_ptr()
         self._before.run()
         return keys, values
@@ -193,7 +206,6 @@ class Block:
         keys: Float[Tensor, "batch heads length width"],
         values: Float[Tensor, "batch heads length width"],
         mask: Tensor | None,  # bool, or numbers that are added, [#batch, 1, 1, length]
-        given: Given,
     ) -> Float[Tensor, "batch 1 hidden"]:
         """The block's output, of the last `before`."""
         look = self._attend
@@ -201,7 +213,7 @@ class Block:
         for tensor, at in ((keys, attend.KEYS), (values, attend.VALUES)):
             look[at] = tensor.data_ptr()
             look[at + 1], look[at + 2], look[at + 3], _ = tensor.stride()
-        return self._end(self._after, hidden, mask, given)
+        return self._end(self._after, hidden, mask)
 
     def after_packed(
         self,
@@ -209,7 +221,6 @@ class Block:
         keys: Stored,
         values: Stored,
         mask: Tensor | None,
-        given: Given,
     ) -> Float[Tensor, "batch 1 hidden"]:
         """The same where a cache has keys and values packed."""
         look = self._attend
@@ -219,14 +230,13 @@ class Block:
         look[attend.LENGTH] = keys.length
         tell(look, attend_packed.KEYS, keys)
         tell(look, attend_packed.VALUES, values)
-        return self._end(self._after_packed, hidden, mask, given)
+        return self._end(self._after_packed, hidden, mask)
 
     def _end(
-        self, program: Program, hidden: Tensor, mask: Tensor | None, given: Given
+        self, program: Program, hidden: Tensor, mask: Tensor | None
     ) -> Float[Tensor, "batch 1 hidden"]:
         """Run what comes after the cache."""
-        output = torch.empty_like(hidden)
-        look, norms, biases = self._attend, given.norms, given.biases
+        output, look = torch.empty_like(hidden), self._attend
         if mask is not None and mask.shape[-1] != look[attend.LENGTH]:
             raise InputError(
                 f"The attention mask is of {mask.shape[-1]} tokens, but {look[attend.LENGTH]} are "
@@ -235,13 +245,7 @@ class Block:
         look[attend.MASK] = 0 if mask is None else mask.data_ptr()
         look[attend.MASK_IS_ADDED] = mask is not None and mask.dtype != torch.bool
         look[attend.MASK_OF_VECTOR] = 0 if mask is None or len(mask) == 1 else mask.stride(0)
-        second, last, gated = self._second, self._last, self._gate
-        second[norm.BASE], second[norm.BIAS] = hidden.data_ptr(), biases[OUTPUT]
-        second[norm.ADDED_WEIGHT] = norms[AFTER_ATTENTION]
-        second[norm.WEIGHT] = norms[BEFORE_FEED_FORWARD]
-        gated[gate.GATE_BIAS], gated[gate.UP_BIAS] = biases[GATE], biases[UP]
-        last[norm.BIAS], last[norm.ADDED_WEIGHT] = biases[DOWN], norms[AFTER_FEED_FORWARD]
-        last[norm.SUM] = output.data_ptr()
+        self._second[norm.BASE], self._last[norm.SUM] = hidden.data_ptr(), output.data_ptr()
         program.run()
         return output
 

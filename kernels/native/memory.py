@@ -107,11 +107,15 @@ def prefetch(context: Any, address: Any) -> Any:
 
 
 def ask(builder: Any, address: Any) -> None:
-    """Write `prefetch` for LLVM."""
+    """Write `prefetch` for LLVM.
+
+    As what is read once: weights that stayed in the caches would drive out all that stands between
+    two products, Python's objects not least.
+    """
     pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
     function = builder.module.declare_intrinsic("llvm.prefetch.p0", (), kind)
-    read, keep, data = number(0), number(3), number(1)
+    read, keep, data = number(0), number(0), number(1)
     builder.call(function, [builder.inttoptr(address, pointer), read, keep, data])
 
 

@@ -83,3 +83,38 @@ def test_scales_that_are_changed_in_place_are_read(scheme, calls):
     assert apart(found, logits_of(theirs)) < TOLERANCE[torch.float32]
     assert scheme == "mxfp4" or apart(found, before) > 1e-3  # whose scales are bytes
     assert len(calls) == 20
+
+
+@torch.no_grad()
+def test_tensors_that_are_put_in_between_two_tokens_are_read(calls):
+    theirs, ours = both(schemes=["int4g32"])
+    found = []
+    for model in (theirs, ours):
+        kept = model(torch.full((1, 4), 7), use_cache=True).past_key_values
+        block, logits = model.model.layers[0], []
+        for step in range(4):
+            scale = block.mlp.up_proj.weight.scale
+            if step == 1:
+                block.mlp.up_proj.weight.scale = torch.nn.Parameter(scale * 2, requires_grad=False)
+            if step == 2:
+                block.input_layernorm.weight.data = block.input_layernorm.weight.data * 3
+            if step == 3:
+                held = block.self_attn.o_proj.weight
+                state = held.state_dict()
+                held.load_state_dict({**state, "scale": state["scale"] * 2}, assign=True)
+            logits.append(model(torch.full((1, 1), 9 + step), past_key_values=kept).logits)
+        found.append(torch.cat(logits))
+    assert apart(*reversed(found)) < TOLERANCE[torch.float32]
+    assert len(calls) >= 4
+
+
+def test_numbers_that_are_put_in_a_scales_place_are_read_with_the_next_prompt(calls):
+    theirs, ours = both(schemes=["int4g32"])
+    before = logits_of(ours)
+    for model in (theirs, ours):
+        scale = model.model.layers[0].mlp.up_proj.weight.scale
+        scale.data = scale.data * 2
+    found = logits_of(ours)
+    assert apart(found, before) > 1e-3
+    assert apart(found, logits_of(theirs)) < TOLERANCE[torch.float32]
+    assert calls
