@@ -1,9 +1,10 @@
-"""What a menu is worth at equal bytes: bits alone, sparsity alone, both in one solve, all kinds.
+"""What a menu is worth at equal bytes: bits, the default menu, sparsity, both, all kinds.
 
 The ground is that of `benchmarks/plans.py`: SmolLM2-135M, all 210 linears, embedding and norms as
 they are. At each average of bits a weight, of scales too, every menu gets the same budget.
 
-    python benchmarks/joint.py [--bits 2.5 3.0 3.5] [--workdir DIR] [--json FILE]
+    python benchmarks/joint.py [--bits 2.5 3.0 3.5] [--menus bits default] [--workdir DIR]
+        [--json FILE]
 
 Bits a weight count everything that a layer stores, so 3.0 here is 2.5 in that script's terms.
 """
@@ -17,6 +18,7 @@ from typing import Any
 from bitplan import Budget
 from bitplan.allocator import solve
 from bitplan.errors import InfeasibleError
+from bitplan.footprint import default_schemes
 from bitplan.models import fetch
 from bitplan.pipeline import Settings, Workspace
 from bitplan.pipeline.judge import Judge
@@ -38,6 +40,7 @@ OTHERS = [
 ]
 MENUS = {
     "bits": BITS,
+    "default": list(map(str, default_schemes("bfloat16"))),
     "sparsity of int3": ["int3g64", "int3g64+25%", "int3g64+50%", "int3g64+2:4", "bf16"],
     "bits and sparsity": [*BITS, *SPARSE],
     "all kinds": [*BITS, *SPARSE, *OTHERS],
@@ -48,11 +51,12 @@ PINS = {"*embed_tokens": "bf16"}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bits", type=float, nargs="+", default=[2.5, 3.0, 3.5])
+    parser.add_argument("--menus", nargs="+", choices=MENUS, default=list(MENUS))
     parser.add_argument("--workdir", type=Path, default=Path("bitplan-joint"))
     parser.add_argument("--json", type=Path, help="write the rows here, too")
     args = parser.parse_args()
     files = fetch()
-    names = list(dict.fromkeys(name for menu in MENUS.values() for name in menu))
+    names = list(dict.fromkeys(name for menu in args.menus for name in MENUS[menu]))
     settings = Settings(
         schemes=names,
         calibration=tokens_of(files),
@@ -67,8 +71,8 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     with judge.borrowed():
         for bits in args.bits:
-            for menu, schemes in MENUS.items():
-                rows.append(_row(judge, _of(table, schemes), bits, menu))
+            for menu in args.menus:
+                rows.append(_row(judge, _of(table, MENUS[menu]), bits, menu))
                 print(
                     "| {bits} | {menu} | {predicted_kl} | {kl} ± {standard_error} | {perplexity} "
                     "| {layers} |".format(**rows[-1]),

@@ -43,15 +43,16 @@ FLOAT_OF_DTYPE = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 _LARGEST_OF_DTYPE = FLOAT_OF_DTYPE | {"float64": "fp32"}
 _DEFAULT_INTEGERS = (
-    "int2g64",
-    "int2g32",
-    "int3g64",
+    "int2g64d",
+    "int3g64d",
+    "int4g64d",
+    "int5g64d",
+    "int6g64d",
+    "int8g64d",
+    # What other matmuls read, too, as torch's: no other scheme here is for `--runtime torch-cpu`.
     "int4g128",
     "int4g64",
-    "int5g64",
-    "int6g64",
     "int8s",
-    "int8g64",
 )
 _CACHE_BITS = (2, 4, 8)
 _CACHE_GROUPS = (32, 64)
@@ -173,6 +174,7 @@ def legal_schemes(
 def default_schemes(dtype: object) -> tuple[Scheme, ...]:
     """The menu when none is given: integers from 2 to 8 bits, and keeping the layer as it is.
 
+    Most have scales and offsets of a byte, which lose next to nothing and leave room for codes.
     A float32 or float64 model may keep a layer in bf16 or fp32.
     """
     return tuple(map(Scheme.parse, (*_DEFAULT_INTEGERS, *_floats(dtype))))

@@ -133,7 +133,7 @@ def test_the_default_menu_can_keep_the_layer_as_it_is(dtype, floats):
     menu = default_schemes(dtype)
     assert [str(scheme) for scheme in menu if scheme.is_float] == floats
     integers = [str(scheme) for scheme in menu if not scheme.is_float]
-    expected = "int2g64 int3g64 int4g64 int5g64 int6g64 int8g64 int2g32 int4g128 int8s"
+    expected = "int2g64d int3g64d int4g64d int5g64d int6g64d int8g64d int4g128 int4g64 int8s"
     assert sorted(integers) == sorted(expected.split())
     assert legal_schemes(layer(8, 4096), dtype, menu) == menu
 

@@ -162,7 +162,7 @@ def unstacked(
             codes[:, part].t(),
             scale[part],
             offset[part],
-            steps=steps,
+            steps=None if steps is None else {name: some[part] for name, some in steps.items()},
             mask=None if mask is None else mask[:, part].t(),
         )
         for scheme, part in (

@@ -18,7 +18,7 @@ from bitplan.schema import Scheme
 class IntegerPlane(AbstractPlane):
     """A copy of the weight for every scheme, all of one sparsity; a grid is a scale and an offset.
 
-    A scheme whose scales are codes is alone: their steps are those of its own scales.
+    Of all schemes the scales are codes or of none: the steps of each copy are of its own scales.
     """
 
     def __init__(self, weight: Float[Tensor, "out in"], schemes: Sequence[Scheme]) -> None:
@@ -29,7 +29,7 @@ class IntegerPlane(AbstractPlane):
         self.levels = Levels.of(schemes, self.work)
         self.steps: Steps | None = None
         if schemes[0].double:
-            assert len(schemes) == 1
+            assert all(scheme.double for scheme in schemes)
             self.steps = steps_of(self.full, weight.shape[1], self.group)
 
     def full(self, group: slice) -> Grid:
@@ -106,10 +106,7 @@ class IntegerPlane(AbstractPlane):
     def packed(self, codes: Tensor, grids: list[Grid]) -> list[Packed]:
         """Each scheme its own rows."""
         pairs = [(scale, offset) for scale, offset in grids]
-        steps = None
-        if self.steps is not None:
-            steps = {name: of_all[: self.rows] for name, of_all in self.steps.items()}
-        return unstacked(codes, pairs, self.schemes, self.rows, steps, self.mask)
+        return unstacked(codes, pairs, self.schemes, self.rows, self.steps, self.mask)
 
     def _levels(self, group: slice) -> Levels:
         if self.steps is None:

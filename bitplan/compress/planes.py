@@ -23,15 +23,16 @@ def planes(
     schemes: Sequence[Scheme],
     reach: Float[Tensor, ""] | None = None,
 ) -> Iterator[AbstractPlane]:
-    """One for the plain integer schemes of a group size and sparsity, one for every other scheme.
+    """One for integer schemes of a group size, sparsity and kind of scales, one for any other.
 
     `reach` is the largest absolute value of the matrix that the weight is some rows of; None: of
     the weight.
     """
-    alike: dict[tuple[int | None, Sparsity | None], list[Scheme]] = {}
+    alike: dict[tuple[int | None, Sparsity | None, bool], list[Scheme]] = {}
     for scheme in schemes:
-        if scheme.is_integer and not scheme.double:
-            alike.setdefault((scheme.group_size, scheme.sparsity), []).append(scheme)
+        if scheme.is_integer:
+            key = scheme.group_size, scheme.sparsity, scheme.double
+            alike.setdefault(key, []).append(scheme)
     for together in alike.values():
         yield IntegerPlane(weight, together)
     for scheme in schemes:
@@ -41,8 +42,6 @@ def planes(
             yield TwoPlane(weight, scheme)
         elif not scheme.is_integer:
             yield CodebookPlane(weight, scheme, reach)
-        elif scheme.double:
-            yield IntegerPlane(weight, [scheme])
 
 
 def in_order(packed: Sequence[Packed], schemes: Sequence[Scheme]) -> list[Packed]:

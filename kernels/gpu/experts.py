@@ -46,9 +46,9 @@ def matmul_of_experts(
         if matrix_scale is not None:
             matrix_scale += far
         if scale_step is not None:
-            scale_step += far * rows
+            scale_step += far * rows * SPEC.steps
         if offset_step is not None:
-            offset_step += far * rows
+            offset_step += far * rows * SPEC.steps
         if choices is not None:
             choices += far * choices_each
         multiply(

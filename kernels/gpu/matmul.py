@@ -93,7 +93,7 @@ def multiply(
     own = tl.program_id(0) * SPEC.rows + tl.arange(0, SPEC.rows)
     n = tl.minimum(own, rows - 1)
     m = first_token + tl.arange(0, SPEC.tokens)
-    scale_step, offset_step = load_step(scale_step, n), load_step(offset_step, n)
+    scale_step, offset_step = load_step(scale_step, n, SPEC), load_step(offset_step, n, SPEC)
     tile = Tile(
         inputs,
         grid,
@@ -131,7 +131,7 @@ def multiply(
     total, part, shared = sums
     if not SPEC.many:
         if SPEC.group == 0:
-            scale, offset = scale_and_offset(tile, stored.grid, 0, SPEC)
+            scale, offset = scale_and_offset(tile, stored.grid, 0, 0, SPEC)
             total = weigh(total, part, shared, scale, offset, SPEC)
         total *= SPEC.numbers.unit
     if matrix_scale is not None:

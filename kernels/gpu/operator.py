@@ -11,7 +11,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bitplan.errors import InputError
-from bitplan.formats.double import SHARED
 from bitplan.kernels.gpu.grids import all_beside
 from bitplan.kernels.gpu.kept import MOST_OF_STREAM, kept_of
 from bitplan.kernels.gpu.layout import CELL, restore, room_of, words_of
@@ -29,8 +28,6 @@ def unfit(scheme: Scheme, columns: int) -> str | None:
     """
     if reason := _unfit_sparse(scheme, columns):
         return reason
-    if scheme.double and scheme.group_size and columns > SHARED * scheme.group_size:
-        return "no Triton kernel reads scales of a row that have several steps"
     if scheme.group_size not in (None, *GROUP_SIZES):
         return f"the Triton kernels take groups of {', '.join(map(str, GROUP_SIZES))}"
     if columns % CELL:

@@ -133,7 +133,7 @@ def add_group(
             choices = load_choices(tile, index, SPEC)
     # Where the groups of a panel fill words, which one is known when it is compiled.
     KNOWN: tl.constexpr = CELLS == 8 and not SPEC.trits and 16 // PAIRS % SPEC.per == 0
-    scale, offset = scale_and_offset(tile, grid, NUMBER if KNOWN else index, SPEC)
+    scale, offset = scale_and_offset(tile, grid, index, NUMBER if KNOWN else index, SPEC)
     own = chosen_entry(choices, index, SPEC)
     if SPEC.many:
         total = add_weights(

@@ -38,7 +38,7 @@ def look_up(tokens, planes, matrix_scale, choices, outputs, count, rows, SPECS: 
     tiles = ()
     for plane in tl.static_range(len(SPECS)):
         grid, scale_step, offset_step = planes[plane][1], planes[plane][2], planes[plane][3]
-        scale_step, offset_step = load_step(scale_step, n), load_step(offset_step, n)
+        scale_step, offset_step = load_step(scale_step, n, SPEC), load_step(offset_step, n, SPEC)
         tile = Tile(
             None,
             grid,
@@ -134,7 +134,7 @@ def weights(
     """[tokens, 16 pairs]: the weights of some pairs of a plane, of one group, in float32."""
     SPEC: tl.constexpr = SPECS[0]
     index = 0 if SPEC.group == 0 else column // SPEC.group
-    scale, offset = scale_and_offset(tile, load_grid(tile, index, SPEC.per), index, SPEC)
+    scale, offset = scale_and_offset(tile, load_grid(tile, index, SPEC.per), index, index, SPEC)
     own = chosen_entry(load_choices(tile, index, SPEC), index, SPEC)
     values = tl.zeros([SPEC.rows, 16 * PAIRS], tl.float32)
     for part in tl.static_range(len(SPECS)):

@@ -39,21 +39,30 @@ def chosen_entry(choices, index, SPEC: tl.constexpr):
 
 
 @triton.jit
-def load_step(step, n):
-    """What multiplies all scales or offsets of each row, in float32; None as it is."""
+def load_step(step, n, SPEC: tl.constexpr):
+    """What multiplies all scales or offsets of each row, in float32; None as it is.
+
+    Where a row has several it is where they begin.
+    """
     if step is None:
         return None
+    elif SPEC.steps > 1:
+        return step + n.to(tl.int64) * SPEC.steps
     else:
         return tl.load(step + n).to(tl.float32)
 
 
 @triton.jit
-def scale_and_offset(tile, stored, index, SPEC: tl.constexpr):
-    """Both of each row in float32; the scale twice, where there is no offset."""
+def scale_and_offset(tile, stored, index, number, SPEC: tl.constexpr):
+    """Both of each row in float32; the scale twice, where there is no offset.
+
+    `index` is the group's in the row, and so is `number`, or as far as it says which of a word's
+    groups it is.
+    """
     if SPEC.scale == "step":
-        return _of_steps(tile, stored.to(tl.uint32), index, SPEC)
+        return _of_steps(tile, stored.to(tl.uint32), index, number, SPEC)
     elif SPEC.scale != "bf16":
-        scale = _of_byte(stored.to(tl.uint32) >> (index % SPEC.per * 8) & 0xFF, SPEC)
+        scale = _of_byte(stored.to(tl.uint32) >> (number % SPEC.per * 8) & 0xFF, SPEC)
         return scale, scale
     elif stored.dtype == tl.bfloat16:
         scale = stored.to(tl.float32)
@@ -62,7 +71,7 @@ def scale_and_offset(tile, stored, index, SPEC: tl.constexpr):
         first = (stored << 16).to(tl.float32, bitcast=True)
         second = (stored & 0xFFFF0000).to(tl.float32, bitcast=True)
         if SPEC.symmetric:
-            scale = first if index % 2 == 0 else second
+            scale = first if number % 2 == 0 else second
             return scale, scale
         else:
             return first, second
@@ -79,14 +88,25 @@ def _of_byte(byte, SPEC: tl.constexpr):
 
 
 @triton.jit
-def _of_steps(tile, stored, index, SPEC: tl.constexpr):
+def _of_steps(tile, stored, index, number, SPEC: tl.constexpr):
     """A byte, of offsets and of a second plane one less 128, times the row's step."""
+    step = _step_of(tile.scale_step, index, SPEC)
     if SPEC.symmetric:
-        scale = _number(stored >> (index % SPEC.per * 8), SPEC.centre) * tile.scale_step
+        scale = _number(stored >> (number % SPEC.per * 8), SPEC.centre) * step
         return scale, scale
     else:
-        both = stored >> (index % SPEC.per * 16)
-        return _number(both, 0) * tile.scale_step, _number(both >> 8, 128) * tile.offset_step
+        both = stored >> (number % SPEC.per * 16)
+        of_offset = _step_of(tile.offset_step, index, SPEC)
+        return _number(both, 0) * step, _number(both >> 8, 128) * of_offset
+
+
+@triton.jit
+def _step_of(step, index, SPEC: tl.constexpr):
+    """Of several the one that a group's scale is a byte of."""
+    if SPEC.steps > 1:
+        return tl.load(step + index // SPEC.shared).to(tl.float32)
+    else:
+        return step
 
 
 @triton.jit

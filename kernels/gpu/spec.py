@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from bitplan.formats.double import CENTRES
+from bitplan.formats.double import CENTRES, SHARED
 from bitplan.kernels.gpu.grids import choices_in_word, groups_in_word, names_of
 from bitplan.kernels.gpu.kept import PITCH, Kept, kept_of
 from bitplan.kernels.gpu.layout import bits_of, panel_of
@@ -19,8 +19,9 @@ class Spec:
     or of ternary ones the words of a panel's cell, as `words` are of others. Numbers are made of
     codes that are `pitch` bits apart, all of a row's or those that are `kept`. `group` is 0 where a
     row is one; `scale` says what a scale is stored in, a byte of a `step` of its row too, which is
-    then less `centre`; `per` groups share a word of the grid, and `choices_per` a word of choices,
-    0 where there are none. `rows`, `tokens` and `stages` are those of `Blocks`.
+    then less `centre`, and of which a row has `steps`, each for `shared` groups; `per` groups share
+    a word of the grid, and `choices_per` a word of choices, 0 where there are none. `rows`,
+    `tokens` and `stages` are those of `Blocks`.
     """
 
     columns: int
@@ -35,6 +36,8 @@ class Spec:
     scale: str
     per: int
     centre: int
+    steps: int
+    shared: int
     choices_per: int
     numbers: Numbers
     cuda: bool
@@ -74,6 +77,8 @@ def spec_of(
         scale="step" if scheme.double else scheme.family.scale,
         per=groups_in_word(scheme, columns),
         centre=CENTRES[names_of(scheme, plane)[0]],
+        steps=-(-columns // (SHARED * (group or columns))),
+        shared=SHARED,
         choices_per=choices_in_word(scheme, columns),
         numbers=numbers,
         cuda=device.cuda,

@@ -28,7 +28,6 @@ def read_grid(job, first, lanes, groups, bits):
         job[fields.SCALE_STEP],
         job[fields.SCALE_TABLE],
         np.float32(0),
-        job[fields.ROWS],
         first,
         lanes,
         groups,
@@ -41,7 +40,6 @@ def read_grid(job, first, lanes, groups, bits):
             job[fields.OFFSET_STEP],
             0,
             np.float32(CENTRE),
-            job[fields.ROWS],
             first,
             lanes,
             groups,
@@ -68,19 +66,10 @@ def prefetch_grid(job, first, groups):
 
 
 @part
-def _read(stored, step, table, centre, rows, first, lanes, groups, bits, values):
+def _read(stored, step, table, centre, first, lanes, groups, bits, values):
     start, count = first * groups, lanes * groups
     if step:
-        blocks = (groups + SHARED - 1) // SHARED
-        codes = uint8_at(stored, rows * groups)
-        steps = uint16_at(step, rows * blocks)
-        one = np.empty(1, np.int32)
-        for group in range(groups):
-            for lane in range(lanes):
-                place = first * blocks + group // SHARED * lanes + lane
-                one[0] = np.int32(np.uint32(steps[place]) << np.uint32(16))
-                code = np.float32(codes[start + group * lanes + lane]) - centre
-                values[group * lanes + lane] = code * one.view(np.float32)[0]
+        _read_doubled(stored, step, centre, first, lanes, groups, values)
     elif table:
         codes = uint8_at(stored + start, count)
         numbers = float32_at(table, 256)
@@ -91,3 +80,20 @@ def _read(stored, step, table, centre, rows, first, lanes, groups, bits, values)
         halves = uint16_at(stored + 2 * start, count)
         for place in range(count):
             bits[place] = np.int32(np.uint32(halves[place]) << np.uint32(16))
+
+
+@part
+def _read_doubled(stored, step, centre, first, lanes, groups, values):
+    """Codes less their centre, times the step of the row; a group's lanes at their own addresses.
+
+    So the loop over them is one of vectors.
+    """
+    blocks = (groups + SHARED - 1) // SHARED
+    for block in range(blocks):
+        steps = uint16_at(step + 2 * (first * blocks + block * lanes), lanes)
+        for group in range(block * SHARED, min(groups, (block + 1) * SHARED)):
+            codes = uint8_at(stored + first * groups + group * lanes, lanes)
+            into = float32_at(values.ctypes.data + 4 * group * lanes, lanes)
+            for lane in range(lanes):
+                factor = np.uint32(np.uint32(steps[lane]) << np.uint32(16)).view(np.float32)
+                into[lane] = (np.float32(codes[lane]) - centre) * factor

@@ -12,7 +12,7 @@ from bitplan.schema import Scheme
 NAMES = [
     *("int2g32", "int3", "int8s", "bf16", "int4g64", "int4g32", "int2g64s"),
     *("fp32", "int8g64", "int5", "fp16", "int7g16", "nvfp4", "nf4g64", "ternaryg32", "sign"),
-    *("fp8", "mxfp4", "bfp5g16", "fp6e3m2g64"),
+    *("fp8", "mxfp4", "bfp5g16", "fp6e3m2g64", "int2g64d", "int4g64d", "int4g64sd", "int3g32d"),
 ]
 MENU = [Scheme.parse(name) for name in NAMES]
 

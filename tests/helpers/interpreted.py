@@ -86,8 +86,8 @@ def weight_of(name: str, rows: int, columns: int, seed: int = 0) -> Packed:
     scale = torch.rand(rows, groups, generator=generator) / 50 + 0.01
     steps = {}
     if scheme.double:
-        shape = (rows, -(-groups // double.SHARED))
-        step = (1 + torch.arange(rows) % 2)[:, None].expand(shape) * 2.0**-13
+        blocks = torch.arange(-(-groups // double.SHARED))
+        step = (1 + torch.arange(rows) % 2)[:, None] * (1 + blocks / 2) * 2.0**-13
         steps = {"scale": step, "offset": 16 * step, SECOND: step}
     mask = mask_of(scheme, rows, columns, generator)
     if scheme.is_integer:

@@ -37,6 +37,7 @@ CASES = [
     # Scales that are codes.
     *(case(name, 33, 96, [n]) for name in ("nf4g16d", "fp8g64d") for n in (3, 18)),
     case("nf3g32d", 33, 256, [3], "float16"),
+    case("ternary2g16d", 3, 4128, [2]),
     # Columns that two programs share.
     case("mxfp4", 40, 1056, [2]),
     # AMD's order of a table's places, and its own numbers.

@@ -19,6 +19,7 @@ CASES = [
     experts_case("nf4g64", 40, 96, [2, 3], "float32"),
     # Grids of single numbers and of words, steps, choices, a matrix's scale, and two planes.
     *(experts_case(name, 40, 96, [2, 0, 3]) for name in ("int4g32s", "int4g16d", "int5g32sd")),
+    experts_case("int4g16d", 8, 4128, [1, 0, 1]),
     *(experts_case(name, 33, 96, [2, 3]) for name in ("nvfp4", "mxfp4", "bitmod4g16", "fp6g32")),
     *(experts_case(name, 33, 96, [2, 3]) for name in ("ternaryg32", "binary2g32d", "ternary2g64")),
     # Columns that two programs share.

@@ -15,7 +15,7 @@ from interpreted import interpret
         ("sign", 100, "columns in 32s"),
         ("int4g64d", 128, None),
         ("nf4g16d", 4096, None),
-        ("nf4g16d", 4128, "several steps"),
+        ("nf4g16d", 4128, None),
         ("int4g64+2:4", 128, None),
         ("int4g64+2:4", 100, "columns in 32s"),
         ("int4g16+1:2", 128, None),

@@ -25,6 +25,7 @@ CASES = [
     *(rows_case(name, 224, PLACES) for name in ("int3g16", "nf4", "nvfp4")),
     *(rows_case("int4g64", n, PLACES) for n in (32, 64, 128, 480, 544)),
     *(rows_case("ternaryg128", n, PLACES) for n in (32, 192, 320, 352, 672)),
+    *(rows_case(name, 4128, PLACES) for name in ("int4g16d", "ternary2g16d")),
     *(rows_case("int4g32", 96, PLACES, dtype) for dtype in LIMITS),
     *(rows_case("nf4g32", 96, PLACES, dtype) for dtype in ("float16", "bfloat16")),
     rows_case("int4g32", 96, PLACES, kind="int32"),

@@ -86,6 +86,24 @@ def test_the_product_is_the_references(width, grid, dtype, kernel):
                 assert error < TOLERANCE[dtype], (rows, columns, tokens)
 
 
+@pytest.mark.parametrize("rows", [5, 144])
+@pytest.mark.parametrize("name", ["int4g16d", "int3g32d", "int3g32sd"])
+def test_rows_whose_scales_have_several_steps(name, rows, kernel):
+    columns = 2 * 256 * Scheme.parse(name).group_size + 96
+    if kernel is cpu.DOT and cpu.unfit(Scheme.parse(name), rows, columns):
+        pytest.skip("products of bytes take no such weight")
+    sizes = torch.linspace(0.1, 2, columns)
+    weight = render(random(rows, columns) * sizes, [Scheme.parse(name)], quantizer="rtn")
+    weight = weight[Scheme.parse(name)]
+    steps = weight.tensors["scale_step"]
+    assert steps.shape == (rows, 3)
+    assert (steps[:, 0] < steps[:, 1]).all()
+    inputs = random(2, columns)
+    found = kernel.linear(inputs, arranged(weight, kernel), weight.scheme)
+    error = relative_error(found.double(), product(inputs, weight))
+    assert error < TOLERANCE[torch.float32]
+
+
 @pytest.mark.parametrize("name", ["int3g64", "int8s", "int5g16d", "int5g32d"])
 def test_restoring_gives_the_canonical_tensors_exactly(name, kernel):
     scheme = Scheme.parse(name)

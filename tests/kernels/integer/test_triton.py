@@ -28,6 +28,9 @@ CASES = [
     *(case(name, 33, 96, [3]) for name in ("int4g64d", "int3g32d", "int4g16sd")),
     *(case(name, 33, 288, [3], "float16") for name in ("int8g32d", "int4g128sd")),
     *(case("int4g16d", 33, 256, [n]) for n in (3, 18)),
+    # Two steps a row, the second of few groups; and of some that two words and no panel hold.
+    *(case(name, 7, 4384, [3]) for name in ("int4g16d", "int3g16sd")),
+    case("int2g16d", 7, 4352, [18], "float16"),
     # Columns that two programs share.
     case("int2s", 70, 1056, [2]),
     case("int4g128", 40, 1024, [2], "float16"),
