@@ -7,11 +7,10 @@ from triton.compiler import ASTSource, CompiledKernel
 
 from bitplan.kernels.gpu.ahead import BESIDE, DEVICES, TARGETS, choices_type, grid_type
 from bitplan.kernels.gpu.grids import beside_of
-from bitplan.kernels.gpu.launch import options
-from bitplan.kernels.gpu.launch_several import PARAMETERS, kinds_of
-from bitplan.kernels.gpu.several import matmul_of_several
-from bitplan.kernels.gpu.spec import spec_of
-from bitplan.kernels.gpu.together import Weights, one_launch
+from bitplan.kernels.gpu.launch import REDUCED_AT_ONCE, options
+from bitplan.kernels.gpu.launch_several import PARAMETERS, cut_of
+from bitplan.kernels.gpu.several import matmul_of_several, reduce_several
+from bitplan.kernels.gpu.together import Weights
 from bitplan.schema import Scheme
 
 COLUMNS = 4096
@@ -39,44 +38,61 @@ def compile_several_ahead(
     weights: Weights, tokens: int, target: str, dtype: str = "bf16", columns: int = COLUMNS
 ) -> CompiledKernel:
     """The kernel as it would be compiled at its first call on the target."""
-    device = DEVICES[target]
-    blocks, why = one_launch(weights, columns, tokens, device)
-    assert blocks is not None, why
-    members = []
-    for (scheme, _), of in zip(weights, blocks, strict=True):
-        planes = scheme.family.planes
-        output = f"*{dtype}" if of.splits * planes == 1 else "*fp32"
-        for plane in range(planes):
-            spec, beside = (
-                spec_of(columns, dtype, scheme, of, device, plane=plane),
-                beside_of(scheme, plane),
-            )
-            kinds = {**BESIDE, "choices": choices_type(spec)}
-            of_parameters = (kinds[name] if name in beside else None for name in PARAMETERS)
-            member = ("*i32", grid_type(spec), *of_parameters, output, "i32")
-            members.append((spec, member))
-    found = kinds_of(members)
-    types = {
+    cut = cut_of(weights, columns, tokens, dtype, DEVICES[target])
+    assert cut is not None
+    kinds = []
+    for spec, kind in zip(cut.specs, cut.kinds, strict=True):
+        types = {**BESIDE, "choices": choices_type(spec)}
+        of_kind = []
+        for number, plane in kind:
+            beside = beside_of(weights[number][0], plane)
+            of = (types[name] if name in beside else None for name in PARAMETERS)
+            output = f"*{dtype}" if cut.copies[number] == 1 else "*fp32"
+            of_kind.append(("*i32", grid_type(spec), *of, output, "i32"))
+        kinds.append(tuple(of_kind))
+    signature = {
         "inputs": f"*{dtype}",
-        "kinds": tuple(tuple(of_kind) for of_kind in found.values()),
+        "kinds": tuple(kinds),
         "count": "i32",
         "stride": "i32",
         "SPECS": "constexpr",
     }
-    fixed: dict[tuple, Any] = {(4,): tuple(found)}
-    sixteens: list[tuple] = [(0,), (3,)]
-    given = []
-    for kind, of_kind in enumerate(found.values()):
-        for number, member in enumerate(of_kind):
-            for place, what in enumerate(member):
-                path = (1, kind, number, place)
-                if what is None:
-                    fixed[path] = None
-                else:
-                    sixteens.append(path)
-        given.append(tuple(tuple(what or "constexpr" for what in member) for member in of_kind))
-    types["kinds"] = tuple(given)
-    assert list(types) == matmul_of_several.arg_names
-    divisible = {path: [["tt.divisibility", 16]] for path in sixteens}
-    source = ASTSource(matmul_of_several, types, fixed, divisible)
-    return triton.compile(source, target=TARGETS[target], options=options(blocks[0]))
+    given = {"SPECS": cut.specs}
+    return _compile(matmul_of_several, signature, given, {"count"}, target, options(cut.blocks))
+
+
+def compile_sums_ahead(outputs: int, target: str, dtype: str = "bf16") -> CompiledKernel:
+    """The kernel that sums what splits made, of so many outputs."""
+    of_output = ("*fp32", f"*{dtype}", "i32", "i32")
+    signature = {"sums": (of_output,) * outputs, "BLOCK": "constexpr"}
+    given = {"BLOCK": REDUCED_AT_ONCE}
+    return _compile(reduce_several, signature, given, set(), target, {"enable_fp_fusion": True})
+
+
+def _compile(
+    kernel: Any,
+    signature: dict[str, Any],
+    given: dict[str, Any],
+    odd: set[str],
+    target: str,
+    options: dict[str, Any],
+) -> CompiledKernel:
+    """Compile for pointers, rows and strides that 16 divides, but for what is odd, and for None."""
+    assert list(signature) == kernel.arg_names
+    fixed = {(list(signature).index(name),): value for name, value in given.items()}
+    sixteens = {}
+
+    def filled(what: Any, path: tuple[int, ...]) -> Any:
+        if isinstance(what, tuple):
+            return tuple(filled(one, (*path, place)) for place, one in enumerate(what))
+        if what is None:
+            fixed[path] = None
+        elif what != "constexpr":
+            sixteens[path] = [["tt.divisibility", 16]]
+        return what or "constexpr"
+
+    types = {name: filled(what, (place,)) for place, (name, what) in enumerate(signature.items())}
+    for name in odd:
+        del sixteens[(list(signature).index(name),)]
+    source = ASTSource(kernel, types, fixed, sixteens)
+    return triton.compile(source, target=TARGETS[target], options=options)
