@@ -15,6 +15,7 @@ from bitplan.one_token import step_by_step
 from bitplan.progress import Progress, quiet, track
 from bitplan.registered import METHOD, register
 from bitplan.schema import Kind, Layer, Plan, Scheme
+from bitplan.siblings import Siblings
 from bitplan.weight import AbstractWeight
 
 PackedOf = Callable[[Layer, Scheme], Packed]
@@ -37,6 +38,7 @@ def pack_layers(
             pack_layer(model, layer, packed_of(layer, scheme))
     if any(layer.kind is Kind.EXPERTS for layer in schemes):
         run_experts(model)
+    introduce(model)
     return step_by_step(model)
 
 
@@ -67,7 +69,10 @@ def pack_layer(model: nn.Module, layer: Layer, packed: Packed, *, arrange: bool 
     if arrange and not is_convolution:
         weight.arrange(lookup=lookup)
     for name in names:
-        model.set_submodule(name, _replacement(model.get_submodule(name), weight))
+        replacement = _replacement(model.get_submodule(name), weight)
+        if isinstance(replacement, PackedLinear) and name == layer.name:
+            replacement.fuse = layer.fuse
+        model.set_submodule(name, replacement)
 
 
 def arrange_layers(model: nn.Module) -> nn.Module:
@@ -79,7 +84,20 @@ def arrange_layers(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, AbstractWeight) and len(module.shape) == 3:  # experts
             module.arrange()
+    introduce(model)
     return step_by_step(model)
+
+
+def introduce(model: nn.Module) -> None:
+    """Let packed linears that have a `fuse` in common know each other."""
+    families: dict[str, list[PackedLinear]] = {}
+    for module in model.modules():
+        if isinstance(module, PackedLinear) and module.fuse is not None:
+            families.setdefault(module.fuse, []).append(module)
+    for family in families.values():
+        siblings = Siblings() if len(family) > 1 else None
+        for module in family:
+            module.siblings = siblings
 
 
 def pack_caches_of(model: nn.Module, plan: Plan) -> nn.Module:

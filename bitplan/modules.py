@@ -13,6 +13,7 @@ from bitplan.formats import Packed
 from bitplan.kernels import COMPILED, arranged_for, choose, differentiable, operators, reference_of
 from bitplan.memory import release
 from bitplan.schema import Scheme
+from bitplan.siblings import Siblings
 from bitplan.weight import AbstractWeight
 
 
@@ -91,6 +92,11 @@ class PackedWeight(AbstractWeight):
             tensors = _of_each(arrange, tensors, self.scheme, tuple(self.shape))
         self._hold(tensors)
         self.implementation = implementation
+        if implementation == "triton" and self.device.type == "cuda":
+            # Imported here, for only then a compiled model has something to join.
+            from bitplan.kernels.gpu.joined import install
+
+            install()
 
     def multiply(
         self, inputs: Float[Tensor, "*tokens in"], expert: int | None = None
@@ -231,9 +237,14 @@ _SAVED = WeakKeyDictionary()
 
 
 class PackedLinear(nn.Module):
-    """A linear layer (or GPT-2's Conv1D) whose weight is packed."""
+    """A linear layer (or GPT-2's Conv1D) whose weight is packed.
+
+    `fuse` is that of its layer, if any, and `siblings` those that have the same.
+    """
 
     bias: nn.Parameter | None
+    fuse: str | None = None
+    siblings: Siblings | None = None
 
     def __init__(self, weight: AbstractWeight, bias: nn.Parameter | None) -> None:
         super().__init__()
@@ -246,7 +257,10 @@ class PackedLinear(nn.Module):
         # Not by name: `nn.Module` looks attributes up slowly, and a token has hundreds of these.
         weight, bias = self._modules["weight"], self._parameters["bias"]
         assert isinstance(weight, AbstractWeight)
-        output = weight.multiply(inputs)
+        if self.siblings is None or torch.compiler.is_compiling():
+            output = weight.multiply(inputs)
+        else:
+            output = self.siblings.multiply(weight, inputs)
         return output if bias is None else output + bias.to(output.dtype)
 
 

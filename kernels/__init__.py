@@ -5,4 +5,5 @@ from bitplan.kernels.choose import COMPILED as COMPILED
 from bitplan.kernels.choose import arranged_for as arranged_for
 from bitplan.kernels.choose import choose as choose
 from bitplan.kernels.choose import reference_of as reference_of
+from bitplan.kernels.gpu.together import one_launch as one_launch
 from bitplan.kernels.gradient import differentiable as differentiable

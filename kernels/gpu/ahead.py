@@ -119,7 +119,7 @@ def compile_ahead(case: Case, target: str) -> CompiledKernel:
     types = {
         "inputs": f"*{case.dtype}",
         "codes": "*i32",
-        "grid": _grid_type(spec),
+        "grid": grid_type(spec),
         "outputs": f"*{case.dtype}" if blocks.splits == 1 else "*fp32",
         "rows": "i32",
         "count": "i32",
@@ -134,7 +134,7 @@ def compile_ahead(case: Case, target: str) -> CompiledKernel:
     # Pointers, rows and stride that 16 divides are compiled for apart.
     sixteens = ["inputs", "codes", "grid", "outputs", "rows", "stride", "ends"]
     sixteens += ["codes_each", "grid_each", "choices_each"]
-    for name, kind in {**BESIDE, "choices": _choices_type(spec)}.items():
+    for name, kind in {**BESIDE, "choices": choices_type(spec)}.items():
         if name in beside_of(scheme):
             types[name] = kind
             sixteens.append(name)
@@ -161,11 +161,13 @@ BESIDE = {
 }
 
 
-def _choices_type(spec: Spec) -> str:
+def choices_type(spec: Spec) -> str:
+    """Of the words of choices."""
     return "*i32" if spec.choices_per == 16 else "*i16"
 
 
-def _grid_type(spec: Spec) -> str:
+def grid_type(spec: Spec) -> str:
+    """Of the words of the grid."""
     numbers = spec.per * (1 if spec.symmetric else 2)
     if spec.scale == "bf16":
         return "*bf16" if numbers == 1 else "*u32"
@@ -204,14 +206,14 @@ def compile_lookup_ahead(
     for plane, [spec, *_] in enumerate(specs):
         of = beside_of(scheme, plane)
         kinds = [BESIDE[key] if key in of else None for key in ("scale_step", "offset_step")]
-        kinds = enumerate(("*i32", _grid_type(spec), *kinds))
+        kinds = enumerate(("*i32", grid_type(spec), *kinds))
         planes.append(tuple(given(("planes", plane, n), kind) for n, kind in kinds))
     spec, of = specs[0][0], beside_of(scheme)
     types = {
         "tokens": "*i64",
         "planes": tuple(planes),
         "matrix_scale": given(("matrix_scale",), BESIDE.get(of.get("matrix_scale", ""))),
-        "choices": given(("choices",), _choices_type(spec) if "choices" in of else None),
+        "choices": given(("choices",), choices_type(spec) if "choices" in of else None),
         "outputs": f"*{dtype}",
         "count": "i32",
         "rows": "i32",

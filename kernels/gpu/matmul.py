@@ -53,6 +53,9 @@ def matmul(
         starts,
         outputs,
         rows,
+        tl.program_id(0),
+        tl.program_id(1),
+        tl.num_programs(1),
         tl.program_id(2) * SPEC.tokens,
         count,
         count,
@@ -77,6 +80,9 @@ def multiply(
     starts,
     outputs,
     rows,
+    block,
+    split,
+    splits,
     first_token,
     end,
     count,
@@ -84,13 +90,12 @@ def multiply(
     panels_each,
     SPEC: tl.constexpr,
 ):
-    """Products of a block of tokens, as far as they are before `end`, with a program's rows.
+    """Products of a block of tokens, as far as they are before `end`, with a block of rows.
 
-    See `matmul`.
+    Of one of so many splits of the columns. See `matmul`.
     """
     PANELS: tl.constexpr = SPEC.columns // SPEC.panel
-    split = tl.program_id(1)
-    own = tl.program_id(0) * SPEC.rows + tl.arange(0, SPEC.rows)
+    own = block * SPEC.rows + tl.arange(0, SPEC.rows)
     n = tl.minimum(own, rows - 1)
     m = first_token + tl.arange(0, SPEC.tokens)
     scale_step, offset_step = load_step(scale_step, n, SPEC), load_step(offset_step, n, SPEC)
@@ -123,7 +128,7 @@ def multiply(
             sums = add_panel(codes, tile, panel, sums, stored, 0, 8, SPEC)
     # Known when it is compiled, and so apart from what is not.
     if SPEC.columns % SPEC.panel != 0:  # noqa: SIM102
-        if split == tl.num_programs(1) - 1:
+        if split == splits - 1:
             if SPEC.trits:
                 sums = add_rest_of_trits(codes, tile, sums, stored, SPEC)
             else:
@@ -164,7 +169,13 @@ def add_rest_of_trits(codes, tile, sums, stored, SPEC: tl.constexpr):
 @triton.jit
 def reduce(parts, outputs, size, copies, BLOCK: tl.constexpr):
     """Sum [copies, size] over the copies, in their order, into the outputs' dtype."""
-    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    reduce_block(parts, outputs, size, copies, tl.program_id(0), BLOCK)
+
+
+@triton.jit
+def reduce_block(parts, outputs, size, copies, block, BLOCK: tl.constexpr):
+    """The sums of one block of places: see `reduce`."""
+    place = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float32)
     for copy in range(copies):
         total += tl.load(parts + copy * tl.cast(size, tl.int64) + place, mask=place < size, other=0)

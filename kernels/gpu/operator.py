@@ -103,6 +103,57 @@ def _(inputs: Tensor, codes: Tensor, grid: Tensor, beside: Sequence[Tensor], sch
     return inputs.new_empty(*inputs.shape[:-1], grid.shape[1])
 
 
+def linears(
+    inputs: Float[Tensor, "*tokens in"],
+    arranged: Sequence[dict[str, Tensor]],
+    schemes: Sequence[Scheme],
+) -> list[Float[Tensor, "*tokens out"]]:
+    """Products with several weights, each as `linear` makes it where no gradient is wanted.
+
+    In one launch where `together.one_launch` says so, and else one after the other.
+    """
+    codes, grids = ([held[name] for held in arranged] for name in ("codes", "grid"))
+    beside = beside_of_all(arranged, schemes)
+    names = ",".join(map(str, schemes))
+    return torch.ops.bitplan.packed_linears(inputs, codes, grids, beside, names)
+
+
+def beside_of_all(arranged: Sequence[dict[str, Tensor]], schemes: Sequence[Scheme]) -> list[Tensor]:
+    """What weights have beside codes and grid, one weight after another."""
+    both = zip(arranged, schemes, strict=True)
+    return [held[name] for held, scheme in both for name in all_beside(scheme)]
+
+
+@torch.library.custom_op("bitplan::packed_linears", mutates_args=())
+def packed_linears(
+    inputs: Tensor,
+    codes: Sequence[Tensor],
+    grids: Sequence[Tensor],
+    beside: Sequence[Tensor],
+    schemes: str,
+) -> list[Tensor]:
+    """See `linears`; the names of schemes have commas between them."""
+    from bitplan.kernels.gpu.launch_several import multiply_several
+
+    parsed, rest = [Scheme.parse(name) for name in schemes.split(",")], iter(beside)
+    of_each = [[next(rest) for _ in all_beside(scheme)] for scheme in parsed]
+    flat = inputs.reshape(inputs.shape[:-1].numel(), inputs.shape[-1])
+    outputs = multiply_several(flat, codes, grids, of_each, parsed)
+    return [output.reshape(*inputs.shape[:-1], output.shape[-1]) for output in outputs]
+
+
+@packed_linears.register_fake
+def _(
+    inputs: Tensor,
+    codes: Sequence[Tensor],
+    grids: Sequence[Tensor],
+    beside: Sequence[Tensor],
+    schemes: str,
+) -> list[Tensor]:
+    del codes, beside, schemes
+    return [inputs.new_empty(*inputs.shape[:-1], grid.shape[1]) for grid in grids]
+
+
 def lookup(
     tokens: Int[Tensor, "*tokens"],
     arranged: dict[str, Tensor],

@@ -58,7 +58,7 @@ def limit_of(case: dict) -> float:
 
 
 def interpret(cases: list) -> list[dict]:
-    """The results of cases, or for names alone of `operator` or `mixture`."""
+    """The results of cases, or for names alone of operators or `mixture`."""
     environment = {**os.environ, "TRITON_INTERPRET": "1", "TRITON_DEFAULT_FP_FUSION": "1"}
     paths = [str(Path(__file__).parent), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
@@ -263,15 +263,21 @@ if __name__ == "__main__":
     # What imports this file.
     from interpreted_experts import MIXTURE, grouped, mixture
     from interpreted_rows import rows_at
+    from interpreted_several import SEVERAL, operator_of_several, products
+    from interpreted_siblings import SCENARIOS
 
     found = []
     for asked in json.load(sys.stdin):
         if isinstance(asked, str) and asked.startswith(MIXTURE):
             found.append(mixture(asked.removeprefix(MIXTURE)))
+        elif isinstance(asked, str) and asked.startswith(SEVERAL):
+            found.append(operator_of_several(asked.removeprefix(SEVERAL)))
+        elif isinstance(asked, str) and asked in SCENARIOS:
+            found.append(SCENARIOS[asked]())
         elif isinstance(asked, str):
             found.append(operator(asked))
         else:
-            kinds = {"places": rows_at, "counts": grouped, "tokens": product}
+            kinds = {"places": rows_at, "counts": grouped, "tokens": product, "several": products}
             [run] = [kind for key, kind in kinds.items() if key in asked]
             found.append(run(**asked))
     sys.stdout.write(json.dumps(found))
