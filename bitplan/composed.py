@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bitplan.absent import AbsentWeight
 from bitplan.formats import Packed, in_place, kept_of_row, rest_of, widened
-from bitplan.modules import PackedWeight
+from bitplan.packed_weight import PackedWeight
 from bitplan.schema import BASE, COLUMNS, DOWN, KEPT, SALIENT, UP, narrowed
 from bitplan.weight import AbstractWeight
 

@@ -12,7 +12,8 @@ from bitplan.compress import render
 from bitplan.errors import ModelError, PlanError
 from bitplan.formats import Packed
 from bitplan.models import find_layers, model_digest, weight_of
-from bitplan.modules import PackedEmbedding, PackedLinear, PackedWeight
+from bitplan.modules import PackedEmbedding, PackedLinear
+from bitplan.packed_weight import PackedWeight
 from bitplan.schema import Kind, Layer, Plan, Scheme
 from plans import plan_for
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from bitplan.composed import ComposedWeight, hold
 from bitplan.errors import InputError
 from bitplan.formats import Packed
-from bitplan.modules import PackedConvolution, PackedEmbedding, PackedLinear, PackedWeight
+from bitplan.modules import PackedConvolution, PackedEmbedding, PackedLinear
+from bitplan.packed_weight import PackedWeight
 from rendered import one, random
 
 NAMES = ["int3g16+2%int8", "int4g32+2%bf16", "int2g16s+r4", "nvfp4+2%int8+r4"]

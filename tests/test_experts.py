@@ -11,7 +11,7 @@ from bitplan.composed import hold
 from bitplan.expert import Expert
 from bitplan.formats import decode
 from bitplan.models import find_layers, weight_of
-from bitplan.modules import PackedWeight
+from bitplan.packed_weight import PackedWeight
 from bitplan.schema import Kind, Scheme
 from bitplan.weight import AbstractWeight
 from plans import plan_for

@@ -8,7 +8,8 @@ from bitplan.compress import render
 from bitplan.errors import InputError
 from bitplan.formats import MATRIX_SCALE, Packed
 from bitplan.kernels.native import dot
-from bitplan.modules import PackedConvolution, PackedEmbedding, PackedLinear, PackedWeight
+from bitplan.modules import PackedConvolution, PackedEmbedding, PackedLinear
+from bitplan.packed_weight import PackedWeight
 from bitplan.schema import Scheme
 
 REFERENCE = ["ternary2g16d", "binary2g16d", "binary2g16+2:4"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bitplan.apply import pack_layers
 from bitplan.composed import hold
 from bitplan.models import weight_of
-from bitplan.modules import PackedWeight
+from bitplan.packed_weight import PackedWeight
 from bitplan.schema import Kind
 from bitplan.weight import AbstractWeight
 from interpreted import interpret

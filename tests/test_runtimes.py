@@ -9,7 +9,8 @@ from bitplan.calibration import Sizes
 from bitplan.errors import InputError
 from bitplan.footprint import legal_schemes
 from bitplan.kernels import choose
-from bitplan.modules import PackedLinear, PackedWeight
+from bitplan.modules import PackedLinear
+from bitplan.packed_weight import PackedWeight
 from bitplan.runtimes import RUNTIMES, get_runtime, torch_cpu
 from bitplan.schema import Kind, Layer, Scheme
 

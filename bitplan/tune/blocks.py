@@ -21,7 +21,8 @@ from bitplan.apply import PackedOf, pack_layers
 from bitplan.errors import InputError
 from bitplan.models import Inputs, eager_experts, read_outputs, weight_of
 from bitplan.models.chain import Chain, find_chain
-from bitplan.modules import PackedLinear, PackedWeight
+from bitplan.modules import PackedLinear
+from bitplan.packed_weight import PackedWeight
 from bitplan.progress import Progress, quiet, remark
 from bitplan.schema import Layer, Scheme
 from bitplan.tensors import load_tensors, save_tensors

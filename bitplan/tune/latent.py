@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from bitplan.formats import read_number
 from bitplan.formats.codes import pack_codes, unpack_codes
-from bitplan.modules import PackedWeight
+from bitplan.packed_weight import PackedWeight
 from bitplan.tune.numbers import Number
 
 UNIT = 4.0

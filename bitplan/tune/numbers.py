@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bitplan.formats import read_number
-from bitplan.modules import PackedWeight
+from bitplan.packed_weight import PackedWeight
 
 TUNED = (torch.bfloat16, torch.float16, torch.float32)
 """Scales that are stored as bytes of their own kind have no derivative."""

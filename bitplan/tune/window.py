@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from torch import Tensor, nn
 
 from bitplan.models.chain import Chain
-from bitplan.modules import PackedWeight
+from bitplan.packed_weight import PackedWeight
 from bitplan.tune.latent import Latent, learnable
 from bitplan.tune.numbers import numbers_of, packed_weights
 from bitplan.tune.streams import Stream

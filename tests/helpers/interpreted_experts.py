@@ -12,7 +12,7 @@ from bitplan.kernels.gpu import launch_experts
 from bitplan.kernels.gpu.shapes import Device
 from bitplan.models import find_layers
 from bitplan.models import weight_of as weight_of_layer
-from bitplan.modules import PackedWeight
+from bitplan.packed_weight import PackedWeight
 from bitplan.schema import Kind, Scheme
 from interpreted import case, error, weight_of
 

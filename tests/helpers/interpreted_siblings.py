@@ -20,7 +20,8 @@ from bitplan.compress import render
 from bitplan.kernels.gpu import joined
 from bitplan.models import find_layers
 from bitplan.models import weight_of as weight_of_layer
-from bitplan.modules import PackedLinear, PackedWeight
+from bitplan.modules import PackedLinear
+from bitplan.packed_weight import PackedWeight
 from bitplan.schema import Scheme
 from interpreted_several import counted
 

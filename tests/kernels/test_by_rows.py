@@ -13,7 +13,8 @@ from bitplan.formats import Packed
 from bitplan.kernels import arranged_for, by_rows, choose, reference_of
 from bitplan.kernels.native import expand, job
 from bitplan.kernels.native.row_weight import FEW_VECTORS
-from bitplan.modules import PackedLinear, PackedWeight
+from bitplan.modules import PackedLinear
+from bitplan.packed_weight import PackedWeight
 from bitplan.schema import Scheme
 from guarded import only_on_linux, said_apart
 

@@ -9,7 +9,7 @@ from bitplan.apply import pack_layers
 from bitplan.compress import render
 from bitplan.kernels import operators
 from bitplan.models import find_layers, weight_of
-from bitplan.modules import PackedWeight
+from bitplan.packed_weight import PackedWeight
 from bitplan.schema import Scheme
 
 KERNELS = [("int3g16", "cpu"), ("int3g16", "reference"), ("int4g32", "torch"), ("nf4g64", "cpu")]

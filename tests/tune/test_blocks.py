@@ -12,7 +12,7 @@ from bitplan.compress import render
 from bitplan.errors import InputError, ModelError
 from bitplan.formats import Packed
 from bitplan.models import Inputs, find_layers, weight_of
-from bitplan.modules import PackedWeight
+from bitplan.packed_weight import PackedWeight
 from bitplan.schema import Layer, Scheme
 from bitplan.sensitivity import block_outputs
 from bitplan.tune import Lessons, Tuned, restore_blocks, tune_blocks

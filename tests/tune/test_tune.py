@@ -12,7 +12,7 @@ from bitplan.compress import render
 from bitplan.errors import InputError, ModelError
 from bitplan.evaluate import Reference, compare, make_reference
 from bitplan.models import find_layers, weight_of
-from bitplan.modules import PackedWeight
+from bitplan.packed_weight import PackedWeight
 from bitplan.schema import Scheme
 from bitplan.tune import RATE, restore, tune
 from bitplan.tune.numbers import numbers_of

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bitplan.kernels import arranged_for
-from bitplan.modules import PackedWeight
+from bitplan.packed_weight import PackedWeight
 from interpreted import interpret, weight_of
 from interpreted_rows import rows_case
 
