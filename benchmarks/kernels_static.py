@@ -27,6 +27,12 @@ from bitplan.kernels.gpu.ahead import (
     compile_lookup_ahead,
     experts_case_of,
 )
+from bitplan.kernels.gpu.ahead_several import (
+    TOGETHER,
+    TOGETHER_TOKENS,
+    compile_several_ahead,
+    weights_of,
+)
 from bitplan.kernels.gpu.layout import panel_of
 from bitplan.kernels.gpu.machine_code import cost, whole_cost
 from bitplan.schema import Scheme
@@ -94,7 +100,7 @@ MODELS = {
 
 
 ROOFS = (
-    *("int2g64", "int3g64", "int4g64", "fp8g64", "nf4g64", "mxfp4", "nvfp4"),
+    *("int2g64", "int3g64", "int4g64", "int4g64d", "fp8g64", "nf4g64", "mxfp4", "nvfp4"),
     *("int4g64+2:4", "int4g64+50%"),
 )
 """Schemes that the roofline is drawn for."""
@@ -110,7 +116,8 @@ def bytes_per_weight(scheme: Scheme, columns: int) -> float:
         kept = scheme.sparsity.columns(columns) / columns
         codes = codes * kept + scheme.sparsity.code_bits / (scheme.sparsity.block or 1)
     numbers = family.planes if scheme.symmetric else 2
-    of_group = family.scale_bytes * numbers + (CHOICE_BITS / 8 if family.choices > 1 else 0)
+    number_bytes = 1 if scheme.double else family.scale_bytes
+    of_group = number_bytes * numbers + (CHOICE_BITS / 8 if family.choices > 1 else 0)
     return codes / 8 + of_group / (scheme.group_size or columns)
 
 
@@ -172,6 +179,16 @@ def measure_experts() -> list[dict]:
     return kernels
 
 
+def measure_together() -> list[dict]:
+    kernels = []
+    for name, tokens in ((n, m) for n in TOGETHER for m in TOGETHER_TOKENS):
+        for target in TARGETS:
+            kernel = compile_several_ahead(weights_of(name), tokens, target)
+            named = {"target": target, "weights": name, "tokens": tokens, "dtype": "bf16"}
+            kernels.append({**named, **whole_cost(kernel, target)})
+    return kernels
+
+
 INTRODUCTION = """<!-- Written by benchmarks/kernels_static.py. -->
 
 # What the Triton kernels cost, as far as machine code tells
@@ -197,6 +214,13 @@ OF_EXPERTS = f"""## Experts
 
 Of {EXPERTS} weights of 4096 x 4096 in one launch; tokens are those of each. The loop over columns
 is that of the product with one.
+"""
+
+OF_TOGETHER = """## Weights that run as one launch
+
+Queries, keys and values of Llama 3.1 8B (4096, 1024 and 1024 rows of 4096 columns), or gate and up
+(14336 rows each). Weights of one scheme are one loop, that of the product with one; others have
+loops beside each other, of which a program runs one.
 """
 
 OF_LOOKUPS = """## Rows that are looked up
@@ -249,6 +273,7 @@ def page(report: dict) -> str:
             table.append(f"| {model} | {name} | " + " | ".join(cells) + " |")
     introduction = INTRODUCTION.format(triton=report["triton"])
     lines += ["", OF_EXPERTS, *_rows(report["experts"], "scheme", "tokens", "target")]
+    lines += ["", OF_TOGETHER, *_rows(report["together"], "weights", "tokens", "target")]
     lines += ["", OF_LOOKUPS, *_rows(report["lookups"], "scheme", "target")]
     return introduction + "\n".join([*lines, ROOFLINE]) + "\n".join(table) + "\n"
 
@@ -271,7 +296,11 @@ def main() -> None:
     with TemporaryDirectory() as cache:
         os.environ.setdefault("TRITON_CACHE_DIR", cache)
         kernels = measure(names)
-        others = {"experts": measure_experts(), "lookups": measure_lookups()}
+        others = {
+            "experts": measure_experts(),
+            "together": measure_together(),
+            "lookups": measure_lookups(),
+        }
     path = DOCS / "kernels_gpu.json"
     old = json.loads(path.read_text(encoding="utf-8"))["kernels"] if path.exists() else []
     kernels += [k for k in old if k["scheme"] not in names]

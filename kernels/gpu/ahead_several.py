@@ -19,6 +19,7 @@ COLUMNS = 4096
 TOGETHER = {
     "int4g64 x 3": (("int4g64", 4096), ("int4g64", 1024), ("int4g64", 1024)),
     "int3g64, int4g64, int2g64": (("int3g64", 4096), ("int4g64", 1024), ("int2g64", 1024)),
+    "int3g64d, int4g64d, int5g64d": (("int3g64d", 4096), ("int4g64d", 1024), ("int5g64d", 1024)),
     "nvfp4 x 3": (("nvfp4", 4096), ("nvfp4", 1024), ("nvfp4", 1024)),
     "int4g64 x 2": (("int4g64", 14336), ("int4g64", 14336)),
     "nf4g64, int4g64": (("nf4g64", 14336), ("int4g64", 14336)),
@@ -27,6 +28,9 @@ TOGETHER = {
     ),
 }
 """Queries, keys and values, or gate and up, of Llama 3.1 8B, that the table has."""
+
+TOGETHER_TOKENS = (1, 16)
+"""Of each."""
 
 
 def weights_of(name: str) -> Weights:
@@ -79,8 +83,10 @@ def _compile(
 ) -> CompiledKernel:
     """Compile for pointers, rows and strides that 16 divides, but for what is odd, and for None."""
     assert list(signature) == kernel.arg_names
-    fixed = {(list(signature).index(name),): value for name, value in given.items()}
-    sixteens = {}
+    fixed: dict[tuple[int, ...], Any] = {
+        (list(signature).index(name),): value for name, value in given.items()
+    }
+    sixteens: dict[tuple[int, ...], Any] = {}
 
     def filled(what: Any, path: tuple[int, ...]) -> Any:
         if isinstance(what, tuple):

@@ -22,7 +22,7 @@ class Join(CustomGraphPass):
 
     def __call__(self, graph: fx.Graph) -> None:
         """Change the graph in place."""
-        families: dict[fx.Node, list[fx.Node]] = {}
+        families: dict[Any, list[fx.Node]] = {}
         for node in graph.find_nodes(op="call_function", target=torch.ops.bitplan.linear.default):
             if _is_packed(node):
                 families.setdefault(node.args[0], []).append(node)
@@ -49,7 +49,8 @@ def install() -> None:
 
 def _is_packed(node: fx.Node) -> bool:
     """Whether it is a product of Triton's kernels, of a weight that is there from the start."""
-    _, held, names, _, kernel, _ = node.args
+    arguments: Any = node.args
+    _, held, names, _, kernel, _ = arguments
     is_there = all(tensor.op in ("placeholder", "get_attr") for tensor in held)
     return kernel == "triton" and "grid" in names.split(",") and is_there
 
@@ -58,8 +59,9 @@ def _join(graph: fx.Graph, nodes: list[fx.Node]) -> None:
     """Put one operator in place of the first, and its results in place of all."""
     codes, grids, beside, schemes = [], [], [], []
     for node in nodes:
-        named = dict(zip(node.args[2].split(","), node.args[1], strict=True))
-        scheme = Scheme.parse(node.args[3])
+        given: Any = node.args
+        named = dict(zip(given[2].split(","), given[1], strict=True))
+        scheme = Scheme.parse(given[3])
         codes.append(named["codes"])
         grids.append(named["grid"])
         beside += [named[name] for name in all_beside(scheme)]

@@ -23,7 +23,7 @@ Weights = tuple[tuple[Scheme, int], ...]
 """The scheme and the rows of each."""
 
 LAUNCH = 1
-"""What a launch costs, its programs' start and their end, in panels that a program takes."""
+"""What programs' start and their end cost, and a launch of sums, in panels that a program takes."""
 
 MOST = 8
 """Weights of one launch."""
@@ -38,7 +38,7 @@ def one_launch(
 ) -> tuple[tuple[Blocks, ...] | None, str]:
     """How each weight is cut in a launch of them all, or None; and the reason, in a sentence.
 
-    A step is a panel that programs take beside each other, four a multiprocessor, or a launch.
+    A step is a panel that programs take beside each other, four a multiprocessor, or their start.
 
     >>> weights, device = ((Scheme.parse("int4g64"), 14336),) * 2, Device(multiprocessors=132)
     >>> blocks, why = one_launch(weights, 4096, 1, device)
@@ -89,20 +89,20 @@ def _unfit(weights: Weights, columns: int, tokens: int) -> str | None:
 def _steps(
     weights: Weights, blocks: Sequence[Blocks], splits: int, columns: int, device: Device
 ) -> int:
-    """Panels that are taken one after another, and launches, that of sums too."""
+    """Panels that are taken one after another, programs' starts, and the launch of sums."""
     programs, is_summed = 0, splits > 1
     for (scheme, rows), of in zip(weights, blocks, strict=True):
         programs += scheme.family.planes * splits * -(-rows // of.rows)
         is_summed |= scheme.family.planes > 1
     each = max(_each(scheme, columns, splits) for scheme, _ in weights)
-    return _waves(programs, device) * each + LAUNCH * (1 + is_summed)
+    return _waves(programs, device) * (each + LAUNCH) + LAUNCH * is_summed
 
 
 def _steps_alone(weight: tuple[Scheme, int], blocks: Blocks, columns: int, device: Device) -> int:
     """The same of one weight, whose planes are launches of their own."""
     (scheme, rows), planes = weight, weight[0].family.planes
     waves = _waves(blocks.splits * -(-rows // blocks.rows), device)
-    of_plane = waves * _each(scheme, columns, blocks.splits) + LAUNCH
+    of_plane = waves * (_each(scheme, columns, blocks.splits) + LAUNCH)
     return planes * of_plane + LAUNCH * (planes * blocks.splits > 1)
 
 
@@ -119,12 +119,18 @@ def _registers(weights: Weights, blocks: Sequence[Blocks], device: Device) -> in
     """The limit of a launch: that of its weights where all are of one scheme.
 
     Else a little more than the highest, or than 192 where a weight has none, and then as many as
-    leave the same number of programs at once: what is enough for one spills beside others.
+    leave the same number of programs at once: what is enough for one spills beside others. Doubled
+    scales and codes of 8 bits take more. Found by compiling, as those of `shapes` are.
     """
     limits = [of.registers for of in blocks]
-    if len({scheme for scheme, _ in weights}) == 1 or not device.cuda:
+    schemes = {scheme for scheme, _ in weights}
+    is_doubled = any(scheme.double for scheme in schemes)
+    if not device.cuda or (len(schemes) == 1 and not is_doubled):
         return limits[0]
-    most = max(limit or 192 for limit in limits) + 8
+    of_bytes = {scheme.double for scheme in schemes if scheme.is_integer and scheme.bits == 8}
+    if len(schemes) > 1 and of_bytes == {False} and blocks[0].tokens == 8:
+        return 240
+    most = max(limit or 192 for limit in limits) + (16 if is_doubled else 8)
     threads = device.warp * blocks[0].warps
     programs = REGISTERS // (most * threads)
     return min(255, REGISTERS // programs // threads // 8 * 8)

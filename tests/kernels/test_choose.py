@@ -146,7 +146,7 @@ def test_an_unknown_kernel_lists_the_known(monkeypatch):
         ("mxfp6", (64, 64), "triton", "6-bit codes as they are stored"),
         ("nvfp4", (64, 64), "triton", "4-bit codes as they are stored"),
         ("int4g64d", (64, 64), "triton", "4-bit codes as they are stored"),
-        ("nf4g16d", (64, 4128), "reference", "No Triton kernel reads scales of a row that have"),
+        ("nf4g16d", (64, 4128), "triton", "4-bit codes as they are stored"),
         ("int4g64+50%", (64, 64), "triton", "spread the kept codes of a row, 50%, in registers"),
         ("nf4g64+2:4", (64, 64), "triton", "spread the kept codes of a row, 2:4, in registers"),
         ("int4g64+25%ch", (64, 128), "triton", "as they are stored. That is of its base"),

@@ -18,6 +18,13 @@ from bitplan.kernels.gpu.ahead import (
     compile_sum_ahead,
     experts_case_of,
 )
+from bitplan.kernels.gpu.ahead_several import (
+    TOGETHER,
+    TOGETHER_TOKENS,
+    compile_several_ahead,
+    compile_sums_ahead,
+    weights_of,
+)
 from bitplan.kernels.gpu.layout import CELL, words_of
 from bitplan.kernels.gpu.machine_code import PARTS, cost, whole_cost
 from bitplan.schema import Scheme
@@ -98,6 +105,9 @@ def test_what_is_written_spills_nothing_and_is_of_every_target(name, tokens):
         ("int5g64+7:8", 64, 4096, "sm_80"),
         ("int4g64+50%", 1, 480, "sm_120"),
         ("int4g64+50%", 32, 4096, "sm_120"),
+        ("int4g64d", 64, 4096, "sm_80"),
+        ("int8g64d", 1, 4096, "sm_90"),
+        ("nf4g64d", 32, 4096, "sm_120"),
     ],
 )
 def test_what_spilled_once_does_no_longer(name, tokens, columns, target):
@@ -155,6 +165,69 @@ def test_experts_that_are_written_spill_nothing_and_are_of_every_target():
     for one in rows:
         assert one["spilled"] == one["local_bytes"] == 0
         assert one["shared_bytes"] <= PARTS[one["target"]].shared_of_program
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize(
+    ("name", "tokens", "target"),
+    [
+        *product(["int4g64 x 3"], [1], TARGETS),
+        *product(["int3g64d, int4g64d, int5g64d"], [1, 16], ["sm_90"]),
+        ("nf4g64, int4g64", 16, "sm_100"),
+        ("ternary2g64, int4g64, bitmod4g64", 1, "sm_120"),
+    ],
+)
+def test_weights_together_are_no_worse_than_written_and_read_as_each_is(name, tokens, target):
+    kernel = compile_several_ahead(weights_of(name), tokens, target)
+    found, longest = whole_cost(kernel, target), cost(kernel, target, 1)
+    assert found["spilled"] == found["local_bytes"] == 0
+    assert found["shared_bytes"] <= PARTS[target].shared_of_program
+    assert longest.tensor > 0
+    assert longest.loads["128"] > 0
+    assert set(longest.loads) <= {"128", "64", "32"}
+    [written] = [
+        one
+        for one in WRITTEN["together"]
+        if (one["weights"], one["tokens"], one["target"]) == (name, tokens, target)
+    ]
+    if WRITTEN["triton"] != triton.__version__:
+        pytest.skip(f"docs/kernels_gpu.json is of Triton {WRITTEN['triton']}")
+    assert found["registers"] <= written["registers"]
+    assert found["warps_resident"] >= written["warps_resident"]
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize(
+    ("names", "tokens", "target"),
+    [
+        (["int8g64d"] * 3, 1, "sm_90"),
+        (["int2g64d"] * 3, 16, "sm_120"),
+        (["int4g128", "int8s", "int6g64d"], 1, "sm_100"),
+        (["int5g64d", "int6g64d", "int4g64d"], 1, "sm_90"),
+    ],
+)
+def test_weights_together_that_spilled_once_do_no_longer(names, tokens, target):
+    rows = zip(names, (4096, 1024, 1024), strict=True)
+    weights = tuple((Scheme.parse(name), number) for name, number in rows)
+    found = whole_cost(compile_several_ahead(weights, tokens, target), target)
+    assert found["spilled"] == found["local_bytes"] == 0
+
+
+def test_weights_together_that_are_written_spill_nothing_and_are_of_every_target():
+    rows = WRITTEN["together"]
+    of = [(one["weights"], one["tokens"], one["target"]) for one in rows]
+    assert of == list(product(TOGETHER, TOGETHER_TOKENS, TARGETS))
+    for one in rows:
+        assert one["spilled"] == one["local_bytes"] == 0
+        assert one["shared_bytes"] <= PARTS[one["target"]].shared_of_program
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_sums_of_several_weights_spill_nothing_and_read_128_bits(target):
+    found = cost(compile_sums_ahead(3, target), target, 1)
+    assert found.spilled == found.local_bytes == 0
+    assert set(found.loads) == {"128"}
 
 
 @pytest.mark.usefixtures("cache")

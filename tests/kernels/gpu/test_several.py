@@ -21,7 +21,7 @@ CASES = [
     # One constant, but what one writes is an output, and what the other's planes write is summed.
     several_case([("ternaryg32", 40), ("ternary2g32", 24)], 96, [3]),
     # Columns that programs share, and that are no whole panels of both kinds.
-    several_case([("int4g64", 130), ("ternaryg32", 65)], 2144, [2]),
+    several_case([("int4g64", 130), ("ternaryg32", 63)], 2144, [2]),
     several_case([("int4g64", 130), ("nf4g64", 65), ("int4g64", 64)], 2144, [9]),
     *(several_case(weights, 96, [3], cuda=False) for weights in (MIXED, PLANES)),
     *(several_case(MIXED, 96, [5], "float16", view) for view in ("strided", "transposed")),
@@ -83,9 +83,9 @@ def test_nothing_is_launched_for_no_tokens_and_one_weight_is_no_several(results)
         (["int4g64", "int4g64+2:4"], 1, "left out"),
         (["int4g64", "int3g64+2%int8"], 1, "no packed matrix"),
         (["int4g64", "bf16"], 1, "no packed matrix"),
-        (["int4g64", "nf4g16d"], 1, "several steps"),
         (["int4g64", "ternaryg16"], 12, "more tokens at once"),
         (["int4g64", "ternaryg16"], 8, None),
+        (["int4g64", "nf4g16d"], 1, None),
         (["int4g64", "nf4g64", "ternary2g64"], 16, None),
     ],
 )
@@ -106,9 +106,9 @@ def test_which_weights_are_one_launch_and_why(names, tokens, reason):
     ("weights", "columns", "found"),
     [
         ((("int4g64", 4096), ("int4g64", 1024), ("int4g64", 1024)), 4096, (6, 13)),
-        ((("int4g64", 14336), ("int4g64", 14336)), 4096, (20, 34)),
+        ((("int4g64", 14336), ("int4g64", 14336)), 4096, (26, 34)),
         # A weight that just fills the device, and a few programs more.
-        ((("nf4g64", 64), ("ternaryg64", 13824)), 13824, (30, 28)),
+        ((("nf4g64", 64), ("ternaryg64", 13824)), 13824, (36, 28)),
     ],
 )
 def test_one_launch_is_taken_where_a_model_says_that_it_takes_no_more(weights, columns, found):
