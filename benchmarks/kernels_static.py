@@ -1,9 +1,10 @@
 """Static costs of the Triton kernels, and a roofline made of them: docs/kernels_gpu.json and .md.
 
-    python benchmarks/kernels_static.py [SCHEME ...]
+    python benchmarks/kernels_static.py [SCHEME ...] [--workdir DIR]
 
 Compiles for devices that are not there, and reads the machine code. Nothing here is measured on a
-GPU: the times are a model's.
+GPU: the times are a model's. gemlite is compiled beside ours, in an environment of its own that is
+kept in the folder.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import triton
+from kernels_static_peer import OF_PEER, measure_peer, peer_rows
 
 from bitplan.formats.scales import CHOICE_BITS
 from bitplan.kernels.gpu.ahead import (
@@ -275,6 +277,7 @@ def page(report: dict) -> str:
     lines += ["", OF_EXPERTS, *_rows(report["experts"], "scheme", "tokens", "target")]
     lines += ["", OF_TOGETHER, *_rows(report["together"], "weights", "tokens", "target")]
     lines += ["", OF_LOOKUPS, *_rows(report["lookups"], "scheme", "target")]
+    lines += ["", OF_PEER.rstrip() + "\n", *peer_rows(report["peer"])]
     return introduction + "\n".join([*lines, ROOFLINE]) + "\n".join(table) + "\n"
 
 
@@ -290,7 +293,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     text = f"of {', '.join(TABLE)}; default: all. The rows of others stay as they are."
     parser.add_argument("schemes", nargs="*", metavar="SCHEME", help=text)
-    names = parser.parse_args().schemes or list(TABLE)
+    parser.add_argument("--workdir", type=Path, default=Path("bitplan-kernels-static"))
+    args = parser.parse_args()
+    names = args.schemes or list(TABLE)
     if unknown := [name for name in names if name not in TABLE]:
         parser.error(f"{', '.join(unknown)} is not in the table {text}")
     with TemporaryDirectory() as cache:
@@ -300,6 +305,7 @@ def main() -> None:
             "experts": measure_experts(),
             "together": measure_together(),
             "lookups": measure_lookups(),
+            "peer": measure_peer(args.workdir),
         }
     path = DOCS / "kernels_gpu.json"
     old = json.loads(path.read_text(encoding="utf-8"))["kernels"] if path.exists() else []

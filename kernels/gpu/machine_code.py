@@ -20,6 +20,7 @@ INTEGER = re.compile(
 )
 WIDTHS = {"U8": 8, "U16": 16, "64": 64, "128": 128}
 DWORDS = {"": 32, "x2": 64, "x3": 96, "x4": 128}
+LOAD = re.compile(r"LDG(STS)?\b|UTMALDG|(global|buffer)_load")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,14 +76,19 @@ class Cost:
     loads: dict[str, int]
 
 
-def cost(kernel: Any, target: str, rows: int, panel: int = PANEL) -> Cost:
-    """Read it from a kernel of programs with so many rows of a weight, and columns of a panel."""
+def cost(
+    kernel: Any, target: str, rows: int, panel: int = PANEL, *, columns: int | None = None
+) -> Cost:
+    """Read it from a kernel of programs with so many rows of a weight, and columns of a panel.
+
+    Where no loop reads memory all is read instead, of `columns` if they are given.
+    """
     cuda = target.startswith("sm_")
     registers, spilled, local, text = (_cuda if cuda else _amd)(kernel)
-    loop = _loop(text)
+    loop, is_whole = _loop(text)
     warp = 32 if cuda else 64
     threads = kernel.metadata.num_warps * warp
-    weights = rows * panel / threads
+    weights = rows * (columns if columns and is_whole else panel) / threads
     tensor = sum(bool(TENSOR.match(name)) for name in loop)
     integer = sum(bool(INTEGER.match(name)) for name in loop)
     return Cost(
@@ -151,18 +157,21 @@ def _amd(kernel: Any) -> tuple[int, int, int, list[str]]:
     return registers, spilled, number("private_segment_fixed_size"), lines
 
 
-def _loop(lines: list[str]) -> list[str]:
-    """The names of the instructions of the longest loop."""
+def _loop(lines: list[str]) -> tuple[list[str], bool]:
+    """The names of the instructions of the longest loop that loads; else all, and that it is so."""
     places, longest = {}, range(0)
     for place, line in enumerate(lines):
         if line.endswith(":"):
             places[line[:-1]] = place
         elif branch := re.match(r"(?:BRA|s_c?branch)\S*\s.*?(\.L\w+)", line):
-            start = places.get(branch[1], place)
-            longest = max(longest, range(start, place + 1), key=len)
-    names = [lines[place].split()[0] for place in longest if not lines[place].endswith(":")]
+            loop = range(places.get(branch[1], place), place + 1)
+            if len(loop) > len(longest) and any(LOAD.match(lines[of]) for of in loop):
+                longest = loop
+    found = longest or range(len(lines))
+    names = [lines[place].split()[0] for place in found if not lines[place].endswith(":")]
     # Neither empty ones nor AMD's scalar ones take a lane's time.
-    return [name for name in names if name != "NOP" and not name.startswith("s_")]
+    names = [name for name in names if name != "NOP" and not name.startswith("s_")]
+    return names, not longest
 
 
 def _loads(loop: list[str]) -> Counter:

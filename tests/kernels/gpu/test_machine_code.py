@@ -222,6 +222,17 @@ def test_weights_together_that_are_written_spill_nothing_and_are_of_every_target
         assert one["shared_bytes"] <= PARTS[one["target"]].shared_of_program
 
 
+def test_what_is_written_beside_a_peer_is_of_every_target_and_ours_spills_nothing():
+    rows = [one for one in WRITTEN["peer"] if one["of"] == "bitplan"]
+    assert [(one["tokens"], one["target"]) for one in rows] == list(
+        product([1, 16, 32, 512], TARGETS)
+    )
+    assert len(WRITTEN["peer"]) == 2 * len(rows)
+    for one in rows:
+        assert one["spilled"] == 0
+        assert one["tensor"] > 0
+
+
 @pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_sums_of_several_weights_spill_nothing_and_read_128_bits(target):
