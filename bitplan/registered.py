@@ -67,13 +67,26 @@ def _quantizer_class(base: type) -> type:
         """Packed layers in place of dense ones, before transformers reads any weight."""
 
         requires_calibration = True  # a model becomes one by `bitplan.allocate` and `apply_plan`
+        checkpoint_files: Sequence[str] = ()
+
+        def validate_environment(self, *_: Any, device_map: Any = None, **__: Any) -> None:
+            """Is told of the places that "auto" comes to, before anything is read."""
+            from bitplan.export.pretrained import check_places
+
+            if self.checkpoint_files:
+                check_places(device_map, self.checkpoint_files)
 
         def _process_model_before_weight_loading(
-            self, model: Any, checkpoint_files: Sequence[str] | None = None, **_: Any
+            self,
+            model: Any,
+            checkpoint_files: Sequence[str] | None = None,
+            device_map: Any = None,
+            **_: Any,
         ) -> Any:
-            from bitplan.export.pretrained import prepare
+            from bitplan.export.pretrained import check_places, prepare
 
             self.checkpoint_files = checkpoint_files or ()
+            check_places(device_map, self.checkpoint_files)
             prepare(model, self.quantization_config, self.checkpoint_files)
             return model
 

@@ -48,6 +48,10 @@ def apply(
     block_window: Annotated[
         int, typer.Option(min=1, help="Neighbouring blocks that are trained together.")
     ] = 1,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse schemes that no kernel of this machine multiplies."),
+    ] = False,
     workdir: Workdir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -74,6 +78,7 @@ def apply(
             tune_epochs=tune_epochs,
             block_epochs=block_epochs,
             block_window=block_window,
+            strict=strict,
             progress=bars,
         )
     save(applied.model, folder, loaded, tokenizer=find_tokenizer(model))

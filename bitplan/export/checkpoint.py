@@ -21,6 +21,7 @@ from bitplan.formats import Packed
 from bitplan.models import model_class
 from bitplan.registered import METHOD
 from bitplan.schema import Choice, Kind, Layer, Plan
+from bitplan.unserved import check_kernels
 from bitplan.weight import AbstractWeight
 
 
@@ -72,14 +73,18 @@ def save(
     return folder
 
 
-def load(folder: str | Path) -> nn.Module:
+def load(folder: str | Path, *, strict: bool = False) -> nn.Module:
     """Load a folder that `save` wrote, packed as it was: no weight is decoded or held twice.
 
-    Raises `ModelError` for a folder that is not one, and for missing or damaged tensors.
+    A scheme that has no kernel here is decoded for each product, with one warning.
+
+    Raises `ModelError` for a folder that is not one, and for missing or damaged tensors; and
+    `SchemeError`, if `strict`, in place of that warning.
     """
     folder = Path(folder)
     settings = _settings(folder)
     plan = Plan.from_json(json.dumps(settings["plan"]))
+    check_kernels(((c.layer, c.scheme) for c in plan.choices), "cpu", strict=strict)
     model = _empty(folder, getattr(torch, plan.provenance.dtype))
     state = _read(folder)
     choices = {choice.layer: choice for choice in plan.choices if not choice.layer.is_cache}

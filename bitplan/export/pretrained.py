@@ -13,6 +13,31 @@ from bitplan.apply import arrange_layers, pack_caches_of, pack_layer, run_expert
 from bitplan.errors import ModelError
 from bitplan.export.checkpoint import dense_name, take
 from bitplan.schema import Kind, Plan
+from bitplan.unserved import check_kernels
+
+
+def check_places(device_map: Any, files: Sequence[str]) -> None:
+    """Raise `ModelError` where a model cannot be kept where it is to be, before it is read.
+
+    A map that is not made yet, such as "auto", is left for later.
+    """
+    if not isinstance(device_map, dict):
+        return
+    _refuse_offloaded(device_map)
+    places = set(device_map.values())
+    devices = {torch.device("cuda", p) if isinstance(p, int) else torch.device(p) for p in places}
+    are_cuda = torch.cuda.is_available() and all(device.type == "cuda" for device in devices)
+    if not are_cuda:
+        return
+    needed = sum(tensor.nbytes for tensor in _shapes(files).values())
+    free = sum(torch.cuda.mem_get_info(device)[0] for device in devices)
+    if needed > free:
+        names = ", ".join(sorted(map(str, devices)))
+        raise ModelError(
+            f"The model takes {needed / 1e9:.2f} GB, and {names} has {free / 1e9:.2f} GB free. "
+            'Free memory there, load it with device_map="cpu", or make a plan with a smaller '
+            "budget."
+        )
 
 
 def prepare(model: Any, settings: Any, files: Sequence[str]) -> None:
@@ -52,9 +77,8 @@ def prepare(model: Any, settings: Any, files: Sequence[str]) -> None:
 def finish(model: Any, settings: Any, files: Sequence[str]) -> Any:
     """Lay packed weights out for the machine, and take computed buffers as they were saved.
 
-    Raises `ModelError` for a model some of which is kept elsewhere than where it is computed.
+    Says once which schemes have no kernel there.
     """
-    _refuse_offloaded(getattr(model, "hf_device_map", None) or {})
     buffers = dict(model.named_buffers())
     saved = set(model.state_dict())
     for file in files:
@@ -69,6 +93,7 @@ def finish(model: Any, settings: Any, files: Sequence[str]) -> Any:
             module = model.get_submodule(name)
             if not hasattr(module, "weight"):
                 module.weight = model.get_submodule(choice.layer.name).weight
+    check_kernels(((c.layer, c.scheme) for c in plan.choices), model.device)
     return pack_caches_of(arrange_layers(model), plan).requires_grad_(False)
 
 

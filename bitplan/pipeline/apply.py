@@ -20,6 +20,7 @@ from bitplan.pipeline.tuning import BlockTuning, Passes, Tuning, tuned
 from bitplan.pipeline.workspace import Workspace
 from bitplan.progress import Progress, quiet, track
 from bitplan.schema import Layer, Plan
+from bitplan.unserved import check_kernels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,7 @@ def apply_plan(
     tune_epochs: float | None = None,
     block_epochs: float = 0,
     block_window: int = 1,
+    strict: bool = False,
     progress: Progress = quiet,
 ) -> nn.Module:
     """Put packed layers in place of dense ones.
@@ -69,11 +71,13 @@ def apply_plan(
         block_epochs: 0: blocks are not trained.
         block_window: neighbouring blocks that are trained together, all but one of them again
             with the next. With 2 it takes about twice as long.
+        strict: refuse schemes that no kernel multiplies where the model is, in place of a warning.
         progress: told how far each stage is.
 
     Raises:
         PlanError: the plan was made for another model.
         CalibrationError: the calibration text is needed, and not given.
+        SchemeError: one of the schemes has no kernel, and `strict` asks for one.
         InputError: there is no such effort, one of the epochs is below zero, or there is nothing
             to tune.
         ModelError: its blocks are to be trained, and it is no chain of blocks.
@@ -88,6 +92,7 @@ def apply_plan(
         tune_epochs=tune_epochs,
         block_epochs=block_epochs,
         block_window=block_window,
+        strict=strict,
         progress=progress,
     ).model
 
@@ -103,6 +108,7 @@ def run_apply(
     tune_epochs: float | None = None,
     block_epochs: float = 0,
     block_window: int = 1,
+    strict: bool = False,
     progress: Progress = quiet,
 ) -> Applied:
     """As `apply_plan`, and says what tuning did."""
@@ -119,6 +125,8 @@ def run_apply(
             f"{workspace.dtype}, so its bytes would not be the plan's. Convert it first: "
             f"model.to(torch.{made.dtype})."
         )
+    device = next(iter(workspace.model.parameters())).device
+    check_kernels(((c.layer, c.scheme) for c in plan.choices), device, strict=strict)
     if made.transform != NONE:
         workspace, calibration = _folded(workspace, plan, calibration, progress)
     store = workspace.store(made.calibration_digest, made.quantizer)

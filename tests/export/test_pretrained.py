@@ -11,8 +11,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from bitplan.apply import held_bytes
-from bitplan.errors import ModelError, PlanError
+from bitplan.errors import ModelError, PlanError, SchemeError
 from bitplan.export import load, save, tell_transformers
+from bitplan.export.pretrained import check_places
 from bitplan.modules import PackedLinear
 
 MODELS = ("llama", "llama-tied", "gpt2", "mixtral", "gpt-oss", "llama4", "gemma", "bert", "t5")
@@ -210,3 +211,45 @@ class TestBadFolders:
         path.write_text(json.dumps(content))
         with pytest.raises(PlanError, match="changed after bitplan wrote it"):
             from_pretrained(case, tmp_path)
+
+
+@pytest.mark.parametrize("free", [1.0, 0.4])
+def test_a_gpu_with_too_little_memory_is_told_of_before_anything_is_read(
+    tmp_path, packed, monkeypatch, free
+):
+    case = packed("llama")
+    save(case.model, tmp_path, case.plan)
+    files = [str(file) for file in tmp_path.glob("*.safetensors")]
+    size = case.plan.bytes
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (int(free * size) + 1, 10 * size))
+    one, two = {"": "cuda:0"}, {"model": 0, "lm_head": 1}
+    if free == 1:
+        check_places(one, files)
+        return
+    with pytest.raises(ModelError, match=r"takes 0\.\d\d GB, and cuda:0 has 0\.\d\d GB free"):
+        check_places(one, files)
+    with pytest.raises(ModelError, match=r"cuda:0, cuda:1 has"):
+        check_places(two, files)
+    with pytest.raises(ModelError, match=r'device_map="cpu", or make a plan'):
+        from_pretrained(case, tmp_path, device_map="cuda:0")
+
+
+def test_a_scheme_without_a_kernel_is_told_of_once_or_refused(tmp_path, packed, said, caplog):
+    case = packed("llama", torch.float32, ("ternary2g16d",))
+    save(case.model, tmp_path, case.plan)
+    for loading in (lambda: from_pretrained(case, tmp_path), lambda: load(tmp_path)):
+        loaded = loading()
+        [told] = [one for one in caplog.messages if one.startswith("No kernel on cpu")]
+        assert (
+            "in ternary2g16d (Compiled loops read no plane whose scale is a byte less 128)" in told
+        )
+        assert told.endswith("more. They are decoded for each product, which is slow.")
+        assert torch.equal(said(loaded), case.said)
+        caplog.clear()
+    with pytest.raises(SchemeError, match=r"^No kernel on cpu .* Make a plan without these"):
+        load(tmp_path, strict=True)
+    other = packed("llama", torch.float32, ("int4g16",))
+    save(other.model, tmp_path / "other", other.plan)
+    load(tmp_path / "other", strict=True)
+    assert not caplog.messages

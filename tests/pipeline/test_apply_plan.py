@@ -11,7 +11,7 @@ from bitplan import Budget, Plan, allocate, apply_plan, describe
 from bitplan.allocator import plan_of
 from bitplan.apply import held_bytes
 from bitplan.calibration import Sizes
-from bitplan.errors import CalibrationError, ModelError, PlanError
+from bitplan.errors import CalibrationError, ModelError, PlanError, SchemeError
 from bitplan.pipeline import run
 
 SETTINGS = {
@@ -135,6 +135,15 @@ def test_a_plan_that_keeps_everything_applies_anywhere(tiny_model, tmp_path):
     there = apply_plan(model, plan, workdir=tmp_path / "there")
     assert same(state_of(there), before)
     assert held_bytes(there) == plan.bytes
+
+
+def test_a_scheme_without_a_kernel_is_refused_before_the_model_is_changed(tiny_model, tmp_path):
+    model = tiny_model("llama")
+    plan = plan_for(model, tmp_path, schemes=["ternary2g16d", "fp32"])
+    before = {name: value.clone() for name, value in state_of(model).items()}
+    with pytest.raises(SchemeError, match=r"^No kernel on cpu multiplies \d+ of the layers"):
+        apply_plan(model, plan, workdir=tmp_path, strict=True)
+    assert same(state_of(model), before)
 
 
 def test_other_samples_than_those_of_the_plan_are_explained(tiny_model, tmp_path):
