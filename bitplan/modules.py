@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from bitplan.errors import InputError
 from bitplan.siblings import Siblings
 from bitplan.weight import AbstractWeight
 
@@ -75,7 +76,12 @@ class PackedEmbedding(nn.Module):
             self.embed_scale = factor
 
     def forward(self, tokens: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens hidden"]:
-        """Rows of the tokens."""
+        """Rows of the tokens; raises `InputError` for what is no int32 or int64, as torch does."""
+        if tokens.dtype not in (torch.int64, torch.int32):
+            raise InputError(
+                f"The tokens are {str(tokens.dtype)[6:]}, but rows are looked up by int64 or int32 "
+                "numbers. Convert them."
+            )
         rows = self.weight.lookup(tokens)
         if self.embed_scale is None:
             return rows

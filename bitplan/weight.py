@@ -85,7 +85,12 @@ class AbstractWeight(nn.Module, ABC):
         return self.compute_dtype
 
     def check(self, inputs: Tensor) -> None:
-        """Raise `InputError` for inputs of another width than the weight's rows."""
+        """Raise `InputError` for inputs of another width than the weight's rows, or no floats."""
+        if not inputs.is_floating_point():
+            raise InputError(
+                f"The inputs are {str(inputs.dtype)[6:]}, but a product takes floating-point "
+                "numbers. Convert them, as the dense layer would have asked for."
+            )
         if inputs.shape[-1] != self.shape[-1]:
             raise InputError(
                 f"The inputs have {inputs.shape[-1]} features, but the weight takes "

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bitplan.composed import hold
 from bitplan.compress import render
 from bitplan.errors import InputError
 from bitplan.formats import MATRIX_SCALE, Packed
@@ -74,6 +75,27 @@ def test_inputs_of_another_width_are_refused(name, features):
     layer = PackedLinear(held(name, 48, 64), None)
     with pytest.raises(InputError, match=rf"have {features} features.*takes 64"):
         layer(torch.zeros(2, features))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.bool, torch.complex64], ids=str)
+@pytest.mark.parametrize("name", ["int4g32", "binary2g16d", "nf4", "bf16", "int4g32+r8"])
+def test_products_with_what_is_no_float_are_refused(name, dtype):
+    scheme = Scheme.parse(name)
+    weight = hold(
+        render(torch.randn(48, 64), [scheme], quantizer="rtn")[scheme], compute_dtype=torch.bfloat16
+    )
+    weight.arrange()
+    with pytest.raises(InputError, match=rf"are {str(dtype)[6:]}, but a product takes floating"):
+        PackedLinear(weight, None)(torch.ones(2, 64, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool, torch.uint8], ids=str)
+def test_rows_are_looked_up_by_whole_numbers_alone(dtype):
+    embedding = PackedEmbedding(held("int4g32", 48, 64))
+    rows = embedding(torch.tensor([1, 0], dtype=torch.int32))
+    assert torch.equal(rows, embedding(torch.tensor([1, 0])))
+    with pytest.raises(InputError, match=rf"tokens are {str(dtype)[6:]}, but rows are looked up"):
+        embedding(torch.tensor([1, 0]).to(dtype))
 
 
 @pytest.mark.parametrize("name", REFERENCE + CPU + FLOAT)
