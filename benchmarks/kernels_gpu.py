@@ -67,7 +67,7 @@ def measure(
     for name, make in PEERS.items():
         try:
             products[name] = make(weight)
-        except ImportError as error:
+        except (ImportError, RuntimeError, ValueError, AssertionError) as error:
             print(f"{name} is left out: {error}")
     found = []
     print(f"{'tokens':>6} {'':26} {'us, median':>11} {'quartiles':>19} {'least':>9}")

@@ -1,8 +1,9 @@
 """The static costs as a page: tables, and a roofline made of them. See kernels_static.py."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kernels_static_peer import OF_PEER, peer_rows
+from kernels_static_peer import OF_LOOP, OF_PEER
 
 from bitplan.formats.scales import CHOICE_BITS
 from bitplan.kernels.gpu.ahead import EXPERTS
@@ -189,13 +190,20 @@ def page(report: dict) -> str:
     lines += ["", OF_EXPERTS, *_rows(report["experts"], "scheme", "tokens", "target")]
     lines += ["", OF_TOGETHER, *_rows(report["together"], "weights", "tokens", "target")]
     lines += ["", OF_LOOKUPS, *_rows(report["lookups"], "scheme", "target")]
-    lines += ["", OF_PEER.rstrip() + "\n", *peer_rows(report["peer"])]
+    lines += [
+        "",
+        OF_PEER.rstrip() + "\n",
+        *_rows(report["peer"], "tokens", "target", "of", "block", rates=OF_LOOP),
+    ]
     return introduction + "\n".join([*lines, ROOFLINE]) + "\n".join(table) + "\n"
 
 
-def _rows(kernels: list[dict], *names: str) -> list[str]:
-    """A table of what is told of a kernel whatever it computes."""
+def _rows(kernels: list[dict], *names: str, rates: Sequence[str] = ()) -> list[str]:
+    """A table of what is told of a kernel whatever it computes, and of some what its loop does."""
     names = (*names, "registers", "spilled", "shared_bytes", "warps_resident")
-    head = " | ".join(names).replace("_bytes", " bytes").replace("_resident", "")
-    cells = [" | ".join(str(kernel[name]) for name in names) for kernel in kernels]
-    return [f"| {head} |", "|---" * len(names) + "|", *(f"| {row} |" for row in cells)]
+    head = " | ".join((*names, *rates)).replace("_bytes", " bytes").replace("_resident", "")
+    lines = [f"| {head} |", "|---" * len((*names, *rates)) + "|"]
+    for kernel in kernels:
+        cells = [str(kernel[name]) for name in names] + [f"{kernel[name]:.2f}" for name in rates]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines

@@ -73,14 +73,3 @@ def _theirs(tokens: int, target: str, place: Path) -> dict:
     return {"of": name, "tokens": tokens, "target": target, "block": told["block"]} | {
         name: found[name] for name in (*TOLD, *OF_LOOP)
     }
-
-
-def peer_rows(kernels: list[dict]) -> list[str]:
-    """The table, as lines of Markdown."""
-    names = ("tokens", "target", "of", "block", *TOLD)
-    head = " | ".join((*names, *OF_LOOP)).replace("_bytes", " bytes").replace("_resident", "")
-    lines = [f"| {head} |", "|---" * len((*names, *OF_LOOP)) + "|"]
-    for one in kernels:
-        cells = [str(one[name]) for name in names] + [f"{one[name]:.2f}" for name in OF_LOOP]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines

@@ -92,6 +92,20 @@ def test_a_device_map_that_keeps_weights_elsewhere_is_refused(tmp_path, packed):
         )
 
 
+def test_a_device_map_that_auto_makes_is_refused_where_it_keeps_weights_elsewhere(tmp_path, packed):
+    case = packed("llama")
+    save(case.model, tmp_path / "model", case.plan)
+    memory = {"cpu": case.plan.bytes // 2}
+    with pytest.raises(ModelError, match=r"keeps parts of the model on .*disk, but packed"):
+        from_pretrained(
+            case,
+            tmp_path / "model",
+            device_map="auto",
+            max_memory=memory,
+            offload_folder=tmp_path / "elsewhere",
+        )
+
+
 def test_another_dtype_is_computed_in_and_what_is_packed_keeps_its_own(tmp_path, packed, said):
     case = packed("llama", torch.bfloat16, ("int4g16",))
     save(case.model, tmp_path, case.plan)
