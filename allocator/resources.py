@@ -139,6 +139,6 @@ def _decoded_shape(layer: Layer) -> tuple[int, ...]:
         case Kind.LINEAR | Kind.CONV1D | Kind.EMBEDDING:
             return min(layer.shape[0], ROWS_AT_ONCE), layer.shape[1]
         case Kind.EXPERTS:
-            return layer.shape[1:]
+            return layer.shape[-2:]
         case _:
             return layer.shape

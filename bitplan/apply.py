@@ -1,6 +1,6 @@
 """Model + plan -> model with packed layers."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,12 +9,13 @@ from bitplan.cache import pack_caches
 from bitplan.composed import hold
 from bitplan.errors import PlanError
 from bitplan.formats import TORCH_DTYPES, Packed
+from bitplan.mixed import MixedWeight
 from bitplan.models import module_of, weight_of
 from bitplan.modules import PackedConvolution, PackedEmbedding, PackedLinear
 from bitplan.one_token import step_by_step
 from bitplan.progress import Progress, quiet, track
 from bitplan.registered import METHOD, register
-from bitplan.schema import Kind, Layer, Plan, Scheme
+from bitplan.schema import Kind, Layer, Plan, Scheme, Stack, Unit, units_of
 from bitplan.siblings import Siblings
 from bitplan.weight import AbstractWeight
 
@@ -33,10 +34,26 @@ def pack_layers(
 
     A layer whose scheme is the dtype that it already has is left alone.
     """
-    for layer, scheme in track(schemes.items(), "apply", progress, len(schemes)):
-        if not _already(model, layer, scheme):
-            pack_layer(model, layer, packed_of(layer, scheme))
-    if any(layer.kind is Kind.EXPERTS for layer in schemes):
+    return pack_units(
+        model,
+        units_of(schemes),
+        lambda stack: _of_members(model, stack, packed_of),
+        progress=progress,
+    )
+
+
+def pack_units(
+    model: nn.Module,
+    units: Sequence[Unit],
+    packed_of: Callable[[Stack], Packed],
+    *,
+    progress: Progress = quiet,
+) -> nn.Module:
+    """The same, where experts that are held together come together."""
+    for unit in track(units, "apply", progress, len(units)):
+        if not all(_already(model, unit.layer, stack.scheme) for stack in unit.stacks):
+            pack_unit(model, unit, [packed_of(stack) for stack in unit.stacks])
+    if any(unit.layer.kind is Kind.EXPERTS for unit in units):
         run_experts(model)
     introduce(model)
     return step_by_step(model)
@@ -47,12 +64,23 @@ def pack_layer(model: nn.Module, layer: Layer, packed: Packed, *, arrange: bool 
 
     Without `arrange` it stays as it is stored, until `arrange_layers`.
     """
+    [unit] = units_of(dict.fromkeys([layer], packed.scheme))
+    pack_unit(model, unit, [packed], arrange=arrange)
+
+
+def pack_unit(
+    model: nn.Module, unit: Unit, packed: Sequence[Packed], *, arrange: bool = True
+) -> None:
+    """The same for what is packed as several stacks."""
+    layer = unit.layer
     dense = weight_of(model, layer)
     module = module_of(model, layer)
     if layer.kind is Kind.EXPERTS:
         name = layer.name.rpartition(".")[2]
         transposed = dense.stride() != getattr(module, name).stride()
-        weight = hold(packed, compute_dtype=dense.dtype, transposed=transposed)
+        stacks = [hold(one, compute_dtype=dense.dtype, transposed=transposed) for one in packed]
+        experts = [stack.experts for stack in unit.stacks]
+        weight = stacks[0] if len(stacks) == 1 else MixedWeight(stacks, experts)
         if arrange:
             weight.arrange()
         delattr(module, name)
@@ -60,9 +88,10 @@ def pack_layer(model: nn.Module, layer: Layer, packed: Packed, *, arrange: bool 
         # Where the module does not say which way round its weights are, their shapes told so far.
         module.is_transposed = transposed
         return
+    [one] = packed
     names = (layer.name, *layer.tied)
     lookup = any(isinstance(model.get_submodule(name), nn.Embedding) for name in names)
-    weight = hold(packed, compute_dtype=dense.dtype)
+    weight = hold(one, compute_dtype=dense.dtype)
     is_convolution = any(
         isinstance(model.get_submodule(name), nn.modules.conv._ConvNd) for name in names
     )
@@ -147,6 +176,19 @@ def check_plan(plan: Plan, layers: Iterable[Layer], digest: str | None) -> None:
             f"digest {plan.provenance.model_digest[:12]}; this model has {digest[:12]}. Give the "
             "model that it was made for, or make a plan for this one."
         )
+
+
+def _of_members(model: nn.Module, stack: Stack, packed_of: PackedOf) -> Packed:
+    """A layer's packed weight, or its experts', one after another in one."""
+    if stack.members == (stack.layer,):
+        return packed_of(stack.layer, stack.scheme)
+
+    def one(expert: Layer) -> Packed:
+        if _already(model, expert, stack.scheme):
+            return Packed.cast(stack.scheme, weight_of(model, expert))
+        return packed_of(expert, stack.scheme)
+
+    return Packed.stacked(map(one, stack.members), len(stack.members))
 
 
 def _already(model: nn.Module, layer: Layer, scheme: Scheme) -> bool:

@@ -44,7 +44,8 @@ class PackedWeight(AbstractWeight):
             else:
                 self.register_buffer(name, tensor)
 
-    def _held(self, expert: int | None = None) -> dict[str, Tensor]:
+    def held(self, expert: int | None = None) -> dict[str, Tensor]:
+        """The tensors as they are laid out, or those of one expert."""
         held = {**self._parameters, **self._buffers}
         found = {name: tensor for name, tensor in held.items() if tensor is not None}
         if expert is None:
@@ -54,11 +55,11 @@ class PackedWeight(AbstractWeight):
     @property
     def device(self) -> torch.device:
         """Where the tensors are."""
-        return next(iter(self._held().values())).device
+        return next(iter(self.held().values())).device
 
     def packed(self, expert: int | None = None) -> Packed:
         """The canonical tensors, or those of one expert."""
-        tensors = self._held(expert)
+        tensors = self.held(expert)
         shape = tuple(self.shape if expert is None else self.shape[1:])
         if self.implementation != "reference":
             kernel = arranged_for(self.scheme, self.implementation)
@@ -102,7 +103,7 @@ class PackedWeight(AbstractWeight):
     ) -> Float[Tensor, "*tokens out"]:
         """Product with the transposed weight, or with an expert's, in the inputs' dtype."""
         self.check(inputs)
-        held = self._held(expert)
+        held = self.held(expert)
         if self.scheme.is_float:
             return nn.functional.linear(inputs, held["weight"].to(inputs.dtype))
         if torch.compiler.is_compiling() and not any(t.requires_grad for t in held.values()):
@@ -131,7 +132,7 @@ class PackedWeight(AbstractWeight):
         self, inputs: Float[Tensor, "tokens in"], ends: Int[Tensor, "experts"]
     ) -> Float[Tensor, "tokens out"]:
         """See `AbstractWeight.multiply_sorted`."""
-        held = self._held()
+        held = self.held()
         has_slope = any(tensor.requires_grad for tensor in (inputs, *held.values()))
         if not self.is_grouped or (has_slope and torch.is_grad_enabled()):
             return super().multiply_sorted(inputs, ends)
@@ -145,18 +146,18 @@ class PackedWeight(AbstractWeight):
             # Imported here, for compiled loops take half a second to import.
             from bitplan.kernels.native.dense import dense
 
-            return dense(self._held()["weight"], count)
+            return dense(self.held()["weight"], count)
         if self.implementation not in COMPILED:
             return None
         kernel = arranged_for(self.scheme, self.implementation)
-        return kernel.few(self._held(), self.scheme, self.shape[-1], count, dtype)
+        return kernel.few(self.held(), self.scheme, self.shape[-1], count, dtype)
 
     def lookup(self, tokens: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens hidden"]:
         """Rows of the weight."""
         if self.scheme.is_float:
-            rows = nn.functional.embedding(tokens, self._held()["weight"])
+            rows = nn.functional.embedding(tokens, self.held()["weight"])
             return rows.to(self.compute_dtype)
-        columns, dtype, held = self.shape[-1], self.compute_dtype, self._held()
+        columns, dtype, held = self.shape[-1], self.compute_dtype, self.held()
         if torch.compiler.is_compiling() and not any(t.requires_grad for t in held.values()):
             kernel = self.implementation
             return operators.lookup(tokens, held, self._name, kernel, columns, dtype)

@@ -49,7 +49,8 @@ def check_kernels(
 def _why_decoded(layer: Layer, scheme: Scheme, device: str) -> str | None:
     """The reason, or None where kernels multiply each part, or there is nothing to decode."""
     lookup = layer.kind is Kind.EMBEDDING
-    for part, shape in parts(scheme, layer.shape).values():
+    of_weight = layer.shape if layer.expert is None else (1, *layer.shape)
+    for part, shape in parts(scheme, of_weight).values():
         if not (part.is_float or part.is_none) and all(shape):
             found, why = choose(part, shape, device=device, lookup=lookup)
             if found == "reference":

@@ -99,8 +99,7 @@ class AbstractWeight(nn.Module, ABC):
 
     def __getitem__(self, index: Any) -> Expert | Tensor:
         """One expert, or the dense weights of several, the way round that the model stores them."""
-        is_one = isinstance(index, int) or (isinstance(index, Tensor) and index.dim() == 0)
-        if len(self.shape) == 3 and is_one and not self.scheme.is_float:
+        if len(self.shape) == 3 and is_one(index) and not self.scheme.is_float:
             expert = range(self.shape[0])[int(index)]  # an IndexError where there is none
             multiply = partial(self.multiply, expert=expert)
             return Expert(multiply, partial(self._dense, expert), transposed=self.transposed)
@@ -152,6 +151,11 @@ class AbstractWeight(nn.Module, ABC):
     def extra_repr(self) -> str:
         """Shape and scheme."""
         return f"{list(self.shape)}, {self.scheme}"
+
+
+def is_one(index: Any) -> bool:
+    """Whether an index names one expert."""
+    return isinstance(index, int) or (isinstance(index, Tensor) and index.dim() == 0)
 
 
 _MATMULS = (torch.bmm, Tensor.bmm, torch.matmul, Tensor.matmul)

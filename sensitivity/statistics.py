@@ -140,18 +140,24 @@ class StatisticsFolder:
         return LayerStatistics(moments=filled)
 
     def _siblings(self, layer: Layer) -> list[Layer]:
-        """The same weight of the other experts, where each expert is a module of its own."""
-        expert = EXPERT.fullmatch(layer.name)
-        if expert is None:
+        """The same weight of the other experts, where each expert is a layer."""
+        around = around_number(layer)
+        if around is None:
             return []
-        pattern = f"{glob.escape(expert[1])}*{glob.escape(expert[2])}"
+        before, after = around
+        is_expert = re.compile(rf"{re.escape(before)}\d+{re.escape(after)}").fullmatch
+        pattern = f"{glob.escape(before)}*{glob.escape(after)}"
         names = sorted(path.name for path in self.folder.glob(pattern))
-        return [
-            layer.model_copy(update={"name": name})
-            for name in names
-            if (other := EXPERT.fullmatch(name)) and other.groups() == expert.groups()
-        ]
+        return [layer.model_copy(update={"name": name}) for name in names if is_expert(name)]
 
 
-EXPERT = re.compile(r"(.*\bexperts\.(?:expert_)?)\d+(\..+)")
+def around_number(layer: Layer) -> tuple[str, str] | None:
+    """What is before the number of a layer's expert, and after it; None where it is of no one's."""
+    if layer.expert is not None:
+        return f"{layer.parameter}.", ""
+    found = _EXPERT.fullmatch(layer.name)
+    return (found[1], found[2]) if found else None
+
+
+_EXPERT = re.compile(r"(.*\bexperts\.(?:expert_)?)\d+(\..+)")
 """The name of a weight of an expert that is a module: what is before its number, and after it."""

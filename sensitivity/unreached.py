@@ -9,7 +9,7 @@ from torch import Tensor
 from bitplan.schema import Kind, Layer
 from bitplan.sensitivity.estimators import AbstractEstimator
 from bitplan.sensitivity.measure import Meter
-from bitplan.sensitivity.statistics import EXPERT
+from bitplan.sensitivity.statistics import around_number
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def warn_of_unreached(meter: Meter, layers: Sequence[Layer]) -> None:
         reached = folder.read(layer, moments).reached
         if reached.all():
             continue
-        if layer.kind is not Kind.EXPERTS and not EXPERT.fullmatch(layer.name):
+        if layer.kind is not Kind.EXPERTS and around_number(layer) is None:
             unused.append(layer.name)
             continue
         is_guess = not folder.completed(layer, moments).reached.any()

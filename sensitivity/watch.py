@@ -1,7 +1,7 @@
 """See the inputs of each layer and the gradients at its output, without changing the model."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -58,14 +58,17 @@ def watch(model: nn.Module, layers: Sequence[Layer], report: Report) -> Iterator
         for module in model.modules():
             if isinstance(module, nn.Embedding):
                 stack.callback(module.register_forward_hook(_start_graph).remove)
+        experts: dict[str, list[Layer]] = defaultdict(list)
         for layer in layers:
             if layer.kind is Kind.EXPERTS:
-                _watch_experts(model, layer, report, stack)
+                experts[layer.parameter].append(layer)
                 continue
             for name in (layer.name, *layer.tied):
                 module = model.get_submodule(name)
                 hook = _Hook(layer, report, lookup=isinstance(module, nn.Embedding))
                 stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
+        for some in experts.values():
+            _watch_experts(model, some, report, stack)
         yield
 
 
@@ -89,7 +92,7 @@ class _Hook:
         factor = getattr(module, "embed_scale", None) if self.lookup else None
         call = _Call(
             report=self.report,
-            layer=self.layer,
+            layers={None: self.layer},
             inputs=inputs,
             factor=factor,
             lookup=self.lookup,
@@ -100,23 +103,32 @@ class _Hook:
         return output
 
 
-def _watch_experts(model: nn.Module, layer: Layer, report: Report, stack: ExitStack) -> None:
-    """Put a watched view in place of a parameter of experts; the stack puts the parameter back."""
-    name = layer.name.rpartition(".")[2]
-    parameters: dict[str, Any] = module_of(model, layer)._parameters
+def _watch_experts(
+    model: nn.Module, layers: Sequence[Layer], report: Report, stack: ExitStack
+) -> None:
+    """Put a watched view in place of a parameter of experts; the stack puts the parameter back.
+
+    `layers` is one layer of all experts, or a layer for each that is watched.
+    """
+    name = layers[0].parameter.rpartition(".")[2]
+    parameters: dict[str, Any] = module_of(model, layers[0])._parameters
     stack.callback(parameters.__setitem__, name, parameters[name])
     weight = parameters[name].detach()
     watched = weight.as_subclass(_Experts)
-    watched.origin = _Origin(weight.data_ptr(), weight[0].nbytes, layer, report)
+    by_expert = {layer.expert: layer for layer in layers}
+    watched.origin = _Origin(weight.data_ptr(), weight[0].nbytes, by_expert, report)
     parameters[name] = watched
 
 
 class _Origin(NamedTuple):
-    """Where the weights of experts begin, how many bytes one takes, and whom to tell of its use."""
+    """Where the weights of experts begin, how many bytes one takes, and whom to tell of its use.
+
+    `layers` are by expert; one of all experts is that of None.
+    """
 
     address: int
     expert_bytes: int
-    layer: Layer
+    layers: Mapping[int | None, Layer]
     report: Report
 
 
@@ -141,7 +153,7 @@ class _Experts(Tensor):
                 origin = watched.origin
                 call = _Call(
                     report=origin.report,
-                    layer=origin.layer,
+                    layers=origin.layers,
                     inputs=args[0],
                     expert=(watched.data_ptr() - origin.address) // origin.expert_bytes,
                     stacked=watched.dim() == 3,
@@ -157,12 +169,13 @@ class _Experts(Tensor):
 class _Call:
     """One call of a layer, waiting for its gradient.
 
-    `stacked`: inputs and gradients are of several experts, from `expert` on. A `convolution`'s
-    inputs are cut into patches when they are needed: they take several times the memory.
+    `layers` are by expert, or the one of None. `stacked`: inputs and gradients are of several
+    experts, from `expert` on. A `convolution`'s inputs are cut into patches when they are needed:
+    they take several times the memory.
     """
 
     report: Report
-    layer: Layer
+    layers: Mapping[int | None, Layer]
     inputs: Tensor
     expert: int | None = None
     stacked: bool = False
@@ -183,9 +196,13 @@ class _Call:
             self._tell(inputs, gradients, self.expert)
 
     def _tell(self, inputs: Tensor, gradients: Tensor, expert: int | None) -> None:
+        layer = self.layers.get(expert) or self.layers.get(None)
+        if layer is None:  # one of several experts that no one asked for
+            return
+        expert = expert if layer.expert is None else None
         inputs = inputs.flatten() if self.lookup else inputs.flatten(0, -2)
         gradients = gradients.flatten(0, -2)
-        self.report(Seen(layer=self.layer, inputs=inputs, gradients=gradients, expert=expert))
+        self.report(Seen(layer=layer, inputs=inputs, gradients=gradients, expert=expert))
 
 
 def _heard(output: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def by_rows(
     ]
     if len(parts) == 1:
         return parts[0]
-    return [joined(pieces, stack=False) for pieces in zip(*parts, strict=True)]
+    return [joined(pieces) for pieces in zip(*parts, strict=True)]
 
 
 def reach_of(weight: Float[Tensor, "out in"]) -> Float[Tensor, ""]:
@@ -53,12 +53,11 @@ def slices(shape: Sequence[int], copies: int = 1) -> Iterator[slice]:
         yield slice(start, min(start + step, count))
 
 
-def joined(parts: Sequence[Packed], *, stack: bool) -> Packed:
-    """Rows of one matrix, or, stacked, the matrices of experts."""
+def joined(parts: Sequence[Packed]) -> Packed:
+    """Rows of one matrix as one."""
     first = parts[0]
-    join = torch.stack if stack else torch.cat
-    tensors = {name: join([p.tensors[name] for p in parts]) for name in first.tensors}
-    if not stack and MATRIX_SCALE in first.tensors:
+    tensors = {name: torch.cat([p.tensors[name] for p in parts]) for name in first.tensors}
+    if MATRIX_SCALE in first.tensors:
         tensors[MATRIX_SCALE] = first.tensors[MATRIX_SCALE]  # of all rows
-    rows = (len(parts), *first.shape) if stack else (sum(p.shape[0] for p in parts), first.shape[1])
-    return Packed(scheme=first.scheme, shape=rows, tensors=tensors)
+    shape = (sum(part.shape[0] for part in parts), first.shape[1])
+    return Packed(scheme=first.scheme, shape=shape, tensors=tensors)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bitplan.compress.by_rows import Quantizer, by_rows, joined
+from bitplan.compress.by_rows import Quantizer, by_rows
 from bitplan.compress.channels import narrow, with_channels
 from bitplan.compress.curvature import Curvature
 from bitplan.compress.low_rank import add_low_rank
@@ -112,7 +112,7 @@ def _render(
         experts = [
             _render(w, schemes, quantizer, *its) for w, its in zip(weight, of_expert, strict=True)
         ]
-        return [joined(parts, stack=True) for parts in zip(*experts, strict=True)]
+        return [Packed.stacked(parts, len(parts)) for parts in zip(*experts, strict=True)]
     curvature = None
     if covariance is not None and shrinkage is not None and reads_covariance(quantizer):
         curvature = Curvature(covariance=covariance, shrinkage=shrinkage.item())

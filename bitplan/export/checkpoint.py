@@ -1,6 +1,7 @@
 """A compressed model as a folder: safetensors, and a config.json that carries the plan."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig
 
-from bitplan.apply import pack_caches_of, pack_layers
+from bitplan.apply import pack_caches_of, pack_units
 from bitplan.errors import ModelError, OutputError
 from bitplan.export.told import tell_transformers
 from bitplan.files import make_folder, read_text, write_text
 from bitplan.formats import Packed
 from bitplan.models import model_class
 from bitplan.registered import METHOD
-from bitplan.schema import Choice, Kind, Layer, Plan
+from bitplan.schema import Layer, Plan, Stack, Unit, units_of
 from bitplan.unserved import check_kernels
 from bitplan.weight import AbstractWeight
 
@@ -87,12 +88,8 @@ def load(folder: str | Path, *, strict: bool = False) -> nn.Module:
     check_kernels(((c.layer, c.scheme) for c in plan.choices), "cpu", strict=strict)
     model = _empty(folder, getattr(torch, plan.provenance.dtype))
     state = _read(folder)
-    choices = {choice.layer: choice for choice in plan.choices if not choice.layer.is_cache}
-    pack_layers(
-        model,
-        {layer: choice.scheme for layer, choice in choices.items()},
-        lambda layer, _: take(folder, state, choices[layer]),
-    )
+    units, sizes = units_of_plan(plan)
+    pack_units(model, units, lambda stack: take(folder, state, stack, sizes))
     state |= {alias: state[name] for alias, name in settings["aliases"].items() if name in state}
     _fill(model, state, folder)
     if (folder / "generation_config.json").is_file():
@@ -201,23 +198,29 @@ def _read(folder: Path) -> dict[str, Tensor]:
     return state
 
 
-def take(folder: Path, state: dict[str, Tensor], choice: Choice) -> Packed:
+def units_of_plan(plan: Plan) -> tuple[list[Unit], dict[Layer, int]]:
+    """What holds the weights of a plan, and the bytes of each of its layers."""
+    choices = [choice for choice in plan.choices if not choice.layer.is_cache]
+    sizes = {choice.layer: choice.bytes for choice in choices}
+    return units_of({choice.layer: choice.scheme for choice in choices}), sizes
+
+
+def take(
+    folder: Path, state: dict[str, Tensor], stack: Stack, sizes: Mapping[Layer, int]
+) -> Packed:
     """One packed weight out of the state; raises `ModelError` where it is not as planned."""
-    prefix = f"{dense_name(choice.layer)}."
+    layer = stack.layer
+    prefix = f"{layer.parameter}."
     names = [name for name in state if name.startswith(prefix)]
     tensors = {name.removeprefix(prefix): state.pop(name) for name in names}
-    packed = Packed(scheme=choice.scheme, shape=choice.layer.shape, tensors=tensors)
-    if packed.nbytes != choice.bytes:
+    packed = Packed(scheme=stack.scheme, shape=layer.shape, tensors=tensors)
+    planned = sum(sizes[member] for member in stack.members)
+    if packed.nbytes != planned:
         raise ModelError(
-            f"{folder}: {choice.layer.name} has {packed.nbytes:,} bytes, but its plan says "
-            f"{choice.bytes:,}. Copy the folder again, or apply the plan again."
+            f"{folder}: {layer.name} has {packed.nbytes:,} bytes, but its plan says "
+            f"{planned:,}. Copy the folder again, or apply the plan again."
         )
     return packed
-
-
-def dense_name(layer: Layer) -> str:
-    """What a layer's weight is called where it is not packed."""
-    return layer.name if layer.kind is Kind.EXPERTS else f"{layer.name}.weight"
 
 
 _BAD_CONFIG = (

@@ -9,9 +9,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bitplan.apply import arrange_layers, pack_caches_of, pack_layer, run_experts
+from bitplan.apply import arrange_layers, pack_caches_of, pack_unit, run_experts
 from bitplan.errors import ModelError
-from bitplan.export.checkpoint import dense_name, take
+from bitplan.export.checkpoint import take, units_of_plan
 from bitplan.schema import Kind, Plan
 from bitplan.unserved import check_kernels
 
@@ -48,23 +48,22 @@ def prepare(model: Any, settings: Any, files: Sequence[str]) -> None:
     plan = Plan.from_json(json.dumps(settings.plan))
     folder = Path(files[0]).parent if files else Path()
     state = _shapes(files)
-    choices = {
-        choice.layer: choice
-        for choice in plan.choices
-        if not choice.layer.is_cache and dense_name(choice.layer) not in state
-    }
-    for layer, choice in choices.items():
-        pack_layer(model, layer, take(folder, state, choice), arrange=False)
-    if any(layer.kind is Kind.EXPERTS for layer in choices):
+    units, sizes = units_of_plan(plan)
+    units = [unit for unit in units if unit.layer.parameter not in state]
+    for unit in units:
+        stacks = [take(folder, state, stack, sizes) for stack in unit.stacks]
+        pack_unit(model, unit, stacks, arrange=False)
+    layers = [unit.layer for unit in units]
+    if any(layer.kind is Kind.EXPERTS for layer in layers):
         run_experts(model)
     # transformers ties parameters; what is shared here are modules, put in place by `finish`.
-    packed = {f"{name}.weight" for layer in choices for name in (layer.name, *layer.tied)}
+    packed = {f"{name}.weight" for layer in layers for name in (layer.name, *layer.tied)}
     model.all_tied_weights_keys = {
         name: source
         for name, source in model.all_tied_weights_keys.items()
         if not {name, source} & packed
     }
-    for layer in choices:
+    for layer in layers:
         for name in layer.tied:
             del model.get_submodule(name).weight
     buffers = {name for name, _ in model.named_buffers()} - set(model.state_dict())

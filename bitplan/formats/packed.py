@@ -1,6 +1,8 @@
 """One weight as it is stored, and what it decodes to."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -124,6 +126,17 @@ class Packed:
         if kept is not None:
             tensors[KEPT] = kept
         return cls(scheme=scheme, shape=shape, tensors=tensors)
+
+    @classmethod
+    def stacked(cls, matrices: "Iterable[Packed]", count: int) -> "Packed":
+        """So many matrices [out, in] of one scheme and shape as one weight; each is copied once."""
+        rest = iter(matrices)
+        first = next(rest)
+        tensors = {key: one.new_empty(count, *one.shape) for key, one in first.tensors.items()}
+        for place, one in enumerate(chain([first], rest)):
+            for key, tensor in one.tensors.items():
+                tensors[key][place] = tensor
+        return cls(scheme=first.scheme, shape=(count, *first.shape), tensors=tensors)
 
     def split(self) -> "dict[str, Packed]":
         """The parts of a composed weight, by their names; nothing is copied."""

@@ -8,15 +8,15 @@ from torch import Tensor, nn
 from bitplan.errors import ModelError
 from bitplan.models.classify import canonical_weight
 from bitplan.models.scan import Weight, scan
-from bitplan.schema import Kind, Layer
+from bitplan.schema import EACH, TOGETHER, Kind, Layer, of_each_expert
 
 
-def find_layers(model: nn.Module) -> tuple[Layer, ...]:
+def find_layers(model: nn.Module, *, experts: str = TOGETHER) -> tuple[Layer, ...]:
     """The layers of a model, in the order of its blocks.
 
     Linear and Conv1D modules, convolutions, embeddings and the 3-D expert parameters of
-    mixture-of-experts models; whatever shares storage is one layer. Raises `ModelError` when there
-    is none.
+    mixture-of-experts models, each a layer with all its experts, or with `experts="each"` a layer
+    each; whatever shares storage is one layer. Raises `ModelError` when there is none.
     """
     layers = layers_of(model, scan(model).weights)
     if not layers:
@@ -25,7 +25,7 @@ def find_layers(model: nn.Module) -> tuple[Layer, ...]:
             "convolution, Embedding or expert weights in floating point. If it was quantized by "
             "another tool, load the original model instead."
         )
-    return layers
+    return of_each_expert(layers) if experts == EACH else layers
 
 
 def layers_of(model: nn.Module, weights: list[Weight]) -> tuple[Layer, ...]:
@@ -47,7 +47,7 @@ def layers_of(model: nn.Module, weights: list[Weight]) -> tuple[Layer, ...]:
 
 def module_of(model: nn.Module, layer: Layer) -> nn.Module:
     """The module that holds a layer's weight. Raises `ModelError` where the model has none."""
-    path = layer.name.rpartition(".")[0] if layer.kind is Kind.EXPERTS else layer.name
+    path = layer.parameter.rpartition(".")[0]
     try:
         return model.get_submodule(path)
     except AttributeError:
@@ -63,13 +63,15 @@ def weight_of(model: nn.Module, layer: Layer) -> Tensor:
     Writing into it changes the model. Raises `ModelError` when the model has no such weight.
     """
     module = module_of(model, layer)
-    name = layer.name.rpartition(".")[2] if layer.kind is Kind.EXPERTS else "weight"
+    name = layer.parameter.rpartition(".")[2]
     if not isinstance(getattr(module, name, None), Tensor):
         raise ModelError(
             f"{layer.name} holds no dense weight: it is a {type(module).__name__}. Give the "
             "model as it was before it was compressed."
         )
     weight = canonical_weight(module, name, layer.kind)
+    if layer.expert is not None and layer.expert < len(weight):
+        weight = weight[layer.expert]
     if tuple(weight.shape) != layer.shape:
         raise ModelError(
             f"{layer.name} has shape {tuple(weight.shape)}, but the layer has {layer.shape}. It "

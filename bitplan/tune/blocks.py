@@ -24,7 +24,7 @@ from bitplan.models.chain import Chain, find_chain
 from bitplan.modules import PackedLinear
 from bitplan.packed_weight import PackedWeight
 from bitplan.progress import Progress, quiet, remark
-from bitplan.schema import Layer, Scheme
+from bitplan.schema import Layer, Scheme, units_of
 from bitplan.tensors import load_tensors, save_tensors
 from bitplan.tune.descent import SEQUENCES_A_LOOK, Descent, laid_out
 from bitplan.tune.lessons import Lesson, Lessons
@@ -172,15 +172,18 @@ class _Trainer:
             for layer, scheme in self.schemes.items()
             if _place(self.chain, layer) == place
         }
-        model = self.chain.model
-        dense = {layer: weight_of(model, layer).detach() for layer in some}
+        model, units = self.chain.model, units_of(some)
+        dense = {unit.layer.name: weight_of(model, unit.layer).detach() for unit in units}
         pack_layers(model, some, self.packed_of)
-        found = {}
-        for layer, weight in dense.items():
-            module = model.get_submodule(layer.name)
-            holder = module.weight if isinstance(module, PackedLinear) else module
-            if isinstance(holder, PackedWeight):
-                found[holder] = weight
+        modules, found = dict(model.named_modules(remove_duplicate=False)), {}
+        for unit in units:
+            weight = dense[unit.layer.name]
+            for stack in unit.stacks:
+                module = modules.get(stack.layer.name)  # none of experts that stay as they are
+                holder = module.weight if isinstance(module, PackedLinear) else module
+                if isinstance(holder, PackedWeight):
+                    is_all = len(unit.stacks) == 1
+                    found[holder] = weight if is_all else weight[stack.experts]
         return found
 
     def _train(
