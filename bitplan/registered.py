@@ -69,6 +69,15 @@ def _quantizer_class(base: type) -> type:
         requires_calibration = True  # a model becomes one by `bitplan.allocate` and `apply_plan`
         checkpoint_files: Sequence[str] = ()
 
+        def update_attn_implementation(self, config: Any) -> Any:
+            """Is told of what config.json says: the dtype in it may be that of scales.
+
+            `save_pretrained` writes down that of the first tensor for that of the model.
+            """
+            config = super().update_attn_implementation(config)
+            config.dtype = self.quantization_config.plan["provenance"]["dtype"]
+            return config
+
         def validate_environment(self, *_: Any, device_map: Any = None, **__: Any) -> None:
             """Is told of the places that "auto" comes to, before anything is read."""
             from bitplan.export.pretrained import check_places

@@ -52,9 +52,10 @@ def test_tied_weights_are_one(tmp_path, packed, said, name, menu):
     assert torch.equal(said(loaded), case.said)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("name", ["llama-tied", "mixtral", "bert"])
-def test_saved_again_it_is_the_same(tmp_path, packed, said, name):
-    case = packed(name, torch.bfloat16)
+def test_saved_again_it_is_the_same(tmp_path, packed, said, name, dtype):
+    case = packed(name, dtype, ("int4g32", "int8s"))
     save(case.model, tmp_path / "one", case.plan, max_shard_size=4000)
     from_pretrained(case, tmp_path / "one").save_pretrained(tmp_path / "two")
     for again in (from_pretrained(case, tmp_path / "two"), load(tmp_path / "two")):
