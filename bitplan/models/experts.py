@@ -6,21 +6,27 @@ from typing import Any
 
 from torch import nn
 
+EAGER = "eager"
+
 
 @contextmanager
 def eager_experts(model: nn.Module) -> Iterator[None]:
-    """Run experts one after another within the block, so that each one's matmul can be seen."""
+    """Run experts one after another within the block, so that each one's matmul can be seen.
+
+    Another way that is chosen within it, as where experts are packed, stays.
+    """
     switch: Any = model
     if not hasattr(model, "get_experts_implementation"):
         yield
         return
     before = switch.get_experts_implementation()
-    switch.set_experts_implementation("eager")
+    switch.set_experts_implementation(EAGER)
     try:
         yield
     finally:
         interrupt = None
-        while switch.get_experts_implementation() != before:
+        is_ours = switch.get_experts_implementation() == EAGER
+        while is_ours and switch.get_experts_implementation() != before:
             try:
                 switch.set_experts_implementation(before)
             except KeyboardInterrupt as again:  # the model is given back all the same
