@@ -21,9 +21,7 @@ class MixedWeight(AbstractWeight):
     is kept on the device, four bytes each beside what the file takes.
     """
 
-    def __init__(
-        self, stacks: Sequence[AbstractWeight], experts: Sequence[Sequence[int]]
-    ) -> None:
+    def __init__(self, stacks: Sequence[AbstractWeight], experts: Sequence[Sequence[int]]) -> None:
         super().__init__()
         for number, stack in enumerate(stacks):
             self.add_module(str(number), stack)

@@ -46,6 +46,11 @@ ESTIMATORS = (
 PASSES = ("auto", "whole", "blocks")
 """`auto` chooses by memory; `whole` runs the whole model at once, `blocks` block by block."""
 
+TOGETHER, EACH = "together", "each"
+
+EXPERTS = (TOGETHER, EACH)
+"""Of a mixture that keeps its experts in one tensor: one scheme for all of them, or one each."""
+
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 """To load files in."""
 
@@ -70,6 +75,14 @@ def check_pass(name: str) -> None:
     if name not in PASSES:
         raise InputError(
             f"There is no way through a model named {name!r}. Choose one of: {', '.join(PASSES)}."
+        )
+
+
+def check_experts(name: str) -> None:
+    """Raise `InputError` for a name that is none of `EXPERTS`."""
+    if name not in EXPERTS:
+        raise InputError(
+            f"experts is {name!r}. Choose {TOGETHER} (one scheme for all of a tensor) or {EACH}."
         )
 
 

@@ -6,11 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from bitplan.cli.options import Batch, Context, Dtype, Effort, Seed, Verbose, Workdir
+from bitplan.cli.options import Batch, Context, Dtype, Effort, Experts, Seed, Verbose, Workdir
 from bitplan.effort import get_effort
 from bitplan.names import (
+    TOGETHER,
     check_dtype,
     check_estimator,
+    check_experts,
     check_pass,
     check_quantizer,
     check_transform,
@@ -109,6 +111,7 @@ class EffortOptions:
             "hadamard (rotated) or omniquant (scales and shifts learned)."
         ),
     ] = "none"
+    experts: Experts = TOGETHER
     through: Annotated[
         str,
         typer.Option(
@@ -124,6 +127,7 @@ class EffortOptions:
             check_quantizer(self.quantizer)
         check_estimator(self.estimator)
         check_transform(self.transform)
+        check_experts(self.experts)
         check_pass(self.through)
 
     def settings(self) -> dict[str, Any]:
@@ -138,6 +142,7 @@ class EffortOptions:
             "effort": self.effort,
             "quantizer": self.quantizer,
             "transform": self.transform,
+            "experts": self.experts,
             "through": self.through,
         }
 

@@ -32,6 +32,13 @@ Effort = Annotated[
         "what each does."
     ),
 ]
+Experts = Annotated[
+    str,
+    typer.Option(
+        help="Of a mixture that keeps its experts in one tensor: together (one scheme for all of "
+        "it), or each (a scheme for every expert)."
+    ),
+]
 Context = Annotated[
     int, typer.Option(min=0, help="Tokens whose KV cache counts too; 0: weights alone.")
 ]

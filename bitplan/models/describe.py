@@ -19,7 +19,8 @@ from bitplan.models.layers import layers_of
 from bitplan.models.load import load_outline
 from bitplan.models.scan import scan
 from bitplan.models.source import Source, source_name
-from bitplan.schema import Layer, Record
+from bitplan.names import EACH, TOGETHER, check_experts
+from bitplan.schema import Layer, Record, of_each_expert
 
 
 class StoredLayer(Record):
@@ -73,20 +74,29 @@ class Description(Record):
         return self
 
 
-def describe(model: Source, *, context: int = 0, batch: int = 1) -> Description:
+def describe(
+    model: Source, *, context: int = 0, batch: int = 1, experts: str = TOGETHER
+) -> Description:
     """Describe a model, parameters and buffers, persistent or not: all of them take memory.
 
     Of a folder, a .gguf file or a hub id no weights are read. With a context, what it caches for
-    `batch` sequences of so many tokens is counted too. A model without layers can be described too.
+    `batch` sequences of so many tokens is counted too. `experts` says whether those of one tensor
+    are one layer ("together") or one "each". A model without layers can be described too.
     Raises `ModelError` for what cannot be loaded, `InputError` for a context longer than the
     model's.
     """
+    check_experts(experts)
     if not isinstance(model, nn.Module):
         model = load_outline(model)
     found = scan(model)
     layers = [
-        StoredLayer(layer=layer, dtype=_dtype(weight.slot.tensor), bytes=weight.slot.tensor.nbytes)
-        for layer, weight in zip(layers_of(model, found.weights), found.weights, strict=True)
+        StoredLayer(
+            layer=layer,
+            dtype=_dtype(weight.slot.tensor),
+            bytes=layer.parameters * weight.slot.tensor.itemsize,
+        )
+        for whole, weight in zip(layers_of(model, found.weights), found.weights, strict=True)
+        for layer in (of_each_expert([whole]) if experts == EACH else [whole])
     ]
     rest = [
         Rest(

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from bitplan.errors import ModelError
 from bitplan.models.classify import canonical_weight
 from bitplan.models.scan import Weight, scan
-from bitplan.schema import EACH, TOGETHER, Kind, Layer, of_each_expert
+from bitplan.names import EACH, TOGETHER
+from bitplan.schema import Kind, Layer, of_each_expert
 
 
 def find_layers(model: nn.Module, *, experts: str = TOGETHER) -> tuple[Layer, ...]:

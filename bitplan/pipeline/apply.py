@@ -114,7 +114,12 @@ def run_apply(
     """As `apply_plan`, and says what tuning did."""
     passes = _passes(effort, tune_epochs, block_epochs, block_window)
     workspace = Workspace.open(
-        model, workdir=workdir, dtype=plan.provenance.dtype, tokenizer=tokenizer, progress=progress
+        model,
+        workdir=workdir,
+        dtype=plan.provenance.dtype,
+        tokenizer=tokenizer,
+        experts=plan.experts,
+        progress=progress,
     )
     made = plan.provenance
     caches = caches_of(workspace, context=made.context, batch=made.batch)

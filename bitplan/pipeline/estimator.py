@@ -56,6 +56,7 @@ def which_estimator(
         workdir=chosen.workdir,
         dtype=chosen.dtype,
         tokenizer=chosen.tokenizer,
+        experts=chosen.experts,
         progress=progress,
     )
     if chosen.estimator != AUTO:

@@ -20,6 +20,7 @@ from bitplan.effort import STANDARD, get_effort
 from bitplan.errors import InputError
 from bitplan.formats import check_cached
 from bitplan.models import Inputs
+from bitplan.names import TOGETHER, check_experts
 from bitplan.schema import WIDE, Plan, Scheme
 from bitplan.sensitivity import AUTO, check_engine, check_estimator, check_pass
 
@@ -53,6 +54,8 @@ class Settings:
             before they are rendered: a name of `bitplan.compress.TRANSFORMS`. "awq" scales channels
             by what they carry, "hadamard" rotates them, "omniquant" learns scales and shifts block
             by block.
+        experts: where a mixture keeps its experts in one tensor: "together", one scheme for all of
+            a tensor's, or "each", a scheme for every expert.
         through: how calibration goes through the model: "whole", "blocks" (one block in memory at a
             time, hidden states on disk), or "auto" by the memory of the machine.
         seed: of all that is drawn at random.
@@ -94,6 +97,7 @@ class Settings:
     effort: str = STANDARD
     quantizer: str | None = None
     transform: str = NONE
+    experts: str = TOGETHER
     through: str = "auto"
     seed: int = 0
     workdir: str | Path | None = None
@@ -120,6 +124,7 @@ class Settings:
         check_estimator(self.estimator)
         get_quantizer(self.renders_by)
         check_transform(self.transform)
+        check_experts(self.experts)
         check_pass(self.through)
         check_solver(self.solver)
         check_preset(self.preset, self.solver)

@@ -144,6 +144,7 @@ def _open(model: Source, settings: Settings, progress: Progress) -> Workspace:
         workdir=settings.workdir,
         dtype=settings.dtype,
         tokenizer=settings.tokenizer,
+        experts=settings.experts,
         progress=progress,
     )
     warn_of_no_cache(workspace, settings)

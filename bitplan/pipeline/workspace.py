@@ -35,9 +35,10 @@ from bitplan.models import (
     model_digest,
     weight_of,
 )
+from bitplan.names import EACH, TOGETHER
 from bitplan.pipeline.fingerprint import fingerprint, short_digest
 from bitplan.progress import Progress, quiet
-from bitplan.schema import Layer, Scheme
+from bitplan.schema import Layer, Scheme, of_each_expert
 from bitplan.sensitivity import (
     GATHERED,
     LABELS,
@@ -72,6 +73,7 @@ class Workspace:
     digest: str
     folder: Path
     tokenizer: Any = None
+    experts: str = TOGETHER
 
     @classmethod
     def open(
@@ -81,9 +83,13 @@ class Workspace:
         workdir: str | Path | None = None,
         dtype: str = "auto",
         tokenizer: Any = None,
+        experts: str = TOGETHER,
         progress: Progress = quiet,
     ) -> "Workspace":
-        """Load a model, check its weights, find its folder."""
+        """Load a model, check its weights, find its folder.
+
+        That is the same however `experts` of one tensor are taken.
+        """
         progress("load", 0, 1)
         model = load_model(source, dtype=dtype)
         layers = find_layers(model)
@@ -96,16 +102,17 @@ class Workspace:
         return cls(
             source=source,
             model=model,
-            layers=layers,
+            layers=of_each_expert(layers) if experts == EACH else layers,
             digest=digest,
             folder=folder,
             tokenizer=tokenizer,
+            experts=experts,
         )
 
     @cached_property
     def description(self) -> Description:
         """Layers, rest and bytes of the model."""
-        return describe(self.model)
+        return describe(self.model, experts=self.experts)
 
     @property
     def dtype(self) -> str:

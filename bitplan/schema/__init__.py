@@ -15,12 +15,8 @@ from bitplan.schema.costs import Row as Row
 from bitplan.schema.costs import Sublayer as Sublayer
 from bitplan.schema.evidence import Evidence as Evidence
 from bitplan.schema.evidence import Measured as Measured
-from bitplan.schema.experts import EACH as EACH
-from bitplan.schema.experts import EXPERTS as EXPERTS
-from bitplan.schema.experts import TOGETHER as TOGETHER
 from bitplan.schema.experts import Stack as Stack
 from bitplan.schema.experts import Unit as Unit
-from bitplan.schema.experts import check_experts as check_experts
 from bitplan.schema.experts import of_each_expert as of_each_expert
 from bitplan.schema.experts import units_of as units_of
 from bitplan.schema.family import FAMILIES as FAMILIES

@@ -3,23 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bitplan.errors import InputError
 from bitplan.schema.layer import Kind, Layer
 from bitplan.schema.scheme import Scheme
-
-TOGETHER = "together"
-EACH = "each"
-EXPERTS = {
-    TOGETHER: "the experts of one tensor have one scheme",
-    EACH: "every expert has a scheme of its own",
-}
-
-
-def check_experts(name: str) -> None:
-    """Raise `InputError` for what is no name of `EXPERTS`."""
-    if name not in EXPERTS:
-        told = "; ".join(f"{known}: {what}" for known, what in EXPERTS.items())
-        raise InputError(f"experts is {name!r}. Choose one: {told}.")
 
 
 def of_each_expert(layers: Iterable[Layer]) -> tuple[Layer, ...]:

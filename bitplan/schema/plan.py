@@ -6,6 +6,7 @@ from typing import Any, Self
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from bitplan.errors import InputError, PlanError
+from bitplan.names import EACH, TOGETHER
 from bitplan.schema.artefact import Artefact
 from bitplan.schema.evidence import Evidence
 from bitplan.schema.kept import Kept
@@ -68,6 +69,12 @@ class Plan(Artefact):
     def schemes(self) -> dict[str, Scheme]:
         """Scheme by layer name."""
         return {choice.layer.name: choice.scheme for choice in self.choices}
+
+    @property
+    def experts(self) -> str:
+        """Whether those of one tensor are one layer ("together") or one "each"."""
+        is_each = any(choice.layer.expert is not None for choice in self.choices)
+        return EACH if is_each else TOGETHER
 
     @property
     def cache_bytes(self) -> int:

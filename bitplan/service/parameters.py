@@ -59,6 +59,7 @@ class Measure(Record):
     effort: Name = "standard"
     quantizer: Name | None = None
     transform: Name = "none"
+    experts: Name = "together"
     through: Name = "auto"
     seed: int = Field(default=0, ge=0)
     dtype: Name = "auto"

@@ -9,6 +9,7 @@ from bitplan.errors import InputError
 from bitplan.names import (
     check_dtype,
     check_estimator,
+    check_experts,
     check_pass,
     check_quantizer,
     check_transform,
@@ -51,6 +52,7 @@ def _check_names(parameters: Measure) -> None:
     if parameters.quantizer is not None:
         check_quantizer(parameters.quantizer)
     check_transform(parameters.transform)
+    check_experts(parameters.experts)
     check_pass(parameters.through)
 
 
@@ -98,6 +100,7 @@ _MEASURING = (
     "effort",
     "quantizer",
     "transform",
+    "experts",
     "through",
     "seed",
     "dtype",
