@@ -1,10 +1,8 @@
 """Say which layers no gradient came to on the calibration sequences, and what stands for them."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
-
-from jaxtyping import Bool
-from torch import Tensor
 
 from bitplan.schema import Kind, Layer
 from bitplan.sensitivity.estimators import AbstractEstimator
@@ -33,29 +31,35 @@ def warn_of_unreached(meter: Meter, layers: Sequence[Layer]) -> None:
     if not moments:
         return
     folder, unused = meter.statistics[estimator.labels], []
+    of_tensor: dict[str, list[bool]] = defaultdict(list)  # of each expert, whether it was reached
     for layer in layers:
         reached = folder.read(layer, moments).reached
+        if layer.expert is not None:
+            of_tensor[layer.parameter].append(bool(reached))
+            continue
         if reached.all():
             continue
         if layer.kind is not Kind.EXPERTS and around_number(layer) is None:
             unused.append(layer.name)
             continue
         is_guess = not folder.completed(layer, moments).reached.any()
-        _warn_of_experts(layer, ~reached, is_guess=is_guess)
+        _warn_of_experts(layer.name, reached.flatten().tolist(), is_guess=is_guess)
+    for name, experts in of_tensor.items():
+        if not all(experts):
+            _warn_of_experts(name, experts, is_guess=not any(experts))
     if unused:
         _warn_of_unused(unused)
 
 
-def _warn_of_experts(layer: Layer, unreached: Bool[Tensor, "*experts"], *, is_guess: bool) -> None:
-    count = f"{int(unreached.sum())} of {unreached.numel()} experts of "
-    which = "" if unreached.all() else count
+def _warn_of_experts(name: str, reached: Sequence[bool], *, is_guess: bool) -> None:
+    which = f"{reached.count(False)} of {len(reached)} experts of " if any(reached) else ""
     stands_in = f"the mean of {'the others' if which else 'the experts beside it'} stands in"
     if is_guess:
         stands_in = f"its {_GUESS} its loss"
     log.warning(
         "Calibration never reached %s%s: %s. Give text that makes the model use it.",
         which,
-        layer.name,
+        name,
         stands_in,
     )
 

@@ -119,6 +119,8 @@ def test_the_version(bitplan):
         ("allocate models/llama --budget-gb 1 --quantizer awq", "There is no quantizer 'awq'"),
         ("allocate models/llama --budget-gb 1 --transform spin", "There is no transform 'spin'"),
         ("allocate models/llama --budget-gb 1 --through it", "no way through a model named 'it'"),
+        ("allocate models/llama --budget-gb 1 --experts all", "experts is 'all'. Choose together"),
+        ("describe models/llama --experts all", "experts is 'all'. Choose together"),
         ("allocate models/llama --budget-gb 1 --solver luck", "There is no solver 'luck'"),
         ("allocate models/llama --budget-gb 1 --preset hawq", "There is no preset 'hawq'"),
         ("allocate models/llama --budget-gb 1 --search luck", "There is no search 'luck'"),

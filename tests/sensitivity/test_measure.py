@@ -46,6 +46,7 @@ def meter_of(
     *,
     quantizer: str = "gptq",
     estimator: str = "gradient_covariance",
+    experts: str = "together",
 ) -> Meter:
     tokens, judge = tokens_for(), get_estimator(estimator)
     needs = {judge.labels: {"covariance", *judge.moments}}
@@ -57,7 +58,8 @@ def meter_of(
             folder=folder / f"statistics-{labels}", sequences=len(tokens)
         )
         through = WholeModel(model=model, tokens=tokens, labels=labels)
-        gather(find_layers(model), sorted(moments), through, statistics[labels])
+        layers = find_layers(model, experts=experts)
+        gather(layers, sorted(moments), through, statistics[labels])
     return Meter(
         model=model,
         statistics=statistics,
@@ -318,6 +320,27 @@ def test_an_expert_that_calibration_never_chose_is_not_free(tiny_model, tmp_path
     assert (
         "1 of 3 experts of model.layers.0.mlp.experts.gate_up_proj: the mean of the" in caplog.text
     )
+
+
+def test_of_experts_that_are_layers_the_mean_stands_for_one_that_was_never_chosen(
+    tiny_model, tmp_path, caplog
+):
+    model = tiny_model("gpt-oss")
+    for block in model.model.layers:
+        block.mlp.router.bias.copy_(torch.tensor([0.0, 0.0, -99.0]))
+    layers = find_layers(model, experts="each")
+    meter = meter_of(model, tmp_path, experts="each")
+    warn_of_unreached(meter, layers)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 4
+    assert told[0].startswith(
+        "Calibration never reached 1 of 3 experts of model.layers.0.mlp.experts.gate_up_proj: the "
+        "mean of the others stands in."
+    )
+    of_tensor = [one for one in layers if one.parameter.endswith("layers.1.mlp.experts.down_proj")]
+    beside = [read(meter, layer).covariance for layer in of_tensor[:2]]
+    stands_in = meter.statistics["data"].completed(of_tensor[2], ["covariance"]).covariance
+    torch.testing.assert_close(stands_in, torch.stack(beside).mean(0))
 
 
 @pytest.mark.parametrize("estimator", MODEL_ESTIMATORS)

@@ -98,6 +98,11 @@ def test_only_the_same_weight_of_other_experts_is_beside(tmp_path):
     beside = [one.name for one in folder._siblings(layer)]
     assert beside == ["a.experts.1.w1", "a.experts.10.w1"]
     assert folder._siblings(Layer(name="a.w1", kind=Kind.LINEAR, shape=(2, 2))) == []
+    for name in ("a.mixture.down.1", "a.mixture.down.12", "a.mixture.down.1x", "a.mixture.up.1"):
+        (tmp_path / name).mkdir()
+    layer = Layer(name="a.mixture.down.0", kind=Kind.EXPERTS, shape=(2, 2))
+    beside = [one.name for one in folder._siblings(layer)]
+    assert beside == ["a.mixture.down.1", "a.mixture.down.12"]
 
 
 def test_a_layer_that_no_measured_output_depends_on_is_said_to_be_one_and_once(

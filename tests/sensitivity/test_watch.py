@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from bitplan.models import find_layers
+from bitplan.schema import Kind
 from bitplan.sensitivity.watch import Seen, watch
 
 
@@ -90,3 +91,29 @@ def test_what_a_model_returns_is_the_same_while_it_is_watched():
     expected = model(inputs)
     with watch(model, find_layers(model), lambda one: None):
         assert torch.equal(model(inputs), expected)
+
+
+def test_each_expert_sees_what_the_layer_of_all_of_them_sees(tiny_model):
+    tokens = torch.randint(3, 90, (1, 12), generator=torch.Generator().manual_seed(1))
+    for name in ("mixtral", "llama4"):
+        model = tiny_model(name)
+        model.set_experts_implementation("eager")
+        together: dict[str, Seen] = {}
+        each: dict[str, Seen] = {}
+
+        def keep(one: Seen, of: dict[str, Seen]) -> None:
+            number = "" if one.expert is None else f".{one.expert}"
+            of[f"{one.layer.name}{number}"] = one
+
+        layers = [one for one in find_layers(model, experts="each") if one.expert is not None]
+        some = [one for one in layers if one.expert != 1]
+        whole = [one for one in find_layers(model) if one.kind is Kind.EXPERTS]
+        for of, watched in ((together, whole), (each, some)):
+            with watch(model, watched, lambda one, of=of: keep(one, of)):
+                model(tokens).logits.square().sum().backward()
+        assert {one.expert for one in each.values()} == {None}
+        assert each.keys() == {one.name for one in some} & together.keys()
+        assert len(each) > 4
+        for layer, one in each.items():
+            assert torch.equal(one.inputs, together[layer].inputs)
+            assert torch.equal(one.gradients, together[layer].gradients)

@@ -217,6 +217,7 @@ def test_a_model_that_is_a_link_out_by_now_is_not_loaded(service, tmp_path):
         ({"kind": "measure", "quantizer": "magic"}, {}, "no quantizer 'magic'"),
         ({"kind": "measure", "transform": "magic"}, {}, "no transform 'magic'"),
         ({"kind": "measure", "through": "magic"}, {}, "no way through a model"),
+        ({"kind": "measure", "experts": "all"}, {}, "experts is 'all'"),
         ({"kind": "measure", "workers": 100_000}, {}, "100000 workers were asked for"),
         ({"kind": "allocate", "budget_gb": 1, "constraints": {"floors": {"*": "x"}}}, {}, "x"),
         ({"kind": "describe"}, {"memory_gb": 9}, "asks for 9 GB of memory"),
