@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from bitplan.models import eager_experts, next_token_logits, weight_of, wide_matmuls
+from bitplan.models import (
+    eager_experts,
+    module_of,
+    next_token_logits,
+    weight_of,
+    wide_matmuls,
+)
 from bitplan.schema import Layer
 from bitplan.sensitivity.estimators.model_estimator import (
     AbstractModelEstimator,
@@ -58,7 +64,8 @@ class HessianTrace(AbstractModelEstimator):
 def _traces(bench: Bench, layers: list[Layer]) -> dict[Layer, np.ndarray]:
     """v'Hv of each layer and sequence, H of the loss summed over the sequence's tokens."""
     found: dict[Layer, list[float]] = {layer: [] for layer in layers}
-    with _differentiable(bench, layers) as weights, wide_matmuls():
+    with _differentiable(bench, layers) as parameters, wide_matmuls():
+        weights = [*parameters.values()]
         for index in range(len(bench.text)):
             bench.progress("hessian", index, len(bench.text))
             tokens = bench.text[index : index + 1]
@@ -77,8 +84,12 @@ def _traces(bench: Bench, layers: list[Layer]) -> dict[Layer, np.ndarray]:
                 slopes, weights, grad_outputs=directions, materialize_grads=True
             )
             del gradients, made, slopes, loss  # and with them their graph
-            for layer, product, sign in zip(layers, products, signs, strict=True):
-                found[layer].append((product.float() * sign).sum(dtype=torch.float64).item())
+            of_parameter = zip(parameters, products, signs, strict=True)
+            told = {name: product.float() * sign for name, product, sign in of_parameter}
+            for layer in layers:
+                values = told[layer.parameter]
+                values = values if layer.expert is None else values[layer.expert]
+                found[layer].append(values.sum(dtype=torch.float64).item())
     bench.progress("hessian", len(bench.text), len(bench.text))
     for values in found.values():
         check_some(values)
@@ -86,9 +97,13 @@ def _traces(bench: Bench, layers: list[Layer]) -> dict[Layer, np.ndarray]:
 
 
 @contextmanager
-def _differentiable(bench: Bench, layers: list[Layer]) -> Iterator[list[Tensor]]:
+def _differentiable(bench: Bench, layers: list[Layer]) -> Iterator[dict[str, Tensor]]:
     """The layers' parameters, which require gradients within the block, as no other does."""
-    wanted = {weight_of(bench.model, layer).data_ptr() for layer in layers}
+    held = {layer.parameter: module_of(bench.model, layer) for layer in layers}
+    addresses = {
+        name: getattr(module, name.rpartition(".")[2]).data_ptr() for name, module in held.items()
+    }
+    wanted = set(addresses.values())
     with ExitStack() as stack:
         found = {}
         for parameter in bench.model.parameters():
@@ -99,7 +114,7 @@ def _differentiable(bench: Bench, layers: list[Layer]) -> Iterator[list[Tensor]]
         # The fused attentions have no second derivative.
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(torch.enable_grad())
-        yield [found[weight_of(bench.model, layer).data_ptr()] for layer in layers]
+        yield {name: found[address] for name, address in addresses.items()}
 
 
 def _signs(weight: Tensor, generator: torch.Generator) -> Tensor:

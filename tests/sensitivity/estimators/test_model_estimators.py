@@ -16,17 +16,20 @@ from bitplan.errors import ModelError
 from bitplan.models import eager_experts, find_layers, weight_of
 from bitplan.schema import Kind, Layer, Scheme
 from bitplan.sensitivity import MODEL_ESTIMATORS, Bench, Shards, WholeModel
+from bitplan.sensitivity.estimators.hessian_trace import _traces
 from bitplan.sensitivity.estimators.operating_point import OperatingPoint
 from bitplan.sensitivity.estimators.output_fisher import KlFisher, OutputFisher
 
 SCHEMES = tuple(map(Scheme.parse, ("int2g32", "int3g32", "int4g32", "int6g32")))
 
 
-def bench_of(model: nn.Module, tokens: torch.Tensor, labels: str = "data") -> Bench:
+def bench_of(
+    model: nn.Module, tokens: torch.Tensor, labels: str = "data", experts: str = "together"
+) -> Bench:
     # Rendered once, from the weights as they are now: estimators swap them.
     packed = {
         layer: render(weight_of(model, layer).clone(), SCHEMES, quantizer="rtn")
-        for layer in find_layers(model)
+        for layer in find_layers(model, experts=experts)
     }
 
     def decode(layer: Layer, scheme: Scheme) -> torch.Tensor:
@@ -36,10 +39,12 @@ def bench_of(model: nn.Module, tokens: torch.Tensor, labels: str = "data") -> Be
     return Bench(model=model, tokens=tokens, through=through, decode=decode)
 
 
-def losses_of(name: str, model: nn.Module, tokens: torch.Tensor) -> dict[tuple[str, str], float]:
+def losses_of(
+    name: str, model: nn.Module, tokens: torch.Tensor, experts: str = "together"
+) -> dict[tuple[str, str], float]:
     estimator = MODEL_ESTIMATORS[name]
-    bench = bench_of(model, tokens, estimator.labels)
-    schemes = dict.fromkeys(find_layers(model), SCHEMES)
+    bench = bench_of(model, tokens, estimator.labels, experts)
+    schemes = dict.fromkeys(find_layers(model, experts=experts), SCHEMES)
     found = dict(estimator.judge(bench, schemes))
     assert set(found) == set(schemes)
     for losses in found.values():
@@ -107,6 +112,31 @@ def test_the_model_is_given_back(estimator, name, tiny_model, some_tokens):
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert all("forward" not in vars(module) for module in model.modules())
     assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("estimator", MODEL_ESTIMATORS)
+def test_each_expert_is_judged_on_its_own(estimator, tiny_model, some_tokens):
+    model, tokens = tiny_model("gpt-oss"), some_tokens(4)
+    for block in model.model.layers:
+        block.mlp.router.bias.copy_(torch.tensor([9.0, 0.0, -99.0]))
+    losses = losses_of(estimator, model, tokens, experts="each")
+    name, scheme = "model.layers.1.mlp.experts.down_proj", str(SCHEMES[0])
+    first, second, last = (losses[f"{name}.{number}", scheme] for number in range(3))
+    if estimator != "block_influence":  # which knows of blocks alone
+        assert first > 10 * second >= 0
+        assert last == 0  # no token was given to it
+
+
+def test_traces_of_experts_add_up_to_that_of_all(tiny_model, some_tokens):
+    model, tokens = tiny_model("mixtral"), some_tokens(2)
+    bench = bench_of(model, tokens)
+    together = _traces(bench, list(find_layers(model)))
+    each = _traces(bench, list(find_layers(model, experts="each")))
+    sums = dict.fromkeys([layer.parameter for layer in each], 0.0)
+    for layer, values in each.items():
+        sums[layer.parameter] += values
+    for layer, values in together.items():
+        assert sums[layer.parameter] == pytest.approx(values, rel=1e-4)
 
 
 def test_output_fisher_is_its_formula(tiny_model, some_tokens):
