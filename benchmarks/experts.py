@@ -73,12 +73,7 @@ def main() -> None:
     for bits in args.bits:
         for experts, (table, judge) in zip(EXPERTS, found, strict=True):
             rows.append({"bits": bits, "experts": experts} | _row(table, judge, bits))
-            print(
-                "| {bits} | {experts} | {predicted_kl} | {kl} ± {standard_error} | {schemes} |".format(
-                    **rows[-1]
-                ),
-                flush=True,
-            )
+            print("| " + " | ".join(map(str, rows[-1].values())) + " |", flush=True)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n")
 
@@ -139,9 +134,8 @@ def _row(table: CostTable, judge: Judge, bits: float) -> dict[str, Any]:
     with judge.borrowed():
         found = judge.measure(plan.schemes, "held_out")
     return {
-        "predicted_kl": round(plan.predicted_kl, 4),
-        "kl": round(found.mean, 4),
-        "standard_error": round(found.standard_error, 4),
+        "predicted_kl": f"{plan.predicted_kl:.2g}",
+        "kl": f"{found.mean:.2g} ± {found.standard_error:.1g}",
         "schemes": round(sum(map(len, by_tensor.values())) / len(by_tensor), 1),
     }
 

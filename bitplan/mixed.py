@@ -98,7 +98,9 @@ class MixedWeight(AbstractWeight):
 
     def _place(self, expert: int) -> tuple[AbstractWeight, int]:
         number, place = self.places[expert]
-        return self.stacks[number], place
+        stack = self._modules[str(number)]
+        assert isinstance(stack, AbstractWeight)
+        return stack, place
 
     def _members_on(self, device: torch.device) -> list[Tensor]:
         if not self._members or self._members[0].device != device:
