@@ -1,9 +1,9 @@
 """Launching the Triton kernels."""
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import product
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import triton
@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bitplan.formats import MATRIX_SCALE
+from bitplan.kernels.gpu import trials
 from bitplan.kernels.gpu.grids import CHOICE, all_beside, beside_of, words_of
 from bitplan.kernels.gpu.layout import panel_of
 from bitplan.kernels.gpu.matmul import matmul, reduce
@@ -21,6 +22,10 @@ from bitplan.kernels.gpu.spec import Spec, spec_of
 from bitplan.schema import Scheme
 
 REDUCED_AT_ONCE = 1024
+
+Planes: TypeAlias = list[tuple[Tensor, Tensor, dict[str, Tensor]]]
+"""Codes and grid of each plane, and what is beside them by the kernel's parameters."""
+
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
@@ -46,22 +51,46 @@ def multiply(
     else:
         inputs, copies = inputs.contiguous() if inputs.stride(-1) != 1 else inputs, 1
     dtype = NAMES[inputs.dtype]
-    blocks = blocks_of(scheme, rows, columns, len(inputs), device, precise=precise)
     planes = planes_of(codes, grid, dict(zip(all_beside(scheme), beside, strict=True)), scheme)
+    of_inputs = {"precise": precise, "copies": copies}
+    run = partial(_run, inputs, planes, output, scheme, device, dtype, **of_inputs)
+    if trials.is_asked_for():
+        of_trial = {"place": inputs.device, "run": run, "precise": precise}
+        blocks = trials.tried(scheme, rows, columns, len(inputs), dtype, device, **of_trial)
+    else:
+        blocks = blocks_of(scheme, rows, columns, len(inputs), device, precise=precise)
+    run(blocks)
+    return output
+
+
+def _run(
+    inputs: Tensor,
+    planes: Planes,
+    output: Tensor,
+    scheme: Scheme,
+    device: Device,
+    dtype: str,
+    blocks: Blocks,
+    *,
+    precise: bool,
+    copies: int,
+) -> None:
+    """Write the product, cut so, to the output."""
+    (tokens, rows), columns = output.shape, inputs.shape[1]
     tables = parts_of(scheme, precise=precise)
     launches = list(product(range(len(planes)), range(tables)))
     sums = len(launches) * blocks.splits * copies
     if sums == 1:
         spec = spec_of(columns, dtype, scheme, blocks, device)
         launch(inputs, *planes[0], output, spec, blocks)
-        return output
+        return
     shape = (len(launches), blocks.splits, copies, tokens, rows)
     parts = inputs.new_empty(shape, dtype=torch.float32)
     for number, (plane, part) in enumerate(launches):
         of = {"precise": precise, "part": part, "plane": plane}
         spec = spec_of(columns, dtype, scheme, blocks, device, **of)
         launch(inputs, *planes[plane], parts[number], spec, blocks)
-    return add_up(parts, output, sums)
+    add_up(parts, output, sums)
 
 
 def add_up(parts: Tensor, output: Tensor, sums: int) -> Tensor:
@@ -74,9 +103,7 @@ def add_up(parts: Tensor, output: Tensor, sums: int) -> Tensor:
     return output
 
 
-def planes_of(
-    codes: Tensor, grid: Tensor, beside: dict[str, Tensor], scheme: Scheme
-) -> list[tuple[Tensor, Tensor, dict[str, Tensor]]]:
+def planes_of(codes: Tensor, grid: Tensor, beside: dict[str, Tensor], scheme: Scheme) -> Planes:
     """Codes and grid of each plane, and what is beside them by the kernel's parameters.
 
     Of a matrix, or of a stack of them.

@@ -1,6 +1,7 @@
 """How a product is cut into programs: a model of the device, so the same for the same shapes.
 
-Nothing is tried out at run time: what runs depends on nothing but shapes, scheme and device.
+Nothing is tried out at run time, unless that is asked for (`trials`): what runs depends on nothing
+but shapes, scheme and device.
 """
 
 from dataclasses import dataclass, replace

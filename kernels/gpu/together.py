@@ -12,18 +12,15 @@ from bitplan.kernels.gpu.operator import unfit
 from bitplan.kernels.gpu.shapes import (
     DECODE_TOKENS,
     MOST_OF_PANELS,
-    PROGRAMS,
     Blocks,
     Device,
     decode_blocks,
 )
+from bitplan.kernels.gpu.steps import LAUNCH, panels_each, steps_alone, waves
 from bitplan.schema import Scheme
 
 Weights = tuple[tuple[Scheme, int], ...]
 """The scheme and the rows of each."""
-
-LAUNCH = 1
-"""What programs' start and their end cost, and a launch of sums, in panels that a program takes."""
 
 MOST = 8
 """Weights of one launch."""
@@ -57,7 +54,7 @@ def one_launch(
     candidates = range(1, max(1, panels // MOST_OF_PANELS) + 1)
     steps, splits = min((_steps(weights, alone, n, columns, device), n) for n in candidates)
     apart = sum(
-        _steps_alone(weight, blocks, columns, device)
+        steps_alone(weight, blocks, columns, device)
         for weight, blocks in zip(weights, alone, strict=True)
     )
     why = f"One launch takes {steps} steps, launches for themselves {apart}."
@@ -65,7 +62,7 @@ def one_launch(
         return None, why
     limit = _registers(weights, alone, device)
     cut = tuple(
-        replace(blocks, splits=splits, panels=_each(scheme, columns, splits), registers=limit)
+        replace(blocks, splits=splits, panels=panels_each(scheme, columns, splits), registers=limit)
         for (scheme, _), blocks in zip(weights, alone, strict=True)
     )
     return cut, why
@@ -94,25 +91,8 @@ def _steps(
     for (scheme, rows), of in zip(weights, blocks, strict=True):
         programs += scheme.family.planes * splits * -(-rows // of.rows)
         is_summed |= scheme.family.planes > 1
-    each = max(_each(scheme, columns, splits) for scheme, _ in weights)
-    return _waves(programs, device) * (each + LAUNCH) + LAUNCH * is_summed
-
-
-def _steps_alone(weight: tuple[Scheme, int], blocks: Blocks, columns: int, device: Device) -> int:
-    """The same of one weight, whose planes are launches of their own."""
-    (scheme, rows), planes = weight, weight[0].family.planes
-    waves = _waves(blocks.splits * -(-rows // blocks.rows), device)
-    of_plane = waves * (_each(scheme, columns, blocks.splits) + LAUNCH)
-    return planes * of_plane + LAUNCH * (planes * blocks.splits > 1)
-
-
-def _waves(programs: int, device: Device) -> int:
-    return -(-programs // (PROGRAMS * device.multiprocessors))
-
-
-def _each(scheme: Scheme, columns: int, splits: int) -> int:
-    """Panels of a program."""
-    return max(1, -(-(columns // panel_of(scheme)) // splits))
+    each = max(panels_each(scheme, columns, splits) for scheme, _ in weights)
+    return waves(programs, device) * (each + LAUNCH) + LAUNCH * is_summed
 
 
 def _registers(weights: Weights, blocks: Sequence[Blocks], device: Device) -> int | None:

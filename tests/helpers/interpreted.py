@@ -265,6 +265,7 @@ if __name__ == "__main__":
     from interpreted_rows import rows_at
     from interpreted_several import SEVERAL, operator_of_several, products
     from interpreted_siblings import SCENARIOS
+    from interpreted_trials import TRIALS, with_trials
 
     found = []
     for asked in json.load(sys.stdin):
@@ -272,6 +273,8 @@ if __name__ == "__main__":
             found.append(mixture(asked.removeprefix(MIXTURE)))
         elif isinstance(asked, str) and asked.startswith(SEVERAL):
             found.append(operator_of_several(asked.removeprefix(SEVERAL)))
+        elif isinstance(asked, str) and asked.startswith(TRIALS):
+            found.append(with_trials(asked.removeprefix(TRIALS)))
         elif isinstance(asked, str) and asked in SCENARIOS:
             found.append(SCENARIOS[asked]())
         elif isinstance(asked, str):
