@@ -67,17 +67,20 @@ def measure(
     for name, make in PEERS.items():
         try:
             products[name] = make(weight)
-        except (ImportError, RuntimeError, ValueError, AssertionError) as error:
+        except Exception as error:  # others' code, and its compilers': whatever it meets
             print(f"{name} is left out: {error}")
     found = []
     print(f"{'tokens':>6} {'':26} {'us, median':>11} {'quartiles':>19} {'least':>9}")
     for tokens in TOKENS:
         inputs = torch.randn(tokens, columns, device=device, dtype=torch.bfloat16)
-        times: dict[str, list[float]] = {name: [] for name in products}
+        present = {
+            name: product for name, product in products.items() if runs(name, product[0], inputs)
+        }
+        times: dict[str, list[float]] = {name: [] for name in present}
         for _ in range(rounds):
-            for name, (product, _) in products.items():
+            for name, (product, _) in present.items():
                 times[name] += timed(product, inputs)
-        for name, (_, size) in products.items():
+        for name, (_, size) in present.items():
             low, middle, high = statistics.quantiles(times[name], n=4)
             row = {"name": name, "tokens": tokens, "rows": rows, "columns": columns}
             row |= {"median": middle, "low": low, "high": high, "least": min(times[name])}
@@ -88,6 +91,19 @@ def measure(
             )
             found.append(row)
     return found
+
+
+def runs(name: str, product: Product, inputs: Tensor) -> bool:
+    """Whether a contender makes the product at all; a peer that does not is left out, and told."""
+    if name not in PEERS:
+        return True
+    try:
+        product(inputs)
+        torch.cuda.synchronize()
+    except Exception as error:
+        print(f"{name} is left out for {len(inputs)} tokens: {error}")
+        return False
+    return True
 
 
 def timed(product: Product, inputs: Tensor) -> list[float]:
