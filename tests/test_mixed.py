@@ -167,3 +167,16 @@ def test_an_expert_that_is_to_stay_as_it_is_needs_no_rendering(tiny_model):
     model = tiny_model("mixtral", torch.bfloat16)
     pack_layers(model, dict.fromkeys(layers, keep), packed_of)
     assert isinstance(model.get_submodule("model.layers.0.mlp.experts").down_proj, nn.Parameter)
+
+
+def test_a_compiler_takes_one_expert_as_a_product():
+    experts, dense = held(torch.float32)
+    holder = nn.Module()
+    holder.experts = experts
+
+    def run(inputs: Tensor) -> Tensor:
+        return nn.functional.linear(inputs, holder.experts[3]) + inputs.sum()
+
+    compiled = torch.compile(run, fullgraph=True, backend="eager")
+    inputs = random(3, 72, seed=1)
+    assert relative_error(compiled(inputs), inputs @ dense[3].t() + inputs.sum()) < 1e-5
