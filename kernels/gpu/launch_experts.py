@@ -1,7 +1,7 @@
 """Launching the product with experts: see `experts`."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -18,19 +18,26 @@ from bitplan.kernels.gpu.spec import Spec, spec_of
 from bitplan.schema import Scheme
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """Experts of one scheme, laid out one after another, and their numbers; None: they are all."""
+
+    codes: Tensor
+    grid: Tensor
+    beside: Sequence[Tensor]
+    scheme: Scheme
+    members: Int[Tensor, "of_stack"] | None = None
+
+
 def multiply_experts(
-    inputs: Float[Tensor, "tokens in"],
-    ends: Int[Tensor, "experts"],
-    codes: Tensor,
-    grid: Tensor,
-    beside: Sequence[Tensor],
-    scheme: Scheme,
+    inputs: Float[Tensor, "tokens in"], ends: Int[Tensor, "experts"], stacks: Sequence[Stack]
 ) -> Float[Tensor, "tokens out"]:
     """Product of each token with the transposed weight of its expert, in the inputs' dtype.
 
-    Tokens are sorted by expert. What comes after the last one's end is not written.
+    Tokens are sorted by expert, and each expert is in one of the stacks. What comes after the last
+    one's end is not written, or it is a sum of what was not.
     """
-    (tokens, columns), rows, experts = inputs.shape, grid.shape[2], len(ends)
+    (tokens, columns), rows, experts = inputs.shape, stacks[0].grid.shape[2], len(ends)
     output = inputs.new_empty(tokens, rows)
     if not output.numel():
         return output
@@ -39,19 +46,49 @@ def multiply_experts(
         copies = thirds(inputs).chunk(PARTS)
     else:
         copies = [inputs.contiguous() if inputs.stride(-1) != 1 else inputs]
-    dtype = NAMES[copies[0].dtype]
-    blocks = experts_blocks(scheme, rows, columns, tokens, experts, device, precise=precise)
-    planes = planes_of(codes, grid, dict(zip(all_beside(scheme), beside, strict=True)), scheme)
+    cuts = []
+    for stack in stacks:
+        own = len(stack.grid)
+        of_stack = (rows, columns, expected_tokens(tokens, own, experts), own)
+        blocks = experts_blocks(stack.scheme, *of_stack, device, precise=precise)
+        cuts.append((stack, blocks, list(_launches(stack, copies, blocks, device))))
+    sums = [blocks.splits * len(launches) for _, blocks, launches in cuts]
+    most = max(sums)
+    if most == 1:
+        parts = output[None]
+    else:
+        parts = inputs.new_empty((most, tokens, rows), dtype=torch.float32)
+        # Where another stack's tokens have more sums, those of this one are as many by zeros.
+        parts[min(sums) :].zero_()
+    for stack, blocks, launches in cuts:
+        for number, (copy, *plane, spec) in enumerate(launches):
+            target = parts[number * blocks.splits :][: blocks.splits]
+            _launch(copy, ends, stack.members, *plane, target, spec, blocks)
+    return output if most == 1 else add_up(parts, output, most)
+
+
+def _launches(
+    stack: Stack, copies: Sequence[Tensor], blocks: Blocks, device: Device
+) -> Iterator[tuple[Tensor, Tensor, Tensor, dict[str, Tensor], Spec]]:
+    """Inputs, a plane of the weights, and the constant, of each launch for a stack."""
+    scheme, precise = stack.scheme, len(copies) > 1
+    beside = dict(zip(all_beside(scheme), stack.beside, strict=True))
+    planes = planes_of(stack.codes, stack.grid, beside, scheme)
     tables = range(parts_of(scheme, precise=precise))
-    launches = list(product(range(len(planes)), tables, copies))
-    sums = len(launches) * blocks.splits
-    shape = (len(launches), blocks.splits, tokens, rows)
-    parts = [output] if sums == 1 else inputs.new_empty(shape, dtype=torch.float32)
-    for target, (plane, part, copy) in zip(parts, launches, strict=True):
-        of = {"precise": precise, "part": part, "plane": plane}
-        spec = spec_of(columns, dtype, scheme, blocks, device, **of)
-        _launch(copy, ends, *planes[plane], target, spec, blocks)
-    return output if isinstance(parts, list) else add_up(parts, output, sums)
+    for (number, plane), part, copy in product(enumerate(planes), tables, copies):
+        given = (copy.shape[1], NAMES[copy.dtype], scheme, blocks, device)
+        yield copy, *plane, spec_of(*given, precise=precise, part=part, plane=number)
+
+
+def expected_tokens(tokens: int, of_stack: int, experts: int) -> int:
+    """How many tokens a stack of some of all experts is cut for: its share, if all had as many.
+
+    How many it gets, only the device knows.
+
+    >>> [expected_tokens(tokens, 3, 8) for tokens in (1, 8, 64)]
+    [1, 3, 24]
+    """
+    return -(-tokens * of_stack // experts)
 
 
 def experts_blocks(
@@ -95,6 +132,7 @@ def most_blocks(tokens: int, experts: int, block: int) -> int:
 def _launch(
     inputs: Tensor,
     ends: Tensor,
+    members: Tensor | None,
     codes: Tensor,
     grid: Tensor,
     beside: dict[str, Tensor],
@@ -104,10 +142,10 @@ def _launch(
 ) -> None:
     """Write the products of each split, [splits, tokens, rows]."""
     (tokens, rows), words, choices = outputs.shape[-2:], words_of(grid[0]), beside.get("choices")
-    of_tokens = most_blocks(tokens, len(ends), blocks.tokens)
+    of_tokens = most_blocks(tokens, len(grid), blocks.tokens)
     programs = (-(-rows // blocks.rows), blocks.splits, of_tokens)
     constant: Any = spec
-    experts: Any = len(ends)
+    experts: Any = len(grid)
     # Triton launches on the current device.
     with torch.cuda.device_of(inputs):
         matmul_of_experts[programs](
@@ -120,6 +158,7 @@ def _launch(
             choices,
             outputs,
             ends,
+            members,
             rows,
             tokens,
             inputs.stride(0),
