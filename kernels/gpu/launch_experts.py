@@ -1,6 +1,6 @@
 """Launching the product with experts: see `experts`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -29,6 +29,23 @@ class Stack:
     members: Int[Tensor, "of_stack"] | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """The launches that multiply with a stack, each of its inputs, a plane of it, and the constant.
+
+    Each makes a product for every split; the sum of all of them is the stack's.
+    """
+
+    members: Tensor | None
+    blocks: Blocks
+    launches: Sequence[tuple[Tensor, Tensor, Tensor, dict[str, Tensor], Spec]]
+
+    @property
+    def sums(self) -> int:
+        """How many the product is the sum of."""
+        return self.blocks.splits * len(self.launches)
+
+
 def multiply_experts(
     inputs: Float[Tensor, "tokens in"], ends: Int[Tensor, "experts"], stacks: Sequence[Stack]
 ) -> Float[Tensor, "tokens out"]:
@@ -37,47 +54,51 @@ def multiply_experts(
     Tokens are sorted by expert, and each expert is in one of the stacks. What comes after the last
     one's end is not written, or it is a sum of what was not.
     """
-    (tokens, columns), rows, experts = inputs.shape, stacks[0].grid.shape[2], len(ends)
+    tokens, rows = len(inputs), stacks[0].grid.shape[2]
     output = inputs.new_empty(tokens, rows)
     if not output.numel():
         return output
-    device, precise = device_of(inputs.device), inputs.dtype not in NAMES
-    if precise:
+    if inputs.dtype not in NAMES:
         copies = thirds(inputs).chunk(PARTS)
     else:
         copies = [inputs.contiguous() if inputs.stride(-1) != 1 else inputs]
-    cuts = []
-    for stack in stacks:
-        own = len(stack.grid)
-        of_stack = (rows, columns, expected_tokens(tokens, own, experts), own)
-        blocks = experts_blocks(stack.scheme, *of_stack, device, precise=precise)
-        cuts.append((stack, blocks, list(_launches(stack, copies, blocks, device))))
-    sums = [blocks.splits * len(launches) for _, blocks, launches in cuts]
-    most = max(sums)
-    if most == 1:
-        parts = output[None]
-    else:
+    cuts = [_cut(stack, copies, len(ends)) for stack in stacks]
+    if summed := [cut for cut in cuts if cut.sums > 1]:
+        most, fewest = (of(cut.sums for cut in summed) for of in (max, min))
         parts = inputs.new_empty((most, tokens, rows), dtype=torch.float32)
-        # Where another stack's tokens have more sums, those of this one are as many by zeros.
-        parts[min(sums) :].zero_()
-    for stack, blocks, launches in cuts:
-        for number, (copy, *plane, spec) in enumerate(launches):
-            target = parts[number * blocks.splits :][: blocks.splits]
-            _launch(copy, ends, stack.members, *plane, target, spec, blocks)
-    return output if most == 1 else add_up(parts, output, most)
+        # Stacks of fewer sums write nothing here.
+        parts[fewest:].zero_()
+        for cut in summed:
+            _launch_all(cut, ends, parts)
+        add_up(parts, output, most)
+    # Their tokens are written to last: what is summed is summed for all tokens.
+    for cut in cuts:
+        if cut.sums == 1:
+            _launch_all(cut, ends, output[None])
+    return output
 
 
-def _launches(
-    stack: Stack, copies: Sequence[Tensor], blocks: Blocks, device: Device
-) -> Iterator[tuple[Tensor, Tensor, Tensor, dict[str, Tensor], Spec]]:
-    """Inputs, a plane of the weights, and the constant, of each launch for a stack."""
-    scheme, precise = stack.scheme, len(copies) > 1
+def _cut(stack: Stack, copies: Sequence[Tensor], experts: int) -> Cut:
+    (tokens, columns), dtype = copies[0].shape, NAMES[copies[0].dtype]
+    scheme, own, rows = stack.scheme, stack.grid.shape[0], stack.grid.shape[2]
+    device, precise = device_of(copies[0].device), len(copies) > 1
+    shape = (rows, columns, expected_tokens(tokens, own, experts), own)
+    blocks = experts_blocks(scheme, *shape, device, precise=precise)
     beside = dict(zip(all_beside(scheme), stack.beside, strict=True))
     planes = planes_of(stack.codes, stack.grid, beside, scheme)
     tables = range(parts_of(scheme, precise=precise))
+    launches = []
     for (number, plane), part, copy in product(enumerate(planes), tables, copies):
-        given = (copy.shape[1], NAMES[copy.dtype], scheme, blocks, device)
-        yield copy, *plane, spec_of(*given, precise=precise, part=part, plane=number)
+        of = {"precise": precise, "part": part, "plane": number}
+        launches.append((copy, *plane, spec_of(columns, dtype, scheme, blocks, device, **of)))
+    return Cut(members=stack.members, blocks=blocks, launches=launches)
+
+
+def _launch_all(cut: Cut, ends: Tensor, parts: Tensor) -> None:
+    """Write what launches make, one after another: [parts, tokens, rows]."""
+    of_each = parts.split(cut.blocks.splits)[: len(cut.launches)]
+    for (inputs, *plane, spec), target in zip(cut.launches, of_each, strict=True):
+        _launch(inputs, ends, cut.members, *plane, target, spec, cut.blocks)
 
 
 def expected_tokens(tokens: int, of_stack: int, experts: int) -> int:
