@@ -71,7 +71,7 @@ def multiply_experts(
         for cut in summed:
             _launch_all(cut, ends, parts)
         add_up(parts, output, most)
-    # Their tokens are written to last: what is summed is summed for all tokens.
+    # Last, for the sum has written all tokens, theirs too.
     for cut in cuts:
         if cut.sums == 1:
             _launch_all(cut, ends, output[None])
@@ -79,6 +79,7 @@ def multiply_experts(
 
 
 def _cut(stack: Stack, copies: Sequence[Tensor], experts: int) -> Cut:
+    """A product of one copy of the inputs, or of those that they are the sum of."""
     (tokens, columns), dtype = copies[0].shape, NAMES[copies[0].dtype]
     scheme, own, rows = stack.scheme, stack.grid.shape[0], stack.grid.shape[2]
     device, precise = device_of(copies[0].device), len(copies) > 1

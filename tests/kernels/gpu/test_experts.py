@@ -47,8 +47,10 @@ CASES += [
     experts_case(FOUR, 33, 96, [17, 2, 9, 0]),
     experts_case(PLANES, 33, 96, [40, 20, 3, 21], "float16"),
     experts_case("int8s int8s int4g64 int8s", 33, 96, [1, 2, 40, 0]),
-    # Columns that programs share, more of them for one scheme than for another.
+    # Columns that programs share, more of them for one scheme than for another: the ternary stack
+    # has one sum where the other has two; then three, four and two.
     experts_case("int4g64 ternaryg32 int4g64", 40, 1184, [1, 2, 0]),
+    experts_case("int4g64 ternary2g32 ternaryg32", 8, 1600, [1, 2, 1]),
     # One stack with all experts, and each expert a stack.
     experts_case("int4g64 int4g64 int4g64", 40, 96, [2, 0, 3]),
     experts_case("int5g32sd bitmod4g16 binary2g32d", 40, 96, [2, 1, 3]),
