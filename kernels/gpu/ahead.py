@@ -117,8 +117,8 @@ def experts_case_of(
 ) -> Case:
     """The kernel that `EXPERTS` stacked weights and some tokens of each would run on a target."""
     given = (SIDE, SIDE, EXPERTS * tokens, EXPERTS, DEVICES[target])
-    of = {"blocks": experts_blocks(scheme, *given), "experts": EXPERTS, "members": members}
-    return Case(scheme=scheme, columns=SIDE, dtype=dtype, **of)
+    of = {"blocks": experts_blocks(scheme, *given, members=members), "members": members}
+    return Case(scheme=scheme, columns=SIDE, dtype=dtype, experts=EXPERTS, **of)
 
 
 def compile_ahead(case: Case, target: str) -> CompiledKernel:
@@ -144,6 +144,10 @@ def compile_ahead(case: Case, target: str) -> CompiledKernel:
     # Pointers, rows and stride that 16 divides are compiled for apart.
     sixteens = ["inputs", "codes", "grid", "outputs", "rows", "stride", "ends"]
     sixteens += ["codes_each", "grid_each", "choices_each"]
+    if case.members:
+        types["held"] = "i32"
+    else:
+        fixed["held"] = None
     given = {*beside_of(scheme), *(["members"] if case.members else [])}
     for name, kind in {**BESIDE, "choices": choices_type(spec), "members": "*i64"}.items():
         if name in given:

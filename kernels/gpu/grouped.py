@@ -18,7 +18,8 @@ def grouped(
 ) -> Float[Tensor, "tokens out"]:
     """Product of tokens that are sorted by expert, each with the transposed weight of its own.
 
-    `ends` says where each one's end, and what comes after the last has no product.
+    `ends` says where each one's end, and what comes after the last is not written, or it is a sum
+    of what was not.
     """
     return grouped_of_several(inputs, ends, [], [arranged], [scheme])
 
@@ -35,8 +36,8 @@ def grouped_of_several(
     Args:
         inputs: sorted by expert, over the experts of all stacks.
         ends: where each expert's tokens end; int32.
-        members: of each stack the numbers of its experts, ascending. Each expert is in one stack.
-            Of a stack that has all, none are needed.
+        members: of each stack the numbers of its experts, ascending. Each expert is in one stack,
+            and each stack has some. Of one that has all, none are needed.
         arranged: what each stack holds.
         schemes: of each stack.
     """

@@ -84,7 +84,8 @@ def _cut(stack: Stack, copies: Sequence[Tensor], experts: int) -> Cut:
     scheme, own, rows = stack.scheme, stack.grid.shape[0], stack.grid.shape[2]
     device, precise = device_of(copies[0].device), len(copies) > 1
     shape = (rows, columns, expected_tokens(tokens, own, experts), own)
-    blocks = experts_blocks(scheme, *shape, device, precise=precise)
+    is_part = stack.members is not None
+    blocks = experts_blocks(scheme, *shape, device, precise=precise, members=is_part)
     beside = dict(zip(all_beside(scheme), stack.beside, strict=True))
     planes = planes_of(stack.codes, stack.grid, beside, scheme)
     tables = range(parts_of(scheme, precise=precise))
@@ -122,8 +123,11 @@ def experts_blocks(
     device: Device,
     *,
     precise: bool = False,
+    members: bool = False,
 ) -> Blocks:
     """As if each expert had as many tokens as any other, and as much of the device.
+
+    `members` says that experts are told by their numbers.
 
     >>> device = Device(multiprocessors=132)
     >>> experts_blocks(Scheme.parse("int4g64"), 1536, 2048, 8, 128, device).splits
@@ -134,10 +138,15 @@ def experts_blocks(
     blocks = blocks_of(scheme, rows, columns, -(-tokens // busy), share, precise=precise)
     # Found by compiling, and held to by tests. Beside what tells experts apart, the limit of tables
     # in groups of 16 spills, and so do 4 warps; of ternary codes in all groups but those of 16.
-    is_small = scheme.group_size == 16
-    if device.cuda and is_small and scheme.format in ("nf3", "nf4"):
+    # Beside experts' numbers, limits of other tables from 192 to 224 spill on sm_120.
+    is_small, is_table = scheme.group_size == 16, scheme.format in ("nf3", "nf4")
+    if not device.cuda:
+        return blocks
+    if is_table and is_small:
         blocks = replace(blocks, registers=None)
-    elif not device.cuda or is_small or not scheme.family.is_ternary:
+    elif is_table and members and blocks.registers:
+        return replace(blocks, registers=255)
+    elif is_small or not scheme.family.is_ternary:
         return blocks
     return replace(blocks, warps=8) if blocks.many and blocks.tokens == 64 else blocks
 
@@ -167,7 +176,7 @@ def _launch(
     of_tokens = most_blocks(tokens, len(grid), blocks.tokens)
     programs = (-(-rows // blocks.rows), blocks.splits, of_tokens)
     constant: Any = spec
-    experts: Any = len(grid)
+    experts: Any = len(ends)
     # Triton launches on the current device.
     with torch.cuda.device_of(inputs):
         matmul_of_experts[programs](
@@ -181,6 +190,7 @@ def _launch(
             outputs,
             ends,
             members,
+            None if members is None else len(members),
             rows,
             tokens,
             inputs.stride(0),
