@@ -162,7 +162,7 @@ def test_experts_are_no_worse_than_written_and_read_as_one_weight_is(name, token
         ("ternaryg64", 64, "sm_120"),
     ],
 )
-def test_a_stack_of_some_experts_costs_no_more_than_one_of_all(name, tokens, target):
+def test_a_stack_of_some_experts_spills_nothing_and_reads_as_one_of_all_does(name, tokens, target):
     scheme = Scheme.parse(name)
     found, of_all = (
         cost(compile_ahead(case, target), target, case.blocks.rows)
@@ -171,8 +171,7 @@ def test_a_stack_of_some_experts_costs_no_more_than_one_of_all(name, tokens, tar
     assert found.spilled == found.local_bytes == 0
     assert found.shared_bytes <= PARTS[target].shared_of_program
     assert found.warps_resident >= of_all.warps_resident
-    assert found.instructions <= of_all.instructions
-    assert found.tensor > 0
+    assert found.tensor == of_all.tensor > 0
     assert found.loads["128"] > 0
     assert set(found.loads) <= {"128", "64", "32"}
     assert found.loads == of_all.loads
