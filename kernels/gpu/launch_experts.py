@@ -99,8 +99,8 @@ def _cut(stack: Stack, copies: Sequence[Tensor], experts: int) -> Cut:
 def _launch_all(cut: Cut, ends: Tensor, parts: Tensor) -> None:
     """Write what launches make, one after another: [parts, tokens, rows]."""
     of_each = parts.split(cut.blocks.splits)[: len(cut.launches)]
-    for (inputs, *plane, spec), target in zip(cut.launches, of_each, strict=True):
-        _launch(inputs, ends, cut.members, *plane, target, spec, cut.blocks)
+    for (inputs, codes, grid, beside, spec), target in zip(cut.launches, of_each, strict=True):
+        _launch(inputs, ends, cut.members, codes, grid, beside, target, spec, cut.blocks)
 
 
 def expected_tokens(tokens: int, of_stack: int, experts: int) -> int:
