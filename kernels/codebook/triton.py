@@ -9,9 +9,9 @@ from torch import Tensor
 
 from bitplan.kernels.codebook import reference
 from bitplan.kernels.gpu import operator
+from bitplan.kernels.gpu.grouped import grouped as grouped
 from bitplan.kernels.gpu.layout import arrange as arrange
 from bitplan.kernels.gpu.layout import restore as restore
-from bitplan.kernels.gpu.operator import grouped as grouped
 from bitplan.kernels.gpu.operator import lookup as lookup
 from bitplan.schema import Scheme
 

@@ -91,13 +91,17 @@ LOOKUPS = ("int3g64", "int4g64", "nf4g64", "bitmod4g64", "nvfp4", "ternaryg64", 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A kernel for a scheme and inputs of a dtype, cut into blocks; of a matrix, or of experts."""
+    """A kernel for a scheme and inputs of a dtype, cut into blocks; of a matrix, or of experts.
+
+    Those may be all that there are, or the members of one of several stacks.
+    """
 
     scheme: Scheme
     columns: int
     dtype: str
     blocks: Blocks
     experts: int = 0
+    members: bool = False
 
 
 def case_of(
@@ -108,11 +112,13 @@ def case_of(
     return Case(scheme=scheme, columns=columns, dtype=dtype, blocks=blocks)
 
 
-def experts_case_of(scheme: Scheme, tokens: int, target: str, dtype: str = "bf16") -> Case:
+def experts_case_of(
+    scheme: Scheme, tokens: int, target: str, dtype: str = "bf16", *, members: bool = False
+) -> Case:
     """The kernel that `EXPERTS` stacked weights and some tokens of each would run on a target."""
     given = (SIDE, SIDE, EXPERTS * tokens, EXPERTS, DEVICES[target])
-    blocks = experts_blocks(scheme, *given)
-    return Case(scheme=scheme, columns=SIDE, dtype=dtype, blocks=blocks, experts=EXPERTS)
+    of = {"blocks": experts_blocks(scheme, *given, members=members), "members": members}
+    return Case(scheme=scheme, columns=SIDE, dtype=dtype, experts=EXPERTS, **of)
 
 
 def compile_ahead(case: Case, target: str) -> CompiledKernel:
@@ -138,8 +144,13 @@ def compile_ahead(case: Case, target: str) -> CompiledKernel:
     # Pointers, rows and stride that 16 divides are compiled for apart.
     sixteens = ["inputs", "codes", "grid", "outputs", "rows", "stride", "ends"]
     sixteens += ["codes_each", "grid_each", "choices_each"]
-    for name, kind in {**BESIDE, "choices": choices_type(spec)}.items():
-        if name in beside_of(scheme):
+    if case.members:
+        types["held"] = "i32"
+    else:
+        fixed["held"] = None
+    given = {*beside_of(scheme), *(["members"] if case.members else [])}
+    for name, kind in {**BESIDE, "choices": choices_type(spec), "members": "*i64"}.items():
+        if name in given:
             types[name] = kind
             sixteens.append(name)
         else:

@@ -2,6 +2,7 @@
 
 Tokens are sorted by expert, and the device knows where each one's end: so all are one launch that
 waits for nothing. A block of tokens is of one expert; which, each program finds out for itself.
+Of several stacks, one for each scheme, each is a launch that multiplies the tokens of its experts.
 """
 
 # Triton, not Python, gives these functions their meaning: constants are typed otherwise there.
@@ -14,7 +15,7 @@ import triton.language as tl
 from bitplan.kernels.gpu.matmul import multiply
 
 
-@triton.jit(do_not_specialize=["panels_each"])
+@triton.jit(do_not_specialize=["panels_each", "held"])
 def matmul_of_experts(
     inputs,
     codes,
@@ -25,6 +26,8 @@ def matmul_of_experts(
     choices,
     outputs,
     ends,
+    members,
+    held,
     rows,
     count,
     stride,
@@ -35,12 +38,13 @@ def matmul_of_experts(
     EXPERTS: tl.constexpr,
     SPEC: tl.constexpr,
 ):
-    """As `matmul`, but an expert's tokens begin where those before it end: `ends` [experts].
+    """As `matmul`, but an expert's tokens begin where those before it end: `ends` [EXPERTS].
 
+    `members` [held] says which of the experts the stack has; or both are None, and it has all.
     From one expert to the next are so many words of codes, grid and choices. There may be more
     programs than blocks of tokens; those have nothing to do.
     """
-    expert, first, end = share_of(ends, tl.program_id(2), EXPERTS, SPEC.tokens)
+    expert, first, end = share_of(ends, members, held, tl.program_id(2), EXPERTS, SPEC.tokens)
     if expert < EXPERTS:
         far = expert.to(tl.int64)
         if matrix_scale is not None:
@@ -78,14 +82,17 @@ def matmul_of_experts(
 
 
 @triton.jit
-def share_of(ends, block, EXPERTS: tl.constexpr, TOKENS: tl.constexpr):
+def share_of(ends, members, held, block, EXPERTS: tl.constexpr, TOKENS: tl.constexpr):
     """The expert whose tokens a block has, the first of them, and the end of the expert's.
 
-    Beyond the last block the expert is one that there is not.
+    The expert is told by its place in the stack. Beyond the last block it is one that there is not.
     """
     expert = tl.arange(0, triton.next_power_of_2(EXPERTS))
-    end = tl.load(ends + expert, mask=expert < EXPERTS, other=0)
-    begin = tl.load(ends + expert - 1, mask=(expert > 0) & (expert < EXPERTS), other=0)
+    number, there_are = expert, EXPERTS
+    if members is not None:
+        number, there_are = tl.load(members + expert, mask=expert < held, other=0), held
+    end = tl.load(ends + number, mask=expert < there_are, other=0)
+    begin = tl.load(ends + number - 1, mask=(number > 0) & (expert < there_are), other=0)
     blocks = tl.cumsum((end - begin + TOKENS - 1) // TOKENS, 0)
     is_before = blocks <= block
     own = tl.sum(is_before.to(tl.int32), 0)

@@ -124,6 +124,12 @@ def beside_of_all(arranged: Sequence[dict[str, Tensor]], schemes: Sequence[Schem
     return [held[name] for held, scheme in both for name in all_beside(scheme)]
 
 
+def beside_of_each(beside: Sequence[Tensor], schemes: Sequence[Scheme]) -> list[list[Tensor]]:
+    """Of each weight its own again."""
+    rest = iter(beside)
+    return [[next(rest) for _ in all_beside(scheme)] for scheme in schemes]
+
+
 @torch.library.custom_op("bitplan::packed_linears", mutates_args=())
 def packed_linears(
     inputs: Tensor,
@@ -135,8 +141,8 @@ def packed_linears(
     """See `linears`; the names of schemes have commas between them."""
     from bitplan.kernels.gpu.launch_several import multiply_several
 
-    parsed, rest = [Scheme.parse(name) for name in schemes.split(",")], iter(beside)
-    of_each = [[next(rest) for _ in all_beside(scheme)] for scheme in parsed]
+    parsed = [Scheme.parse(name) for name in schemes.split(",")]
+    of_each = beside_of_each(beside, parsed)
     flat = inputs.reshape(inputs.shape[:-1].numel(), inputs.shape[-1])
     outputs = multiply_several(flat, codes, grids, of_each, parsed)
     return [output.reshape(*inputs.shape[:-1], output.shape[-1]) for output in outputs]
@@ -165,39 +171,6 @@ def lookup(
     beside = [arranged[name] for name in all_beside(scheme)]
     codes, grid = arranged["codes"], arranged["grid"]
     return torch.ops.bitplan.packed_rows(tokens, codes, grid, beside, str(scheme), columns, dtype)
-
-
-def grouped(
-    inputs: Float[Tensor, "tokens in"],
-    ends: Int[Tensor, "experts"],
-    arranged: dict[str, Tensor],
-    scheme: Scheme,
-) -> Float[Tensor, "tokens out"]:
-    """Product of tokens that are sorted by expert, each with the transposed weight of its own.
-
-    `ends` says where each one's end, and what comes after the last is not written.
-    """
-    beside = [arranged[name] for name in all_beside(scheme)]
-    codes, grid = arranged["codes"], arranged["grid"]
-    return torch.ops.bitplan.packed_experts(inputs, ends, codes, grid, beside, str(scheme))
-
-
-@torch.library.custom_op("bitplan::packed_experts", mutates_args=())
-def packed_experts(
-    inputs: Tensor, ends: Tensor, codes: Tensor, grid: Tensor, beside: Sequence[Tensor], scheme: str
-) -> Tensor:
-    """See `grouped`."""
-    from bitplan.kernels.gpu.launch_experts import multiply_experts
-
-    return multiply_experts(inputs, ends, codes, grid, beside, Scheme.parse(scheme))
-
-
-@packed_experts.register_fake
-def _(
-    inputs: Tensor, ends: Tensor, codes: Tensor, grid: Tensor, beside: Sequence[Tensor], scheme: str
-) -> Tensor:
-    del ends, codes, beside, scheme
-    return inputs.new_empty(len(inputs), grid.shape[2])
 
 
 @torch.library.custom_op("bitplan::packed_rows", mutates_args=())

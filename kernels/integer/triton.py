@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bitplan.kernels.gpu import operator
+from bitplan.kernels.gpu.grouped import grouped as grouped
 from bitplan.kernels.gpu.layout import arrange as arrange
 from bitplan.kernels.gpu.layout import restore as restore
-from bitplan.kernels.gpu.operator import grouped as grouped
 from bitplan.kernels.gpu.operator import lookup as lookup
 from bitplan.kernels.integer import reference
 from bitplan.schema import Scheme

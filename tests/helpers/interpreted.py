@@ -241,7 +241,7 @@ def operator(name: str) -> dict:
     _, stack = experts_of(name, 40, 96, 2)
     ends = torch.tensor([1, 3], dtype=torch.int32)
     beside = [stack[key] for key in all_beside(weight.scheme)]
-    of_experts = (inputs, ends, stack["codes"], stack["grid"], beside, name)
+    of_experts = (inputs, ends, [], [stack["codes"]], [stack["grid"]], beside, name)
     checked_experts = torch.library.opcheck(torch.ops.bitplan.packed_experts.default, of_experts)
 
     def rows(tokens: Tensor) -> Tensor:
@@ -261,7 +261,7 @@ def operator(name: str) -> dict:
 
 if __name__ == "__main__":
     # What imports this file.
-    from interpreted_experts import MIXTURE, grouped, mixture
+    from interpreted_experts import MIXTURE, STACKS, grouped, mixture, operator_of_stacks
     from interpreted_rows import rows_at
     from interpreted_several import SEVERAL, operator_of_several, products
     from interpreted_siblings import SCENARIOS
@@ -271,6 +271,8 @@ if __name__ == "__main__":
     for asked in json.load(sys.stdin):
         if isinstance(asked, str) and asked.startswith(MIXTURE):
             found.append(mixture(asked.removeprefix(MIXTURE)))
+        elif isinstance(asked, str) and asked.startswith(STACKS):
+            found.append(operator_of_stacks(asked.removeprefix(STACKS)))
         elif isinstance(asked, str) and asked.startswith(SEVERAL):
             found.append(operator_of_several(asked.removeprefix(SEVERAL)))
         elif isinstance(asked, str) and asked.startswith(TRIALS):

@@ -3,12 +3,15 @@
 import copy
 
 import torch
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bitplan.apply import pack_layers
 from bitplan.compress import render
-from bitplan.kernels import arranged_for, reference_of
+from bitplan.formats import Packed
+from bitplan.kernels import arranged_for, grouped_of_several, reference_of
 from bitplan.kernels.gpu import launch_experts
+from bitplan.kernels.gpu.operator import beside_of_all
 from bitplan.kernels.gpu.shapes import Device
 from bitplan.models import find_layers
 from bitplan.models import weight_of as weight_of_layer
@@ -18,6 +21,9 @@ from interpreted import case, error, weight_of
 
 MIXTURE = "experts of "
 """What a name of a kind of model follows."""
+
+STACKS = "stacks of "
+"""What names of schemes follow, one of each expert, where the operator is asked for."""
 
 
 def experts_case(
@@ -29,18 +35,39 @@ def experts_case(
     view: str = "whole",
     cuda: bool = True,
 ) -> dict:
-    """What `grouped` is asked for; `counts` are each expert's tokens."""
+    """What `grouped` is asked for; `counts` are each expert's tokens.
+
+    The name is that of all experts' scheme, or names of each one's own have spaces between them.
+    """
     asked = case(name, rows, columns, [], dtype, view, cuda)
     del asked["tokens"]
     return asked | {"counts": counts}
 
 
-def experts_of(name: str, rows: int, columns: int, count: int) -> tuple[list, dict]:
+def experts_of(name: str, rows: int, columns: int, count: int) -> tuple[list[Packed], dict]:
     """Weights that differ, and the stack of what they are laid out as."""
     weights = [weight_of(name, rows, columns, seed) for seed in range(count)]
+    return weights, stack_of(weights)
+
+
+def stack_of(weights: list[Packed]) -> dict[str, Tensor]:
+    """What weights of one scheme are laid out as, one after another."""
     triton = arranged_for(weights[0].scheme, "triton")
-    laid_out = [triton.arrange(one.tensors, one.scheme, columns) for one in weights]
-    return weights, {key: torch.stack([one[key] for one in laid_out]) for key in laid_out[0]}
+    laid_out = [triton.arrange(one.tensors, one.scheme, one.shape[1]) for one in weights]
+    return {key: torch.stack([one[key] for one in laid_out]) for key in laid_out[0]}
+
+
+def stacks_of(
+    names: str, rows: int, columns: int
+) -> tuple[list[Packed], tuple[list[Tensor], list[dict[str, Tensor]], list[Scheme]]]:
+    """Weights that differ, each of the scheme of its name, and what `grouped_of_several` takes."""
+    weights = [weight_of(name, rows, columns, seed) for seed, name in enumerate(names.split())]
+    schemes = list(dict.fromkeys(one.scheme for one in weights))
+    numbers = [[n for n, one in enumerate(weights) if one.scheme == scheme] for scheme in schemes]
+    kinds = [torch.int64, torch.int32]
+    members = [torch.tensor(own, dtype=kinds[n % 2]) for n, own in enumerate(numbers)]
+    arranged = [stack_of([weights[n] for n in own]) for own in numbers]
+    return weights, (members, arranged, schemes)
 
 
 def grouped(
@@ -50,9 +77,8 @@ def grouped(
 
     After the experts' tokens come two of none.
     """
-    weights, arranged = experts_of(name, rows, columns, len(counts))
     launch_experts.device_of = lambda device: Device(multiprocessors=2, cuda=cuda)
-    scheme, kind, total = weights[0].scheme, getattr(torch, dtype), sum(counts) + 2
+    kind, total = getattr(torch, dtype), sum(counts) + 2
     generator = torch.Generator().manual_seed(1)
     if view == "transposed":
         inputs = torch.randn(columns, total, generator=generator).to(kind).t()
@@ -61,7 +87,13 @@ def grouped(
     ends = torch.tensor(counts, dtype=torch.int32).cumsum(0, dtype=torch.int32)
     # What is allocated and not yet written is NaN.
     torch.use_deterministic_algorithms(True)
-    output = arranged_for(scheme, "triton").grouped(inputs, ends, arranged, scheme)
+    if " " in name:
+        weights, stacks = stacks_of(name, rows, columns)
+        output = grouped_of_several(inputs, ends, *stacks)
+    else:
+        weights, arranged = experts_of(name, rows, columns, len(counts))
+        scheme = weights[0].scheme
+        output = arranged_for(scheme, "triton").grouped(inputs, ends, arranged, scheme)
     torch.use_deterministic_algorithms(False)
     assert output.dtype == kind
     assert output.shape == (total, rows)
@@ -69,11 +101,33 @@ def grouped(
     parts = zip(weights, inputs[:-2].split(counts), output[:-2].split(counts), strict=True)
     for weight, of_expert, product in parts:
         if len(of_expert):
-            expected = reference_of(scheme).linear(of_expert, weight.tensors, scheme)
+            reference = reference_of(weight.scheme)
+            expected = reference.linear(of_expert, weight.tensors, weight.scheme)
             for key, made in (("error", product), ("reference", expected)):
                 wrong = error(made, of_expert, weight)
                 found[key] = found[key] if wrong <= found[key] else wrong  # NaN is kept
     return found
+
+
+def operator_of_stacks(names: str) -> dict:
+    """What torch says of the operator, and whether a compiled function has it in one graph."""
+    _, (members, arranged, schemes) = stacks_of(names, 40, 96)
+    count = sum(map(len, members))
+    ends = torch.arange(1, count + 1, dtype=torch.int32)
+    inputs = torch.randn(count, 96, generator=torch.Generator().manual_seed(1)).bfloat16()
+    codes, grids = ([held[key] for held in arranged] for key in ("codes", "grid"))
+    beside, listed = beside_of_all(arranged, schemes), ",".join(map(str, schemes))
+    arguments = (inputs, ends, members, codes, grids, beside, listed)
+    checked = torch.library.opcheck(torch.ops.bitplan.packed_experts.default, arguments)
+
+    def layer(x: Tensor) -> Tensor:
+        return grouped_of_several(x * 2, ends, members, arranged, schemes) + 1
+
+    torch.compiler.reset()  # or what differs from the schemes before would be a variable
+    with torch.no_grad():
+        compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")(inputs)
+        same = torch.equal(compiled, layer(inputs))
+    return {"checked": [*checked.values()], "same": same}
 
 
 def mixture(name: str) -> dict:

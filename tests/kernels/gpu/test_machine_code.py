@@ -151,6 +151,45 @@ def test_experts_are_no_worse_than_written_and_read_as_one_weight_is(name, token
 
 
 @pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize(
+    ("name", "tokens", "target"),
+    [
+        *product(["int4g64"], [1, 64], TARGETS),
+        ("nf4g64", 64, "sm_90"),
+        ("nvfp4", 64, "gfx942"),
+        ("bitmod4g64", 64, "sm_100"),
+        ("ternaryg64", 1, "sm_80"),
+        ("ternaryg64", 64, "sm_120"),
+    ],
+)
+def test_a_stack_of_some_experts_spills_nothing_and_reads_as_one_of_all_does(name, tokens, target):
+    scheme = Scheme.parse(name)
+    found, of_all = (
+        cost(compile_ahead(case, target), target, case.blocks.rows)
+        for case in (experts_case_of(scheme, tokens, target, members=m) for m in (True, False))
+    )
+    assert found.spilled == found.local_bytes == 0
+    assert found.shared_bytes <= PARTS[target].shared_of_program
+    assert found.warps_resident >= of_all.warps_resident
+    assert found.tensor == of_all.tensor > 0
+    assert found.loads["128"] > 0
+    assert set(found.loads) <= {"128", "64", "32"}
+    assert found.loads == of_all.loads
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize(
+    ("name", "target"), [*product(["nf4g64", "nf4g32"], ["sm_90", "sm_120"]), ("nf3g64", "sm_80")]
+)
+def test_a_stack_of_some_experts_of_tables_spills_nothing(name, target):
+    case = experts_case_of(Scheme.parse(name), 1, target, members=True)
+    found = cost(compile_ahead(case, target), target, case.blocks.rows)
+    assert found.spilled == found.local_bytes == 0
+    assert found.loads["128"] > 0
+    assert set(found.loads) <= {"128", "64", "32"}
+
+
+@pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize(("tokens", "target"), [(16, "sm_90"), (64, "sm_100")])
 def test_experts_of_tables_in_groups_of_16_spill_nothing(tokens, target):
     kernel = compile_ahead(experts_case_of(Scheme.parse("nf4g16"), tokens, target), target)

@@ -3,6 +3,7 @@ import pytest
 from bitplan.kernels.gpu.operator import unfit
 from bitplan.schema import Scheme
 from interpreted import interpret
+from interpreted_experts import STACKS
 
 
 @pytest.mark.parametrize(
@@ -53,5 +54,12 @@ def test_torch_knows_the_operators_and_compiles_them_into_one_graph():
     for found in interpret(
         ["nvfp4", "bitmod4g16", "binary2g16d", "ternary2g64", "int4g32+2:4", "nf4g16+50%"]
     ):
+        assert set(found["checked"]) == {"SUCCESS"}
+        assert found["same"]
+
+
+def test_torch_knows_the_operator_of_several_stacks_and_compiles_it_into_one_graph():
+    names = ["int4g64 nvfp4 int4g64 ternary2g64", "bitmod4g16 int4g32sd binary2g16d"]
+    for found in interpret([f"{STACKS}{of_experts}" for of_experts in names]):
         assert set(found["checked"]) == {"SUCCESS"}
         assert found["same"]
