@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bitplan.expert import Expert
 from bitplan.formats import Packed
+from bitplan.kernels import grouped_of_several
 from bitplan.packed_weight import PackedWeight
 from bitplan.weight import AbstractWeight, is_one
 
@@ -18,7 +19,7 @@ class MixedWeight(AbstractWeight):
 
     `stacks` hold them, each by its number, and `experts` says which ones each of them holds.
     Products go to the stack of their expert. Where Triton multiplies, which experts a stack holds
-    is kept on the device, four bytes each beside what the file takes.
+    is kept on the device, eight bytes each beside what the file takes.
     """
 
     def __init__(self, stacks: Sequence[AbstractWeight], experts: Sequence[Sequence[int]]) -> None:
@@ -78,8 +79,6 @@ class MixedWeight(AbstractWeight):
         has_slope = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
         if has_slope or not self.is_grouped or len(stacks) < len(self.experts):
             return super().multiply_sorted(inputs, ends)
-        from bitplan.kernels.gpu.operator import grouped_of_several
-
         self.check(inputs)
         held = [stack.held() for stack in stacks]
         schemes = [stack.scheme for stack in stacks]
@@ -105,7 +104,7 @@ class MixedWeight(AbstractWeight):
     def _members_on(self, device: torch.device) -> list[Tensor]:
         if not self._members or self._members[0].device != device:
             self._members = [
-                torch.tensor(some, dtype=torch.int32, device=device) for some in self.experts
+                torch.tensor(some, dtype=torch.int64, device=device) for some in self.experts
             ]
         return self._members
 

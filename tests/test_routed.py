@@ -111,7 +111,15 @@ def test_transformers_is_told_in_whichever_order_it_is_imported(order):
 
 
 def test_models_by_triton_launch_once_for_each_weight_and_say_what_decoded_weights_say():
-    for found in interpret(["experts of mixtral", "experts of gpt_oss", "experts of llama4_text"]):
-        # Two layers of two weights each, with two parts of what inputs in float32 are.
+    names = ["mixtral", "gpt_oss", "llama4_text"]
+    for found in interpret([f"experts of {name}" for name in names]):
+        # Two layers of two weights each, with three parts of what inputs in float32 are.
         assert found["launches"] == 2 * 2 * 3
+        assert found["error"] < 1e-5
+
+
+def test_models_by_triton_launch_once_for_each_scheme_of_a_weight():
+    names = ["mixtral", "gpt_oss", "llama4_text"]
+    for found in interpret([f"experts of {name} each" for name in names]):
+        assert found["launches"] == 2 * (2 * 2 * 3)
         assert found["error"] < 1e-5

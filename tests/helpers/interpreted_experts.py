@@ -133,8 +133,9 @@ def operator_of_stacks(names: str) -> dict:
 def mixture(name: str) -> dict:
     """How far a model whose experts are packed is from their decoded weights, and its launches.
 
-    Its experts run all at once, and then one by one.
+    Its experts run all at once, and then one by one. `each` in the name: in two schemes, in turn.
     """
+    name, _, is_each = name.partition(" ")
     sizes = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
     chosen = {"num_local_experts": 3, "num_experts_per_tok": 1 if "llama" in name else 2}
@@ -143,14 +144,16 @@ def mixture(name: str) -> dict:
     model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
     for parameter in model.parameters():
         parameter.normal_(0, 0.15)
-    twin, weights, scheme = copy.deepcopy(model), {}, Scheme.parse("int4g32")
-    for layer in find_layers(model):
+    twin, weights = copy.deepcopy(model), {}
+    for layer in find_layers(model, experts="each" if is_each else "together"):
         if layer.kind is Kind.EXPERTS:
             dense = weight_of_layer(model, layer)
+            scheme = Scheme.parse("int8s" if layer.expert and layer.expert % 2 else "int4g32")
             weights[layer] = render(dense, [scheme], quantizer="rtn")[scheme]
             weight_of_layer(twin, layer).copy_(weights[layer].decode())
     twin.set_experts_implementation("eager")
-    pack_layers(model, dict.fromkeys(weights, scheme), lambda layer, _: weights[layer])
+    schemes = {layer: weight.scheme for layer, weight in weights.items()}
+    pack_layers(model, schemes, lambda layer, _: weights[layer])
     for module in model.modules():
         if isinstance(module, PackedWeight):
             module.lay_out("triton")
