@@ -138,10 +138,16 @@ def experts_blocks(
     blocks = blocks_of(scheme, rows, columns, -(-tokens // busy), share, precise=precise)
     # Found by compiling, and held to by tests. Beside what tells experts apart, the limit of tables
     # in groups of 16 spills, and so do 4 warps; of ternary codes in all groups but those of 16.
-    # Beside experts' numbers, limits of other tables from 192 to 224 spill on sm_120.
+    # Beside experts' numbers, limits of other tables from 192 to 224 spill on sm_120. Bytes spill at
+    # the limit of one weight: doubled ones on sm_90, those of one scale a row on sm_80.
     is_small, is_table = scheme.group_size == 16, scheme.format in ("nf3", "nf4")
     if not device.cuda:
         return blocks
+    if scheme.is_integer and scheme.bits == 8 and not scheme.sparsity and blocks.tokens == 8:
+        if scheme.double:
+            return replace(blocks, registers=None)
+        if scheme.symmetric and scheme.group_size is None:
+            return replace(blocks, registers=184)
     if is_table and is_small:
         blocks = replace(blocks, registers=None)
     elif is_table and members and blocks.registers:

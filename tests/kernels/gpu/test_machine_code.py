@@ -197,6 +197,18 @@ def test_experts_of_tables_in_groups_of_16_spill_nothing(tokens, target):
     assert found["spilled"] == found["local_bytes"] == 0
 
 
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("members", [False, True], ids=["all", "some"])
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [("int8s", "sm_80"), ("int8s", "sm_100"), ("int8g64d", "sm_80"), ("int8g64d", "sm_90")],
+)
+def test_experts_of_bytes_spill_nothing(name, target, members):
+    case = experts_case_of(Scheme.parse(name), 1, target, members=members)
+    found = whole_cost(compile_ahead(case, target), target)
+    assert found["spilled"] == found["local_bytes"] == 0
+
+
 def test_experts_that_are_written_spill_nothing_and_are_of_every_target():
     rows = WRITTEN["experts"]
     of = [(one["scheme"], one["tokens"], one["target"]) for one in rows]
