@@ -138,8 +138,8 @@ def experts_blocks(
     blocks = blocks_of(scheme, rows, columns, -(-tokens // busy), share, precise=precise)
     # Found by compiling, and held to by tests. Beside what tells experts apart, the limit of tables
     # in groups of 16 spills, and so do 4 warps; of ternary codes in all groups but those of 16.
-    # Beside experts' numbers, limits of other tables from 192 to 224 spill on sm_120. Bytes spill at
-    # the limit of one weight: doubled ones on sm_90, those of one scale a row on sm_80.
+    # Beside experts' numbers, limits of other tables from 192 to 224 spill on sm_120. At the limit
+    # of one weight bytes spill: doubled ones on sm_90, those of one scale a row on sm_80.
     is_small, is_table = scheme.group_size == 16, scheme.format in ("nf3", "nf4")
     if not device.cuda:
         return blocks
