@@ -6,8 +6,6 @@ from typing import Any
 
 from torch import nn
 
-EAGER = "eager"
-
 
 @contextmanager
 def eager_experts(model: nn.Module) -> Iterator[None]:
@@ -20,12 +18,13 @@ def eager_experts(model: nn.Module) -> Iterator[None]:
         yield
         return
     before = switch.get_experts_implementation()
-    switch.set_experts_implementation(EAGER)
+    switch.set_experts_implementation("eager")
+    ours = switch.get_experts_implementation()
     try:
         yield
     finally:
         interrupt = None
-        is_ours = switch.get_experts_implementation() == EAGER
+        is_ours = switch.get_experts_implementation() == ours
         while is_ours and switch.get_experts_implementation() != before:
             try:
                 switch.set_experts_implementation(before)

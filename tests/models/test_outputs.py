@@ -162,3 +162,10 @@ def test_experts_are_eager_within_and_as_before_after(name, error, tiny):
         assert error
     if name != "plain":
         assert model.get_experts_implementation() == before
+
+
+def test_a_way_to_run_experts_that_is_chosen_within_stays(tiny):
+    model = tiny("mixtral")
+    with eager_experts(model):
+        model.set_experts_implementation("batched_mm")
+    assert model.config._experts_implementation == "batched_mm"
