@@ -1,6 +1,6 @@
 """Experts of one tensor in several schemes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -74,12 +74,12 @@ class MixedWeight(AbstractWeight):
         self, inputs: Float[Tensor, "tokens in"], ends: Int[Tensor, "experts"]
     ) -> Float[Tensor, "tokens out"]:
         """See `AbstractWeight.multiply_sorted`: a launch for each stack."""
-        stacks = [stack for stack in self.stacks if isinstance(stack, PackedWeight)]
         tensors = (inputs, *self.parameters())
         has_slope = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-        if has_slope or not self.is_grouped or len(stacks) < len(self.experts):
+        if has_slope or not self.is_grouped:
             return super().multiply_sorted(inputs, ends)
         self.check(inputs)
+        stacks = [stack for stack in self.stacks if isinstance(stack, PackedWeight)]
         held = [stack.held() for stack in stacks]
         schemes = [stack.scheme for stack in stacks]
         return grouped_of_several(inputs, ends, self._members_on(ends.device), held, schemes)
@@ -116,15 +116,6 @@ class MixedWeight(AbstractWeight):
         if expert is not None:
             return self._decode(self.packed(expert))
         return torch.stack([self._dense(expert) for expert in range(self.shape[0])])
-
-    def _load_from_state_dict(self, *args: Any, **keywords: Any) -> None:
-        self.layout = object()
-        super()._load_from_state_dict(*args, **keywords)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MixedWeight":
-        super()._apply(fn, recurse)
-        self.layout = object()
-        return self
 
     def extra_repr(self) -> str:
         """Shape, and how many experts are in each scheme."""

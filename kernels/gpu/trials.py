@@ -80,9 +80,10 @@ def tried(
     return best
 
 
+@cache
 def candidates_for(
     scheme: Scheme, rows: int, columns: int, tokens: int, device: Device, *, precise: bool = False
-) -> list[Blocks]:
+) -> tuple[Blocks, ...]:
     """The model's choice first, then others that it thinks nearly as quick.
 
     >>> device = Device(multiprocessors=132)
@@ -104,7 +105,7 @@ def candidates_for(
         costs = [steps_alone((scheme, rows), one, columns, device) for one in (choice, *others)]
     ranked = sorted(zip(costs[1:], others, strict=True), key=lambda pair: pair[0])
     near = [one for cost, one in ranked if cost <= WITHIN * costs[0] and one != choice]
-    return [choice, *dict.fromkeys(near)][:MOST]
+    return (choice, *dict.fromkeys(near))[:MOST]
 
 
 def _tiles(blocks: Blocks, rows: int, tokens: int, device: Device) -> int:

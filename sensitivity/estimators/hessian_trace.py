@@ -4,6 +4,7 @@ HAWQ-V2 (Dong et al., 2020): a layer's perturbation costs 1/2 (tr(H)/n) |dW|^2, 
 Hessian of the loss in its n weights, and tr(H) = E v'Hv for random signs v.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -64,6 +65,9 @@ class HessianTrace(AbstractModelEstimator):
 def _traces(bench: Bench, layers: list[Layer]) -> dict[Layer, np.ndarray]:
     """v'Hv of each layer and sequence, H of the loss summed over the sequence's tokens."""
     found: dict[Layer, list[float]] = {layer: [] for layer in layers}
+    of_parameter: dict[str, list[Layer]] = defaultdict(list)
+    for layer in layers:
+        of_parameter[layer.parameter].append(layer)
     with _differentiable(bench, layers) as parameters, wide_matmuls():
         weights = [*parameters.values()]
         for index in range(len(bench.text)):
@@ -84,12 +88,11 @@ def _traces(bench: Bench, layers: list[Layer]) -> dict[Layer, np.ndarray]:
                 slopes, weights, grad_outputs=directions, materialize_grads=True
             )
             del gradients, made, slopes, loss  # and with them their graph
-            of_parameter = zip(parameters, products, signs, strict=True)
-            told = {name: product.float() * sign for name, product, sign in of_parameter}
-            for layer in layers:
-                values = told[layer.parameter]
-                values = values if layer.expert is None else values[layer.expert]
-                found[layer].append(values.sum(dtype=torch.float64).item())
+            for name, product, sign in zip(parameters, products, signs, strict=True):
+                values = product.float() * sign
+                for layer in of_parameter[name]:
+                    own = values if layer.expert is None else values[layer.expert]
+                    found[layer].append(own.sum(dtype=torch.float64).item())
     bench.progress("hessian", len(bench.text), len(bench.text))
     for values in found.values():
         check_some(values)
